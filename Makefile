@@ -1,0 +1,38 @@
+# What a person runs. Everything happens in .venv, which is made, and made anew when setup.py or constraints.txt change.
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/.installed
+# One thread a process: tests and the demo start several.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test test-all check clean
+.NOTPARALLEL:
+
+demo: $(STAMP)
+	$(BIN)/mplug2 demo
+
+# The short tests, under 15 minutes on 2 cores.
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not long"
+
+# The short tests, then the long matrices and real launches. `make test test-all` runs the short ones once.
+test-all: test
+	$(BIN)/python -m pytest -m long
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Build tools come from the constraints too, so that an old pip resolves and builds as a new one does.
+$(STAMP): setup.py constraints.txt
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y $(PYTHON)-venv; } || \
+	  { echo "error: $(PYTHON) has no ensurepip: apt-get install $(PYTHON)-venv" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --upgrade --constraint constraints.txt pip setuptools
+	$(BIN)/python -m pip install --no-build-isolation --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

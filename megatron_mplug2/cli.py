@@ -1,0 +1,57 @@
+"""The `mplug2` command: reads arguments, calls what does the work. Each command imports what it needs, so that help is quick."""
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from megatron_mplug2.errors import RankError, UserError
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Config keys to set, such as optimizer.lr=1e-4")]
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as configs/pretrain/base.yaml")]
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help="Pretrain and evaluate mPLUG-2."
+)
+data = typer.Typer(no_args_is_help=True, help="Make, shard and check corpora.")
+app.add_typer(data, name="data")
+
+
+@app.command()
+def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Pretrain, or go on from the latest checkpoint in the run folder.
+
+    Starts as many local ranks as the layout asks for; under torchrun or srun it joins the ranks that are there.
+    """
+    from megatron_mplug2.config.load import load_config
+
+    run = load_config(config, overrides or [])
+
+    from launchers.local import launch
+    from megatron_mplug2.training import loop
+
+    launch(run, loop.pretrain)
+
+
+@app.command("config")
+def show_config(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Check a config and print it whole, with every default."""
+    from megatron_mplug2.config.load import load_config, resolved_yaml
+
+    typer.echo(resolved_yaml(load_config(config, overrides or [])), nl=False)
+
+
+def main() -> None:
+    """Runs the command. A person's mistake is told without a traceback and exits with 2, a failed rank with 1, Ctrl-C with 130."""
+    warnings.filterwarnings("ignore", module="megatron")  # tells at every start which optional packages are not there
+    try:
+        app()
+    except (UserError, RankError) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2 if isinstance(error, UserError) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Which keys may change when a run goes on from its checkpoint.
+
+The promise is that N steps equal k steps, a stop, and a resume of N-k steps. A key may change where it does not decide what a step
+computes: that holds for everything in CHANGEABLE, up to the order of floating-point sums, and with the exception that it names.
+Every other key (model, objectives, schedule, optimizer, seed, precision, vocabulary, lengths, augmentation, global batch) is fixed.
+"""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.errors import UserError
+
+CHANGEABLE: Mapping[str, str] = {
+    "name": "a label",
+    "run_dir": "the folder may have been moved",
+    "layout.*": "weights, optimizer state and the order of samples do not depend on the layout",
+    "training.microbatch": "losses are normalised by counts over the global batch; with dropout on, its masks are drawn anew",
+    "training.recompute": "a recompute replays the same forward pass, dropout too",
+    "training.threads": "speed only",
+    "training.log_every": "what is written, not what is trained",
+    "training.validate_every": "validation leaves weights, data position and random state as they are",
+    "training.validation_batches": "as above",
+    "training.checkpoint_every": "what is written, not what is trained",
+    "training.keep_checkpoints": "as above",
+    "objectives.vlc.chunk": "how many columns of the same similarity matrix live at once",
+    "data.train.*": "folders may have been moved: the checkpoint's dataset fingerprint guards what is in them",
+    "data.validation.*": "never trained on",
+    "data.test.*": "never trained on",
+    "data.workers": "the order of samples and their augmentation do not depend on who decodes them",
+    "data.prefetch": "as above",
+    "data.bad_sample_limit": "decides when a run gives up, not what it computes",
+}
+"""Dotted keys (`*` stands for all below) with the reason why each may change."""
+
+ABSENT = "absent"
+
+
+def check_resume(old: RunConfig, new: RunConfig) -> None:
+    """Raises UserError that names every key which differs between checkpoint and run and may not, with both values."""
+    before, after = _leaves(old.model_dump(mode="json"), ""), _leaves(new.model_dump(mode="json"), "")
+    lines = [
+        f"{key}: {before.get(key, ABSENT)} in the checkpoint, {after.get(key, ABSENT)} now"
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key, ABSENT) != after.get(key, ABSENT) and not _may_change(key)
+    ]
+    if lines:
+        raise UserError("\n  ".join([f"cannot resume in {new.run_dir}: keys differ that may not change on a resume", *lines]))
+
+
+def _may_change(key: str) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in CHANGEABLE)
+
+
+def _leaves(node: Any, place: str) -> dict[str, Any]:
+    """Dotted key -> value of everything below a node."""
+    if isinstance(node, dict):
+        children = node.items()
+    elif isinstance(node, list) and any(isinstance(entry, dict) for entry in node):
+        children = {str(index): entry for index, entry in enumerate(node)}.items()
+    else:
+        return {place: node}
+    return {key: leaf for name, child in children for key, leaf in _leaves(child, f"{place}.{name}" if place else name).items()}

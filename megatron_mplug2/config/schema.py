@@ -1,0 +1,307 @@
+"""The typed tree of every configurable number, frozen once built.
+
+The numbers of the method carry their source: [CODE] the released mPLUG-2 code, [M1] the predecessor mPLUG's pretraining
+config, [PAPER] arXiv 2302.00402. A number without a tag is this project's own choice.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+
+from megatron_mplug2.config import checks
+
+
+class Task(StrEnum):
+    """What one training step is about; every rank does the same task in the same step."""
+
+    TEXT = "text"
+    IMAGE_TEXT = "image_text"
+    VIDEO_TEXT = "video_text"
+
+
+class Averaging(StrEnum):
+    """How the instruction-LM loss is averaged: a mean over samples of their token means, or one mean over all tokens."""
+
+    SAMPLE = "sample"
+    TOKEN = "token"
+
+
+class Recompute(StrEnum):
+    """Activation recompute: keep everything, or keep only what enters a block."""
+
+    NONE = "none"
+    FULL = "full"
+
+
+class Precision(StrEnum):
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+class ParamGroup(StrEnum):
+    """Groups of parameters with a learning rate and a weight decay of their own (see `training.optimizer`)."""
+
+    VISION = "vision"
+    TEMPORAL = "temporal"
+    REST = "rest"
+
+
+class Frozen(BaseModel):
+    """A node of the tree: immutable, and strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class VisionConfig(Frozen):
+    """Dual-vision encoder: a CLIP ViT with local temporal modules."""
+
+    width: int = Field(gt=0)
+    blocks: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    ffn: int = Field(gt=0)
+    patch: int = Field(gt=0)
+    """Side of a patch, in pixels."""
+    resolution: int = Field(gt=0)
+    """Side of the picture that the position table was made for, in pixels; other sizes interpolate the table."""
+    temporal_modules: Literal[1, 2] = 2
+    """Local temporal modules in a block: 2 in the released code (before attention and before the FFN), 1 in the paper's figure 2b."""
+    temporal_on_images: bool = False
+    """Run the temporal modules on pictures (T=1) too, as the released code does; the paper runs them on video only."""
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    """Drop-path rate of the last block; grows linearly from 0 at the first [CODE]."""
+    layer_norm_eps: float = 1e-5  # [CODE]
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of the position table."""
+        return self.resolution // self.patch
+
+
+class TextConfig(Frozen):
+    """What the BERT-shaped parts share: text encoder, universal layers, fusion and decoder."""
+
+    hidden: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    ffn: int = Field(gt=0)
+    layers: int = Field(gt=0)
+    """Text encoder layers, the universal ones among them."""
+    universal_layers: int = Field(default=2, ge=2)  # [CODE] num_uni_layer
+    """The last ones of `layers`: their self-attention and FFN serve text and vision."""
+    queries: int = Field(default=50, gt=0)  # [CODE] latents
+    vocab_size: int = Field(default=30522, gt=0)
+    positions: int = Field(default=512, gt=0)
+    token_types: int = Field(default=2, gt=0)
+    dropout: float = Field(default=0.1, ge=0, lt=1)  # [CODE] hidden_dropout_prob
+    attention_dropout: float = Field(default=0.1, ge=0, lt=1)  # [CODE] attention_probs_dropout_prob
+    layer_norm_eps: float = 1e-12  # [CODE]
+
+
+class ModelConfig(Frozen):
+    """Sizes of every module."""
+
+    vision: VisionConfig
+    text: TextConfig
+    fusion_layers: int = Field(gt=0)
+    decoder_layers: int = Field(gt=0)
+    contrastive_width: int = Field(default=256, gt=0)  # [M1] embed_dim
+    init_std: float = Field(default=0.02, gt=0)  # [CODE] initializer_range
+
+    @model_validator(mode="after")
+    def _check(self, info: ValidationInfo) -> "ModelConfig":
+        checks.report(checks.model_errors(self), info.context)
+        return self
+
+
+class LayoutConfig(Frozen):
+    """How the ranks share the work: world size = tensor x pipeline x data."""
+
+    tensor: int = Field(default=1, gt=0)
+    pipeline: int = Field(default=1, gt=0)
+    data: int = Field(default=1, gt=0)
+    sequence_parallel: bool = False
+    zero1: bool = True
+    """Shard the optimizer state over data-parallel ranks (Megatron-Core's DistributedOptimizer)."""
+    overlap_grad_reduce: bool = False
+    overlap_param_gather: bool = False
+    stage_starts: tuple[int, ...] | None = None
+    """Index in the chain of the first block of each stage after stage 0; None cuts by cost."""
+
+    @property
+    def world_size(self) -> int:
+        return self.tensor * self.pipeline * self.data
+
+
+class MLMConfig(Frozen):
+    """Masked language modelling on text [CODE, ALBEF convention]."""
+
+    weight: float = Field(default=1.0, ge=0)
+    probability: float = Field(default=0.15, gt=0, lt=1)  # [M1]
+    mask_share: float = Field(default=0.8, ge=0, le=1)
+    """Share of the chosen tokens that become [MASK]."""
+    random_share: float = Field(default=0.1, ge=0, le=1)
+    """Share that becomes a random token; the rest stays."""
+
+
+class VLCConfig(Frozen):
+    """Vision-language contrast over the whole global batch [M1]."""
+
+    weight: float = Field(default=1.0, ge=0)
+    temperature: float = Field(default=0.07, gt=0)  # [M1]
+    min_temperature: float = Field(default=0.001, gt=0)  # ALBEF's clamp
+    max_temperature: float = Field(default=0.5, gt=0)  # ALBEF's clamp
+    chunk: int = Field(default=4096, gt=0)
+    """Columns of the similarity matrix that live at once."""
+
+
+class VLMConfig(Frozen):
+    """Vision-language matching with hard negatives, 1 positive : 2 negatives [M1]."""
+
+    weight: float = Field(default=1.0, ge=0)
+    group: int = Field(default=16, gt=1)
+    """Consecutive samples among which negatives are drawn; every layout keeps a group inside a microbatch."""
+
+
+class LMConfig(Frozen):
+    """Instruction-based language modelling by the shared decoder."""
+
+    weight: float = Field(default=1.0, ge=0)
+    averaging: Averaging = Averaging.SAMPLE
+    instructions: int = Field(default=1, gt=0)
+    """Instructions a picture or clip gets in a step: the first asks for a caption, the others are its questions."""
+    image_instruction: str = "what does the image describe?"  # [PAPER figure 1]
+    video_instruction: str = "what does the video describe?"
+
+
+class ObjectivesConfig(Frozen):
+    mlm: MLMConfig = MLMConfig()
+    vlc: VLCConfig = VLCConfig()
+    vlm: VLMConfig = VLMConfig()
+    lm: LMConfig = LMConfig()
+
+
+class SplitConfig(Frozen):
+    """Folders of shards (each with its manifest) of every stream; a stream without a folder cannot be in a mixture."""
+
+    text: tuple[Path, ...] = ()
+    image_text: tuple[Path, ...] = ()
+    video_text: tuple[Path, ...] = ()
+
+    def of(self, task: Task) -> tuple[Path, ...]:
+        folders: tuple[Path, ...] = getattr(self, task.value)
+        return folders
+
+
+class DataConfig(Frozen):
+    vocab: Path
+    """WordPiece vocabulary, one piece a line (bert-base-uncased's, or one trained by `mplug2 data`)."""
+    train: SplitConfig = SplitConfig()
+    validation: SplitConfig = SplitConfig()
+    test: SplitConfig = SplitConfig()
+    text_length: int = Field(default=32, gt=1)
+    """Tokens of a caption or an instruction, padded or cut."""
+    document_length: int = Field(default=128, gt=1)
+    """Tokens of a text sample: MLM input, and prefix of text generation."""
+    target_length: int = Field(default=32, gt=1)
+    """Tokens that the decoder is taught, [CLS] and [SEP] counted."""
+    crop_scale: tuple[float, float] = (0.2, 1.0)  # [CODE] image pretraining
+    """Area of the random crop in training, as a share of the picture; one crop for all frames of a clip."""
+    flip: bool = False
+    """Mirror half of the training samples. Off by default: captions name directions."""
+    workers: int = Field(default=1, ge=0)
+    """Decoding processes a rank; 0 decodes in the training process."""
+    prefetch: int = Field(default=4, gt=0)
+    """Global batches that are prepared ahead."""
+    bad_sample_limit: float = Field(default=0.05, ge=0, le=1)
+    """Share of substituted samples over which the run stops."""
+
+
+class PhaseConfig(Frozen):
+    """A stretch of training with one mixture, frame count and resolution."""
+
+    steps: int = Field(gt=0)
+    text: float = Field(default=0.0, ge=0)
+    """Share of the steps on this stream, relative to the other two."""
+    image_text: float = Field(default=0.0, ge=0)
+    video_text: float = Field(default=0.0, ge=0)
+    frames: int = Field(default=4, gt=0)
+    """Frames sampled from a clip."""
+    resolution: int = Field(default=224, gt=0)
+    """Side of pictures and frames in pixels, a multiple of the patch."""
+
+    def share(self, task: Task) -> float:
+        share: float = getattr(self, task.value)
+        return share
+
+
+class GroupRule(Frozen):
+    lr_scale: float = Field(default=1.0, ge=0)
+    decay_scale: float = Field(default=1.0, ge=0)
+
+
+class OptimizerConfig(Frozen):
+    lr: float = Field(default=1e-4, gt=0)  # [M1] base
+    min_lr: float = Field(default=1e-6, ge=0)  # [M1]
+    warmup_steps: int = Field(default=2000, ge=0)  # [M1]
+    weight_decay: float = Field(default=0.02, ge=0)  # [M1]
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.98, ge=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0)
+    clip_norm: float = Field(default=1.0, gt=0)  # [CODE] DeepSpeed config
+    vision: GroupRule = GroupRule(lr_scale=0.1)  # [M1] 1e-5 against 1e-4
+    temporal: GroupRule = GroupRule()
+    rest: GroupRule = GroupRule()
+    decay_norms_and_biases: bool = False
+
+    def rule(self, group: ParamGroup) -> GroupRule:
+        rule: GroupRule = getattr(self, group.value)
+        return rule
+
+
+class TrainingConfig(Frozen):
+    global_batch: int = Field(gt=0)
+    """Samples a step."""
+    microbatch: int = Field(gt=0)
+    """Samples a forward pass of one rank."""
+    precision: Precision = Precision.FP32
+    recompute: Recompute = Recompute.NONE
+    seed: int = Field(default=0, ge=0)
+    log_every: int = Field(default=10, gt=0)
+    validate_every: int = Field(default=0, ge=0)
+    """Steps between validations; 0 never."""
+    validation_batches: int = Field(default=4, gt=0)
+    """Global batches of each stream that a validation takes."""
+    checkpoint_every: int = Field(default=1000, gt=0)
+    keep_checkpoints: int = Field(default=2, gt=0)
+    threads: int = Field(default=1, gt=0)
+    """CPU threads a rank."""
+
+
+class RunConfig(Frozen):
+    """Everything a run is made of."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    run_dir: Path
+    """Folder of logs, checkpoints and the resolved config."""
+    model: ModelConfig
+    data: DataConfig
+    schedule: tuple[PhaseConfig, ...] = Field(min_length=1)
+    training: TrainingConfig
+    objectives: ObjectivesConfig = ObjectivesConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    layout: LayoutConfig = LayoutConfig()
+
+    @property
+    def steps(self) -> int:
+        return sum(phase.steps for phase in self.schedule)
+
+    @property
+    def microbatches(self) -> int:
+        """Microbatches a step on each data-parallel rank."""
+        return self.training.global_batch // (self.training.microbatch * self.layout.data)
+
+    @model_validator(mode="after")
+    def _check(self, info: ValidationInfo) -> "RunConfig":
+        checks.report(checks.run_errors(self), info.context)
+        return self

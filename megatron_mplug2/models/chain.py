@@ -1,0 +1,58 @@
+"""The model as a chain of units over named streams: what a unit reads and writes, and what is alive where the chain is cut.
+
+A pipeline stage is a contiguous slice of the chain. Each stream has one shape per kind of step, so that what crosses a cut is known
+to both sides without a word between them.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from megatron_mplug2.config.schema import Task
+from megatron_mplug2.models.context import ModelContext
+from megatron_mplug2.models.microbatch import Microbatch
+from megatron_mplug2.models.shapes import Stream
+
+
+Streams = dict[Stream, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What a unit does in a step: streams that it reads, streams that it writes. An empty flow: the unit is idle."""
+
+    reads: tuple[Stream, ...] = ()
+    writes: tuple[Stream, ...] = ()
+    idle: bool = False
+
+
+IDLE = Flow(idle=True)
+
+
+class Unit(ABC):
+    """One link of the chain. It knows its name, builds its module, and runs it on streams."""
+
+    name: str
+    recomputes: bool = True
+    """Whether activation recompute may run it twice; heads, which record losses, may not."""
+
+    @abstractmethod
+    def build(self, context: ModelContext, built: Mapping[str, nn.Module]) -> nn.Module:
+        """Makes the module; `built` has the modules of the units before it on this stage."""
+
+    @abstractmethod
+    def flow(self, task: Task) -> Flow: ...
+
+    @abstractmethod
+    def run(self, module: nn.Module, streams: Streams, micro: Microbatch) -> Streams:
+        """Streams that the unit writes. It may add losses to `micro`."""
+
+
+def alive_at(units: Sequence[Unit], cut: int, task: Task) -> tuple[Stream, ...]:
+    """Streams that cross the cut before `units[cut]` in a step of `task`: written before it and read after it."""
+    written = {stream for unit in units[:cut] for stream in unit.flow(task).writes}
+    read = {stream for unit in units[cut:] for stream in unit.flow(task).reads}
+    return tuple(stream for stream in Stream if stream in written & read)

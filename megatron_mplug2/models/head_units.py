@@ -1,0 +1,129 @@
+"""The links that end in a loss: MLM, contrast (VLC), matching (VLM), instruction LM."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from megatron_mplug2.config.schema import ModelConfig, Task
+from megatron_mplug2.data.batch import IGNORED
+from megatron_mplug2.models.chain import IDLE, Flow, Streams, Unit
+from megatron_mplug2.models.context import ModelContext
+from megatron_mplug2.models.heads import ContrastiveHead, LanguageModelHead, MatchingHead
+from megatron_mplug2.models.microbatch import Microbatch
+from megatron_mplug2.models.shapes import Stream
+from megatron_mplug2.objectives import contrastive, instruction_lm, masked_lm, matching
+from megatron_mplug2.objectives.result import Objective
+
+TEXT_EMBEDDING, DECODER_EMBEDDING = "text.embedding", "decoder.embedding"
+
+
+def _tied_head(context: ModelContext, built: Mapping[str, nn.Module], embedding: str) -> LanguageModelHead:
+    return LanguageModelHead(context, built[embedding].word.weight if embedding in built else None)  # type: ignore[union-attr, arg-type]
+
+
+class MaskedLMUnit(Unit):
+    """MLM on the masked documents; the prefixes go on to the decoder."""
+
+    name = "heads.mlm"
+    recomputes = False
+
+    def __init__(self, config: ModelConfig) -> None:
+        self._vocab_size = config.text.vocab_size
+
+    def build(self, context: ModelContext, built: Mapping[str, nn.Module]) -> LanguageModelHead:
+        return _tied_head(context, built, TEXT_EMBEDDING)
+
+    def flow(self, task: Task) -> Flow:
+        return Flow(reads=(Stream.TEXT,), writes=(Stream.PROMPT,)) if task is Task.TEXT else IDLE
+
+    def run(self, module: nn.Module, streams: Streams, micro: Microbatch) -> Streams:
+        text = streams[Stream.TEXT]
+        labels = micro.text.labels.T.flatten()
+        # At least one row, whose label may be IGNORED: an empty draw stays in the graph and in the collectives.
+        asked = labels != IGNORED
+        positions = asked.nonzero()[:, 0] if bool(asked.any()) else torch.zeros(1, dtype=torch.int64, device=labels.device)
+        logits = module(text[:, : micro.samples], micro.shape.text_length, positions)
+        loss = masked_lm.masked_lm_loss(logits, labels[positions][None], self._vocab_size, micro.sequence.topology.tensor_group)
+        micro.add_loss(Objective.MLM, micro.objectives.mlm.weight, loss.sum)
+        return {Stream.PROMPT: text[:, micro.samples :]}
+
+
+class ContrastUnit(Unit):
+    """VLC: features of both modalities, and the gradient that the whole global batch gives them."""
+
+    name = "heads.contrast"
+    recomputes = False
+
+    def build(self, context: ModelContext, built: Mapping[str, nn.Module]) -> ContrastiveHead:
+        return ContrastiveHead(context)
+
+    def flow(self, task: Task) -> Flow:
+        return IDLE if task is Task.TEXT else Flow(reads=(Stream.VISUAL, Stream.TEXT))
+
+    def run(self, module: nn.Module, streams: Streams, micro: Microbatch) -> Streams:
+        assert isinstance(module, ContrastiveHead)
+        vision = module.vision_features(micro.sequence.first_token(streams[Stream.VISUAL]))
+        text = module.text_features(micro.sequence.first_token(streams[Stream.TEXT][:, : micro.samples]))
+        micro.features = (vision, text)
+        if micro.features_only:
+            return {}
+        if micro.contrast is None:
+            assert micro.solver is not None
+            micro.contrast = micro.solver(vision.detach(), text.detach(), module.log_temperature.detach())
+        share = micro.contrast
+        assert share.vision_grad is not None and share.text_grad is not None and share.log_temperature_grad is not None
+        assert share.vision_features is not None and share.text_features is not None and share.loss is not None
+        if not (torch.equal(vision, share.vision_features) and torch.equal(text, share.text_features)):
+            raise RuntimeError("the two passes of VLC gave different features: something in the forward pass is not a pure function")
+        surrogate = contrastive.surrogate(
+            vision, text, module.log_temperature, share.vision_grad, share.text_grad, share.log_temperature_grad
+        )
+        micro.losses.append(micro.objectives.vlc.weight * surrogate)
+        micro.values[Objective.VLC] = share.loss
+        return {}
+
+
+class MatchingUnit(Unit):
+    """VLM on the fused pairs; the fused instructions go on to the decoder."""
+
+    name = "heads.matching"
+    recomputes = False
+
+    def build(self, context: ModelContext, built: Mapping[str, nn.Module]) -> MatchingHead:
+        return MatchingHead(context)
+
+    def flow(self, task: Task) -> Flow:
+        return IDLE if task is Task.TEXT else Flow(reads=(Stream.FUSED,), writes=(Stream.PROMPT,))
+
+    def run(self, module: nn.Module, streams: Streams, micro: Microbatch) -> Streams:
+        fused, pairs = streams[Stream.FUSED], 3 * micro.samples
+        assert micro.contrast is not None
+        logits = module(micro.sequence.first_token(fused[:, :pairs]))
+        loss = matching.matching_loss(logits, micro.contrast.image_for_text >= 0)
+        micro.add_loss(Objective.VLM, micro.objectives.vlm.weight, loss.sum)
+        return {Stream.PROMPT: fused[:, pairs:]}
+
+
+class InstructionLMUnit(Unit):
+    """The shared decoder's answers to instructions, or its continuation of text."""
+
+    name = "heads.lm"
+    recomputes = False
+
+    def __init__(self, config: ModelConfig) -> None:
+        self._vocab_size = config.text.vocab_size
+
+    def build(self, context: ModelContext, built: Mapping[str, nn.Module]) -> LanguageModelHead:
+        return _tied_head(context, built, DECODER_EMBEDDING)
+
+    def flow(self, task: Task) -> Flow:
+        return Flow(reads=(Stream.DECODER,))
+
+    def run(self, module: nn.Module, streams: Streams, micro: Microbatch) -> Streams:
+        logits = module(streams[Stream.DECODER], micro.shape.target_length)
+        loss = instruction_lm.instruction_lm_loss(
+            logits, micro.targets, micro.objectives.lm.averaging, self._vocab_size, micro.sequence.topology.tensor_group
+        )
+        micro.add_loss(Objective.LM, micro.objectives.lm.weight, loss.sum)
+        return {}

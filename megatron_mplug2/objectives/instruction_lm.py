@@ -1,0 +1,36 @@
+"""Instruction-based language modelling: the decoder predicts each next token of the target."""
+
+import torch
+import torch.distributed as dist
+
+from megatron_mplug2.config.schema import Averaging
+from megatron_mplug2.data.batch import IGNORED, PAD
+from megatron_mplug2.objectives.result import LossSum
+from megatron_mplug2.objectives.token_loss import token_losses
+
+
+def _next_tokens(targets: torch.Tensor) -> torch.Tensor:
+    """[b, L] -> [b, L - 1] labels: what follows each position; IGNORED where only padding follows."""
+    following = targets[:, 1:]
+    return following.masked_fill(following == PAD, IGNORED)
+
+
+def instruction_lm_count(targets: torch.Tensor, averaging: Averaging) -> torch.Tensor:
+    """Scalar int64: predicted tokens, or rows that have any."""
+    predicted = _next_tokens(targets) != IGNORED
+    return predicted.sum() if averaging is Averaging.TOKEN else predicted.any(dim=1).sum()
+
+
+def instruction_lm_loss(
+    logits: torch.Tensor, targets: torch.Tensor, averaging: Averaging, vocab_size: int, tensor_group: dist.ProcessGroup | None
+) -> LossSum:
+    """Cross-entropy of the next tokens, summed over tokens, or over rows of their mean over tokens.
+
+    `logits`: [L, b, padded vocabulary / tensor size], the last position of no use; `targets`: [b, L] int64, [CLS] tokens [SEP], then
+    padding. A row is a pair of sample and instruction; one without tokens to predict counts nothing.
+    """
+    labels = _next_tokens(targets)
+    losses = token_losses(logits[:-1], labels, vocab_size, tensor_group)
+    if averaging is Averaging.SAMPLE:
+        losses = losses.sum(dim=1) / (labels != IGNORED).sum(dim=1).clamp(min=1)
+    return LossSum(sum=losses.sum(), count=instruction_lm_count(targets, averaging).to(losses.dtype))

@@ -1,0 +1,77 @@
+"""The run's record: one JSON line a logged step in `metrics.jsonl`, and the same for TensorBoard. Rank 0 writes it."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch.utils.tensorboard import SummaryWriter
+
+from megatron_mplug2.observability.metrics import StepMetrics
+
+METRICS_NAME = "metrics.jsonl"
+TENSORBOARD_NAME = "tensorboard"
+
+
+class RunLog:
+    """Writes and flushes line by line. Opened at `first_step`, it forgets what an earlier run wrote of that step and later ones."""
+
+    def __init__(self, run_dir: Path, first_step: int = 0) -> None:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        path = run_dir / METRICS_NAME
+        _keep_before(path, first_step)
+        self._lines = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(run_dir / TENSORBOARD_NAME), purge_step=first_step)
+
+    def step(self, metrics: StepMetrics) -> None:
+        values = asdict(metrics)
+        task, losses = metrics.task.value, values.pop("losses")
+        self._write({"kind": "train", **values, **{f"loss/{name}": loss for name, loss in losses.items()}})
+        for name, loss in losses.items():
+            self._board.add_scalar(f"{task}/loss/{name}", loss, metrics.step)
+        for name in ("grad_norm", "lr", "temperature", "samples_per_s", "data_wait_s", "step_s"):
+            self._board.add_scalar(f"training/{name}", values[name], metrics.step)
+
+    def validation(self, step: int, values: Mapping[str, float]) -> None:
+        """Named figures of a validation that follows a step, such as `image_text/loss/vlc`."""
+        self._write({"kind": "validation", "step": step, **values})
+        for name, value in values.items():
+            self._board.add_scalar(f"validation/{name}", value, step)
+
+    def close(self) -> None:
+        self._lines.close()
+        self._board.close()
+
+    def _write(self, values: Mapping[str, Any]) -> None:
+        json.dump({name: _finite(value) for name, value in values.items()}, self._lines, allow_nan=False)
+        self._lines.write("\n")
+        self._lines.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they are written as their names."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _keep_before(path: Path, step: int) -> None:
+    """Drops the lines of a step and later ones, and a line that a kill cut short."""
+    if not path.exists():
+        return
+    kept = [
+        line
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if line.endswith("\n") and json.loads(line)["step"] < step
+    ]
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text("".join(kept), encoding="utf-8")
+    unfinished.replace(path)

@@ -1,0 +1,83 @@
+"""Where tensors live, and what lets Megatron-Core run where there is no GPU.
+
+Megatron-Core 0.16.1 asks `torch.cuda` for the device in its layers, and writes the literal "cuda" in its schedules and its
+optimizer. Where CUDA exists nothing here changes anything. Where it doesn't:
+
+- `install_cpu_backend` points the few `torch.cuda` functions that layers and collectives call at the CPU, once a process;
+- `megatron_runtime` rewrites device literals and type names inside Megatron-Core's schedules and optimizer, and
+- `own_code` switches that rewriting off again around our own forward pass, which never names a device.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+_CPU = torch.device("cpu")
+_CPU_TYPE_NAMES = {
+    "torch.FloatTensor": "torch.cuda.FloatTensor",
+    "torch.BFloat16Tensor": "torch.cuda.BFloat16Tensor",
+    "torch.HalfTensor": "torch.cuda.HalfTensor",
+}
+
+
+def on_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+def device() -> torch.device:
+    """The device of this rank's tensors."""
+    return torch.device("cuda", torch.cuda.current_device()) if on_gpu() else _CPU
+
+
+def backend() -> str:
+    """Name of the collective backend that serves `device()`."""
+    return "nccl" if on_gpu() else "gloo"
+
+
+def _names_cuda(value: object) -> bool:
+    if isinstance(value, torch.device):
+        return value.type == "cuda"
+    return isinstance(value, str) and (value == "cuda" or value.startswith("cuda:"))
+
+
+class _CudaMeansCpu(TorchFunctionMode):
+    """Rewrites what Megatron-Core says of CUDA into what the CPU can do."""
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if _names_cuda(kwargs.get("device")):
+            kwargs["device"] = _CPU
+        if func is torch.Tensor.cuda:
+            return args[0]
+        if func is torch.Tensor.to and len(args) > 1 and _names_cuda(args[1]):
+            args = (args[0], _CPU, *args[2:])
+        if func is torch.Tensor.type and len(args) == 1 and not kwargs:
+            name = func(*args)
+            return _CPU_TYPE_NAMES.get(name, name)
+        return func(*args, **kwargs)
+
+
+def install_cpu_backend() -> None:
+    """Makes Megatron-Core's layers and collectives allocate on the CPU; does nothing where CUDA exists."""
+    if on_gpu():
+        return
+    torch.cuda.current_device = lambda: _CPU  # type: ignore[assignment, return-value]
+    torch.cuda.synchronize = lambda device=None: None
+    torch.cuda.empty_cache = lambda: None
+
+
+@contextmanager
+def megatron_runtime() -> Iterator[None]:
+    """Around Megatron-Core's schedules, optimizer construction and optimizer step."""
+    with nullcontext() if on_gpu() else _CudaMeansCpu():
+        yield
+
+
+@contextmanager
+def own_code() -> Iterator[None]:
+    """Around our own forward inside a Megatron-Core schedule: operations there don't pay for the rewriting."""
+    with nullcontext() if on_gpu() else torch._C.DisableTorchFunction():  # type: ignore[attr-defined]
+        yield

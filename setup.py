@@ -1,0 +1,41 @@
+"""Package metadata. Exact versions, transitive ones too, are pinned in constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+REQUIRES = [
+    "torch>=2.13",
+    "megatron-core>=0.16.1,<0.17",
+    "psutil>=5.9",  # Megatron-Core's checkpoint writer needs it and does not declare it
+    "numpy>=2.0",
+    "pydantic>=2.12",
+    "pyyaml>=6.0.1",
+    "tokenizers>=0.21",
+    "av>=14.0",
+    "pillow>=11.0",
+    "webdataset>=1.0",
+    "tensorboard>=2.18",
+    "typer>=0.15",
+    "rich>=13.9",
+    "pycocoevalcap>=1.2",
+]
+EXTRAS = {
+    "dev": ["pytest>=8.0", "pytest-timeout>=2.3", "ruff>=0.9", "mypy>=1.14", "pre-commit>=4.0"],
+    "hf": ["transformers>=5.0", "safetensors>=0.5"],
+}
+
+setup(
+    name="megatron-mplug2",
+    version="0.1.0",
+    description="mPLUG-2 pretraining on text, images and video with tensor, pipeline and data parallelism on Megatron-Core",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["megatron_mplug2*", "launchers*", "data_tools*"]),
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["mplug2=megatron_mplug2.cli:main"]},
+)

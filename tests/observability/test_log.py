@@ -1,0 +1,87 @@
+"""The run's record, also over a resume."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from megatron_mplug2.config.schema import Task
+from megatron_mplug2.observability.log import METRICS_NAME, TENSORBOARD_NAME, RunLog
+from tests.observability.samples import metrics_of
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / METRICS_NAME).read_text().splitlines()]
+
+
+def test_a_line_a_step_is_there_at_once(tmp_path: Path) -> None:
+    with RunLog(tmp_path / "run") as log:
+        log.step(metrics_of(0, vlc=3.5, lm=2.0))
+        assert lines_of(tmp_path / "run") == [
+            {
+                "kind": "train",
+                "step": 0,
+                "task": "video_text",
+                "grad_norm": 1.5,
+                "lr": 1e-4,
+                "temperature": 0.07,
+                "samples_per_s": 93.21,
+                "data_wait_s": 0.01,
+                "step_s": 0.5,
+                "loss/vlc": 3.5,
+                "loss/lm": 2.0,
+            }
+        ]
+        log.validation(0, {"video_text/r1": 0.25})
+        assert lines_of(tmp_path / "run")[1] == {"kind": "validation", "step": 0, "video_text/r1": 0.25}
+
+
+def test_a_resume_leaves_no_line_twice(tmp_path: Path) -> None:
+    with RunLog(tmp_path) as log:
+        for step in range(5):
+            log.step(metrics_of(step, vlc=float(step)))
+            log.validation(step, {"x": 1.0})
+    with (tmp_path / METRICS_NAME).open("a") as file:
+        file.write('{"kind": "train", "st')  # a kill in the middle of a line
+    with RunLog(tmp_path, first_step=3) as log:
+        for step in range(3, 6):
+            log.step(metrics_of(step, vlc=10.0 + step))
+    train = [(line["step"], line["loss/vlc"]) for line in lines_of(tmp_path) if line["kind"] == "train"]
+    assert train == [(0, 0), (1, 1), (2, 2), (3, 13), (4, 14), (5, 15)]
+    assert [line["step"] for line in lines_of(tmp_path) if line["kind"] == "validation"] == [0, 1, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [METRICS_NAME, TENSORBOARD_NAME]
+
+
+def test_a_new_run_in_an_old_folder_starts_afresh(tmp_path: Path) -> None:
+    for loss in (1.0, 2.0):
+        with RunLog(tmp_path) as log:
+            log.step(metrics_of(0, vlc=loss))
+    assert [line["loss/vlc"] for line in lines_of(tmp_path)] == [2.0]
+
+
+def test_tensorboard_has_the_same_figures(tmp_path: Path) -> None:
+    with RunLog(tmp_path) as log:
+        log.step(metrics_of(0, vlc=3.0))
+        log.step(metrics_of(1, Task.TEXT, mlm=5.0))
+        log.step(metrics_of(2, vlc=2.0))
+        log.validation(2, {"video_text/r1": 0.25})
+    with RunLog(tmp_path, first_step=2) as log:
+        log.step(metrics_of(2, vlc=1.0))
+    events = EventAccumulator(str(tmp_path / TENSORBOARD_NAME)).Reload()
+    shown = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert shown["video_text/loss/vlc"] == [(0, 3.0), (2, 1.0)]
+    assert shown["text/loss/mlm"] == [(1, 5.0)]
+    assert [step for step, _ in shown["training/lr"]] == [0, 1, 2]
+
+
+def test_a_loss_that_is_no_number_is_still_json(tmp_path: Path) -> None:
+    with RunLog(tmp_path) as log:
+        log.step(metrics_of(0, vlc=math.nan, lm=math.inf))
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    line = json.loads((tmp_path / METRICS_NAME).read_text(), parse_constant=refuse)
+    assert (line["loss/vlc"], line["loss/lm"]) == ("nan", "inf")

@@ -1,0 +1,76 @@
+"""The command as a person runs it: what it prints and how it exits."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+PROJECT = Path(__file__).parents[1]
+DEMO = "configs/pretrain/demo.yaml"
+
+
+def run(*arguments: str, program: tuple[str, ...] = ("-m", "megatron_mplug2.cli")) -> "subprocess.CompletedProcess[str]":
+    environ = {**os.environ, "PYTHONPATH": str(PROJECT), "NO_COLOR": "1", "COLUMNS": "100"}
+    command = [sys.executable, *program, *arguments]
+    return subprocess.run(command, cwd=PROJECT, env=environ, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_resolved_config_is_printed() -> None:
+    done = run("config", DEMO, "name=other", "optimizer.lr=2e-4")
+    assert (done.returncode, done.stderr) == (0, "")
+    tree = yaml.safe_load(done.stdout)
+    assert (tree["name"], tree["optimizer"]["lr"], tree["objectives"]["mlm"]["probability"]) == ("other", 2e-4, 0.15)
+
+
+@pytest.mark.parametrize("command", ["config", "pretrain"])
+def test_a_wrong_key_is_one_line_and_exit_code_2(command: str) -> None:
+    done = run(command, DEMO, "training.mircobatch=4")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {DEMO}: training.mircobatch: unknown key; did you mean training.microbatch?\n"
+
+
+def test_a_missing_file_is_one_line_and_exit_code_2() -> None:
+    done = run("pretrain", "nowhere.yaml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {PROJECT}/nowhere.yaml: cannot read the config file: No such file or directory\n"
+
+
+def test_a_wrong_argument_exits_with_2() -> None:
+    done = run("pretrain")
+    assert done.returncode == 2
+    assert "Missing argument 'CONFIG'" in done.stderr and "Traceback" not in done.stderr
+
+
+RAISE = """
+import sys
+from megatron_mplug2 import cli
+from megatron_mplug2.errors import RankError
+
+@cli.app.command()
+def stop() -> None:
+    raise {error}
+
+sys.argv = ["mplug2", "stop"]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [("KeyboardInterrupt", 130, ""), ("SystemExit(143)", 143, ""), ("RankError('rank 1 of 2 failed')", 1, "error: rank 1 of 2 failed\n")],
+)
+def test_how_a_stopped_run_exits(error: str, code: int, said: str) -> None:
+    done = run(program=("-c", RAISE.format(error=error)))
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", said)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["config", DEMO]])
+def test_help_and_checking_do_not_import_torch(arguments: list[str]) -> None:
+    """Importing it takes seconds."""
+    program = "import atexit, sys; from megatron_mplug2 import cli; atexit.register(lambda: print('torch' in sys.modules)); cli.main()"
+    done = run(*arguments, program=("-c", program))
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "False"
