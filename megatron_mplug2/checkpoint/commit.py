@@ -58,11 +58,11 @@ def committed_steps(folder: Path) -> list[int]:
 def latest(folder: Path) -> int | None:
     """Step of the checkpoint to go on from; None where there is none.
 
-    It is what the file `latest` names, or, if that is not complete (removed, or killed before the file was written), the highest.
+    It is what the file `latest` names, or, if that is not complete (removed by hand, or damaged), the highest.
     """
     steps = committed_steps(folder)
     pointer = folder / LATEST
-    match = _FOLDER.fullmatch(pointer.read_text().strip()) if pointer.is_file() else None
+    match = _FOLDER.fullmatch(pointer.read_text(errors="replace").strip()) if pointer.is_file() else None
     if match and int(match[1]) in steps:
         return int(match[1])
     return steps[-1] if steps else None
@@ -93,15 +93,16 @@ def commit(partial: Path, step: int, files: dict[str, FileSum]) -> Path:
     for name, expected in files.items():
         if not (partial / name).is_file() or (partial / name).stat().st_size != expected.size:
             raise UserError(f"{partial / name} cannot be seen from rank 0: {folder} must be on a file system that all nodes share")
-    _write_durably(partial / COMMIT, Commit(format=FORMAT, step=step, files=files).model_dump_json(indent=1))
+    write_durably(partial / COMMIT, Commit(format=FORMAT, step=step, files=files).model_dump_json(indent=1))
     _sync_folder(partial)
-    if final.exists():
-        discard(final)
+    replaced = _set_aside(final) if final.exists() else None
     partial.rename(final)
     _sync_folder(folder)
-    _write_durably(folder / f"{LATEST}.tmp", f"{final.name}\n")
+    write_durably(folder / f"{LATEST}.tmp", f"{final.name}\n")
     os.replace(folder / f"{LATEST}.tmp", folder / LATEST)
     _sync_folder(folder)
+    if replaced is not None:
+        shutil.rmtree(replaced)
     return final
 
 
@@ -109,24 +110,25 @@ def retain(folder: Path, step: int, keep: int) -> None:
     """Removes all but the last `keep` checkpoints up to `step`; later ones are of another branch of the run and stay."""
     earlier = [other for other in committed_steps(folder) if other <= step]
     for old in earlier[:-keep]:
-        discard(folder / folder_name(old))
+        shutil.rmtree(_set_aside(folder / folder_name(old)))
 
 
-def discard(checkpoint: Path) -> None:
-    """Removes a checkpoint; it stops counting at once."""
+def _set_aside(checkpoint: Path) -> Path:
+    """Renames a checkpoint, so that it stops counting at once, before the first of its files goes."""
     doomed = checkpoint.with_name(f"{checkpoint.name}.old{PARTIAL}")
     checkpoint.rename(doomed)
-    shutil.rmtree(doomed)
+    return doomed
 
 
 def find(folder: Path, step: int | None) -> Path:
     """The folder of a checkpoint, the latest if `step` is None. Raises UserError where there is none."""
-    steps = committed_steps(folder)
-    if not steps:
+    last = latest(folder)
+    if last is None:
         raise UserError(f"no checkpoint in {folder}")
+    steps = committed_steps(folder)
     if step is not None and step not in steps:
         raise UserError(f"no checkpoint of step {step} in {folder}: there are {', '.join(map(str, steps))}")
-    return folder / folder_name(step if step is not None else latest(folder) or steps[-1])
+    return folder / folder_name(last if step is None else step)
 
 
 def read_commit(checkpoint: Path) -> Commit:
@@ -154,7 +156,8 @@ def verify(checkpoint: Path, name: str, expected: FileSum) -> None:
     raise UserError(f"{path} {fault}: remove {checkpoint} to use an earlier checkpoint")
 
 
-def _write_durably(path: Path, text: str) -> None:
+def write_durably(path: Path, text: str) -> None:
+    """Writes a file that survives a power cut; its name does once its folder is synced."""
     with path.open("w") as file:
         file.write(text)
         file.flush()

@@ -20,7 +20,8 @@ def check_fits(checkpoint: Path, found: Sizes, expected: Sizes) -> None:
         raise UserError(f"{checkpoint} is of another model: {differences}")
     kinds, wanted = _state_kinds(found), _state_kinds(expected)
     if kinds != wanted:
-        raise UserError(f"{checkpoint} has optimizer state {_listed(kinds) or 'none'}, this run's optimizer keeps {_listed(wanted) or 'none'}")
+        stored, kept = _listed(kinds) or "none", _listed(wanted) or "none"
+        raise UserError(f"{checkpoint} has optimizer state {stored}, this run's optimizer keeps {kept}")
     differences = _differences(_weights(found, False), _weights(expected, False))
     if differences:
         raise UserError(f"{checkpoint} was trained on other weights of the model: {differences}")

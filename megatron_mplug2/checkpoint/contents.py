@@ -36,11 +36,8 @@ def pieces_to_save(weights: list[Weight], optimizer: MegatronOptimizer | None, t
         if not weight.saves or (weight.partition_dim is None and topology.tensor_rank != 0):
             continue
         own = held.get(weight.param)
-        if sharded and weight.param.requires_grad:
-            writes = own is not None
-        else:
-            writes = index % topology.data_size == topology.data_rank
-        if writes:
+        by_turns = not sharded or not weight.param.requires_grad
+        if index % topology.data_size == topology.data_rank if by_turns else own is not None:
             values, start = (own.values, own.start) if own is not None else (_flat(weight.param), 0)
             pieces += pieces_of(key_of(WEIGHT, weight.name), weight, values, start, topology)
             pieces += _state_pieces(weight, own, topology, step=start == 0 and topology.tensor_rank == 0)

@@ -6,7 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 class RunState(BaseModel):
     """What a resume needs beside weights and optimizer state; the same for every layout, and the same on every rank.
 
-    There is no random state: every draw is keyed by (seed, step, sample or module), so seed and step are all of it.
+    There is no random state and no learning-rate state: every draw is keyed by (seed, step, sample or module), and the learning
+    rate is a function of the step.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
@@ -14,10 +15,6 @@ class RunState(BaseModel):
     step: int = Field(ge=0)
     """Optimizer steps done."""
     config: str
-    """The resolved configuration of the run, as YAML."""
-    data: dict[str, JsonValue] = {}
+    """The resolved configuration of the run, as YAML (`config.load.resolved_yaml`, back with `config.load.parse_resolved`)."""
+    data: dict[str, JsonValue]
     """Position in the data, recorded substitutions, fingerprint of the dataset."""
-    scheduler: dict[str, JsonValue] = {}
-    """State of the learning-rate scheduler."""
-    extra: dict[str, JsonValue] = {}
-    """Whatever else the caller wants back."""

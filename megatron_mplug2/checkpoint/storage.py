@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed import checkpoint as dcp
-from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorProperties
 from torch.distributed.checkpoint.planner import ReadItem, SavePlan, TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from megatron_mplug2.checkpoint.pieces import Piece
 from megatron_mplug2.errors import UserError
@@ -49,7 +50,7 @@ def write(folder: Path, pieces: list[Piece]) -> None:
         RuntimeError: the pieces of all ranks are not every element once, or another failure of a rank.
     """
     try:
-        dcp.save({}, storage_writer=dcp.FileSystemWriter(folder), planner=_PieceSavePlanner(pieces))
+        save({}, storage_writer=FileSystemWriter(folder), planner=_PieceSavePlanner(pieces))
     except CheckpointException as error:  # not an Exception: nothing above would catch it
         rank, (cause, _) = min(error.failures.items())
         if isinstance(cause, OSError):
@@ -94,18 +95,17 @@ class StoredTensors:
     def __init__(self, folder: Path, files: Iterable[str]) -> None:
         """Reads the index. `files` are the names that it may refer to. Raises UserError where it is no index of these files."""
         self._folder = folder
+        index = folder / INDEX
         try:
-            with (folder / INDEX).open("rb") as file:
-                index = _IndexUnpickler(file).load()
+            with index.open("rb") as file:
+                content: Metadata = _IndexUnpickler(file).load()
+            self._tensors: dict[str, Any] = content.state_dict_metadata
+            self._places: dict[MetadataIndex, Any] = content.storage_data
+            foreign = {place.relative_path for place in self._places.values()} - set(files)
         except Exception as error:  # whatever a pickle of something else, or of another version, leads to
-            raise UserError(f"{folder / INDEX} is not a checkpoint's index: {error}") from error
-        if not isinstance(index, Metadata):
-            raise UserError(f"{folder / INDEX} is not a checkpoint's index but a {type(index).__name__}")
-        self._tensors: dict[str, Any] = index.state_dict_metadata
-        self._places: dict[MetadataIndex, Any] = index.storage_data
-        foreign = {place.relative_path for place in self._places.values()} - set(files)
+            raise UserError(f"{index} is not a checkpoint's index: {error}") from error
         if foreign:
-            raise UserError(f"{folder / INDEX} refers to {min(foreign)}, which is not a file of the checkpoint")
+            raise UserError(f"{index} refers to {min(foreign)}, which is not a file of the checkpoint")
 
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """Key -> unsharded size."""

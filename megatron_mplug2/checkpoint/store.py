@@ -1,9 +1,10 @@
-"""Saves and loads a run: any layout reads what any other wrote. Functions with a topology are collective over the world."""
+"""Saves and loads a run: any layout reads what any other wrote. All but `read_state` are collective over the world."""
 
 import shutil
 from collections import ChainMap
 from pathlib import Path
 
+import torch.distributed as dist
 from megatron.core.optimizer import MegatronOptimizer
 from pydantic import ValidationError
 
@@ -21,6 +22,15 @@ RUN = "run.json"
 """File of the run's state."""
 
 
+def latest(folder: Path) -> int | None:
+    """Step of the checkpoint that a run goes on from, the same on every rank; None where there is none. Collective over the world."""
+    step = None
+    with together(f"read {folder}"):
+        if dist.get_rank() == 0:
+            step = commit.latest(folder)
+    return from_rank_0(step)
+
+
 def save(
     folder: Path, state: RunState, weights: list[Weight], optimizer: MegatronOptimizer | None, topology: Topology, *, keep: int
 ) -> Path:
@@ -29,17 +39,20 @@ def save(
     Rank 0's `state` is written; the folder of the checkpoint is returned. A checkpoint of the same step is replaced.
 
     Raises:
-        UserError: a rank cannot write, or ranks don't share the folder; then there is no checkpoint of this step.
+        UserError: a rank cannot write, or ranks don't share the folder. The checkpoints from before are as they were.
     """
     partial = folder / (commit.folder_name(state.step) + commit.PARTIAL)
+    work = f"write a checkpoint in {folder}"
     try:
-        with together():
+        with together(work):
             if topology.rank == 0:
                 commit.begin(folder, state.step)
-                (partial / RUN).write_text(state.model_dump_json(indent=1))
+                commit.write_durably(partial / RUN, state.model_dump_json(indent=1))
         storage.write(partial, pieces_to_save(weights, optimizer, topology))
-        files = _checksums(partial, topology)
-        with together():
+        with together(work):
+            own = _checksums(partial, topology)
+        files = dict(ChainMap(*gather(own)))
+        with together(work):
             if topology.rank == 0:
                 commit.commit(partial, state.step, files)
                 commit.retain(folder, state.step, keep)
@@ -50,9 +63,7 @@ def save(
     return folder / commit.folder_name(state.step)
 
 
-def load(
-    folder: Path, weights: list[Weight], optimizer: MegatronOptimizer, topology: Topology, *, step: int | None = None
-) -> RunState:
+def load(folder: Path, weights: list[Weight], optimizer: MegatronOptimizer, topology: Topology, *, step: int | None = None) -> RunState:
     """Restores weights and optimizer state in place from the latest checkpoint, or that of `step`.
 
     Raises:
@@ -60,10 +71,9 @@ def load(
     """
     checkpoint, stored = _open(folder, step, topology)
     _check(checkpoint, stored.sizes(), sizes(weights, optimizer), topology)
-    with together():
+    with together(f"read {checkpoint}"):
         stored.read(pieces_to_load(weights, optimizer, topology))
-        state = _read_run(checkpoint)
-    return state
+        return _read_run(checkpoint)
 
 
 def load_weights(folder: Path, weights: list[Weight], topology: Topology, *, step: int | None = None) -> RunState:
@@ -75,10 +85,9 @@ def load_weights(folder: Path, weights: list[Weight], topology: Topology, *, ste
     checkpoint, stored = _open(folder, step, topology)
     found = {key: size for key, size in stored.sizes().items() if key.startswith(key_of(WEIGHT, ""))}
     _check(checkpoint, found, sizes(weights, None), topology)
-    with together():
+    with together(f"read {checkpoint}"):
         stored.read(pieces_to_load(weights, None, topology))
-        state = _read_run(checkpoint)
-    return state
+        return _read_run(checkpoint)
 
 
 def read_state(folder: Path, *, step: int | None = None) -> RunState:
@@ -96,36 +105,33 @@ def read_state(folder: Path, *, step: int | None = None) -> RunState:
 
 
 def _checksums(partial: Path, topology: Topology) -> dict[str, commit.FileSum]:
-    """Of all files; each rank reads back its own."""
-    with together():
-        own = storage.own_files(partial, topology.rank)
-        if topology.rank == 0:
-            own += [partial / storage.INDEX, partial / RUN]
-        sums = {path.name: commit.checksum(path) for path in own}
-    return dict(ChainMap(*gather(sums)))
+    """Of this rank's files, read back."""
+    own = storage.own_files(partial, topology.rank)
+    if topology.rank == 0:
+        own += [partial / storage.INDEX, partial / RUN]
+    return {path.name: commit.checksum(path) for path in own}
 
 
 def _open(folder: Path, step: int | None, topology: Topology) -> tuple[Path, StoredTensors]:
     """Chosen by rank 0, every file verified by some rank."""
     chosen = None
-    with together():
+    with together(f"read {folder}"):
         if topology.rank == 0:
             chosen = commit.find(folder, step)
     checkpoint = from_rank_0(chosen)
     assert checkpoint is not None
-    with together():
+    with together(f"read {checkpoint}"):
         files = commit.read_commit(checkpoint).files
         for name in sorted(files)[topology.rank :: topology.world_size]:
             commit.verify(checkpoint, name, files[name])
-    with together():
-        stored = StoredTensors(checkpoint, files)
-    return checkpoint, stored
+    with together(f"read {checkpoint}"):
+        return checkpoint, StoredTensors(checkpoint, files)
 
 
 def _check(checkpoint: Path, found: dict[str, tuple[int, ...]], stage: dict[str, tuple[int, ...]], topology: Topology) -> None:
     """Against the weights of all stages of this rank's pipeline."""
     expected = dict(ChainMap(*gather(stage, topology.groups.pp)))
-    with together():
+    with together(f"read {checkpoint}"):
         check_fits(checkpoint, found, expected)
 
 

@@ -20,17 +20,18 @@ class _Failure:
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Around work of one rank without collectives, entered by all ranks of the world.
+def together(work: str) -> Iterator[None]:
+    """Around work of one rank without collectives, entered by all ranks of the world. `work` completes "cannot ...".
 
-    A failure is raised where it happened as it is, an OSError as a UserError that names the file. The other ranks raise the first
-    failing rank's: UserError with the same line, or RuntimeError that names the rank.
+    A failure is raised where it happened as it is, an OSError as a UserError that names the work, the file and the reason. The other
+    ranks raise the first failing rank's: UserError with the same line, or RuntimeError that names the rank.
     """
     failure: Exception | None = None
     try:
         yield
     except OSError as error:
-        failure = UserError(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        file = f" ({error.filename})" if error.filename else ""
+        failure = UserError(f"cannot {work}: {error.strerror or error}{file}")
     except Exception as error:
         failure = error
     report = None

@@ -39,9 +39,18 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def resolved_yaml(config: RunConfig) -> str:
-    """The whole tree, defaults written out; `load_config` of it gives an equal config."""
+    """The whole tree, defaults written out; `parse_resolved` of it, or `load_config` of a file with it, gives an equal config."""
     text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     return text
+
+
+def parse_resolved(text: str, source: str) -> RunConfig:
+    """The config that `resolved_yaml` wrote into `source`, a checkpoint for instance.
+
+    Raises:
+        UserError: with a line for each thing that this version cannot read.
+    """
+    return _build(_parse(text, source), source)
 
 
 def write_resolved(config: RunConfig, folder: Path) -> None:
@@ -81,14 +90,13 @@ def _read(path: Path, from_files: tuple[Path, ...]) -> Tree:
     if path in from_files:
         raise UserError(f"{' -> '.join(str(file) for file in (*from_files, path))}: these config files build on one another in a circle")
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         asked = f" ({BASE_KEY} of {from_files[-1]})" if from_files else ""
         raise UserError(f"{path}{asked}: cannot read the config file: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: not YAML: {_one_line(error)}") from error
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: a config file holds `key: value` lines, this one holds a {type(tree).__name__}")
+    tree = _parse(text, str(path))
     bases = tree.pop(BASE_KEY, [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
@@ -97,6 +105,16 @@ def _read(path: Path, from_files: tuple[Path, ...]) -> Tree:
     for base in bases:
         below = merge(below, _read((path.parent / base).resolve(), (*from_files, path)))
     return merge(below, tree)
+
+
+def _parse(text: str, source: str) -> Tree:
+    try:
+        tree = yaml.load(text, _Loader) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{source}: not YAML: {_one_line(error)}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{source}: a config file holds `key: value` lines, this one holds a {type(tree).__name__}")
+    return tree
 
 
 def _one_line(error: Exception) -> str:

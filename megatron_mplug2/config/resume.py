@@ -1,7 +1,9 @@
 """Which keys may change when a run goes on from its checkpoint.
 
 The promise is that N steps equal k steps, a stop, and a resume of N-k steps. A key may change where it does not decide what a step
-computes: that holds for everything in CHANGEABLE, up to the order of floating-point sums, and with the exception that it names.
+computes: that holds for everything in CHANGEABLE, up to the order of floating-point sums, and with the exceptions that it names:
+dropout's masks are keyed by seed, step, microbatch and block, and where tensor parallelism splits a tensor by the rank too, so
+another training.microbatch, layout.tensor or layout.sequence_parallel draws other masks. Without dropout the step is the same.
 Every other key (model, objectives, schedule, optimizer, seed, precision, vocabulary, lengths, augmentation, global batch) is fixed.
 """
 
@@ -15,8 +17,8 @@ from megatron_mplug2.errors import UserError
 CHANGEABLE: Mapping[str, str] = {
     "name": "a label",
     "run_dir": "the folder may have been moved",
-    "layout.*": "weights, optimizer state and the order of samples do not depend on the layout",
-    "training.microbatch": "losses are normalised by counts over the global batch; with dropout on, its masks are drawn anew",
+    "layout.*": "weights, optimizer state and the order of samples do not depend on it; dropout, if on: see above",
+    "training.microbatch": "losses are normalised by counts over the global batch; dropout, if on: see above",
     "training.recompute": "a recompute replays the same forward pass, dropout too",
     "training.threads": "speed only",
     "training.log_every": "what is written, not what is trained",

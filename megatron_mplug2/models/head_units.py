@@ -63,8 +63,9 @@ class ContrastUnit(Unit):
 
     def run(self, module: nn.Module, streams: Streams, micro: Microbatch) -> Streams:
         assert isinstance(module, ContrastiveHead)
-        vision = module.vision_features(micro.sequence.first_token(streams[Stream.VISUAL]))
-        text = module.text_features(micro.sequence.first_token(streams[Stream.TEXT][:, : micro.samples]))
+        vision_class = micro.sequence.first_token(streams[Stream.VISUAL])
+        text_class = micro.sequence.first_token(streams[Stream.TEXT][:, : micro.samples])
+        vision, text = module(vision_class, text_class)
         micro.features = (vision, text)
         if micro.features_only:
             return {}

@@ -53,6 +53,10 @@ class ContrastiveHead(nn.Module):
         self.log_temperature = nn.Parameter(torch.empty(()))
         """log(tau); stays in fp32 whatever the precision."""
 
+    def forward(self, vision_class: torch.Tensor, text_class: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[b, h] of both -> features [b, d] of both, fp32."""
+        return self.vision_features(vision_class), self.text_features(text_class)
+
     def vision_features(self, class_token: torch.Tensor) -> torch.Tensor:
         """[b, h] -> [b, d], fp32."""
         return F.normalize(self.vision(class_token).float(), dim=-1)

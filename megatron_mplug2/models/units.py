@@ -118,14 +118,12 @@ class UniversalUnit(Unit):
 
     def run(self, module: nn.Module, streams: Streams, micro: Microbatch) -> Streams:
         assert isinstance(module, UniversalLayer)
-        text = module.text(streams[Stream.TEXT], micro.text_mask)
+        text = streams[Stream.TEXT]
         if micro.task is Task.TEXT:
-            return {Stream.TEXT: text}
+            return {Stream.TEXT: module.text(text, micro.text_mask)}
         visual, queries = streams[Stream.VISUAL], streams.get(Stream.QUERIES)
-        if self.last:
-            assert queries is not None
-            return {Stream.TEXT: text, Stream.VISUAL: module.broadcast_queries(queries, visual, micro.shape.visual_length)}
-        return {Stream.TEXT: text, Stream.QUERIES: module.refine_queries(queries, visual, micro.shape.visual_length)}
+        text, out = module(text, micro.text_mask, visual, queries, micro.shape.visual_length)
+        return {Stream.TEXT: text, Stream.VISUAL if self.last else Stream.QUERIES: out}
 
 
 @dataclass

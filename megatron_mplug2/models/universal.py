@@ -28,6 +28,15 @@ class UniversalLayer(nn.Module):
         if self.last:
             self.visual_norm = layer_norm(text.hidden, text.layer_norm_eps, context.topology)
 
+    def forward(
+        self, text: torch.Tensor, mask: AttentionMask, visual: torch.Tensor, queries: torch.Tensor | None, visual_length: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both uses: text [L, b', h], and what the vision use yields: queries [q, b, h], or from the last layer visual tokens [n, b, h]."""
+        if not self.last:
+            return self.text(text, mask), self.refine_queries(queries, visual, visual_length)
+        assert queries is not None
+        return self.text(text, mask), self.broadcast_queries(queries, visual, visual_length)
+
     def text(self, x: torch.Tensor, mask: AttentionMask) -> torch.Tensor:
         """Text use: [L, b, h] -> [L, b, h], cross-attention skipped."""
         return self.layer(x, mask)  # type: ignore[no-any-return]

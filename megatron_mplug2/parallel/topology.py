@@ -89,9 +89,10 @@ def make_topology(layout: LayoutConfig, roles: StageRoles) -> Topology:
         create_gloo_process_groups=False,
     )
     groups = ProcessGroupCollection.use_mpu_process_groups()
-    # Our tied pairs have groups of their own: Megatron-Core's single embedding group must stay out of it.
-    groups.embd = None  # type: ignore[assignment]
-    groups.pos_embd = None  # type: ignore[assignment]
+    # Our tied pairs have groups of their own: Megatron-Core's single embedding group must stay out of it. None would mean its global one;
+    # a group of one rank means nothing to reduce.
+    groups.embd = groups.cp
+    groups.pos_embd = groups.cp
     pipeline_ranks = tuple(dist.get_process_group_ranks(groups.pp))
     return Topology(
         rank=dist.get_rank(),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_mplug2.config.load import RESOLVED_NAME, load_config, merge, resolved_yaml, write_resolved
+from megatron_mplug2.config.load import RESOLVED_NAME, load_config, merge, parse_resolved, resolved_yaml, write_resolved
 from megatron_mplug2.errors import UserError
 
 PRETRAIN = Path(__file__).parents[2] / "configs/pretrain"
@@ -43,6 +43,7 @@ def test_the_resolved_config_gives_the_same_config(tmp_path: Path, name: str) ->
     assert load_config(tmp_path / "run" / RESOLVED_NAME) == config
     assert [path.name for path in (tmp_path / "run").iterdir()] == [RESOLVED_NAME]
     assert "video_instruction: 'was passiert? ${x}: #1'" in resolved_yaml(config)
+    assert parse_resolved(resolved_yaml(config), "a checkpoint") == config
 
 
 def test_later_files_win(tmp_path: Path) -> None:
@@ -173,3 +174,17 @@ def test_an_empty_file_lacks_every_section(tmp_path: Path) -> None:
     path = tmp_path / "top.yaml"
     path.write_text("")
     assert errors_of(path=path) == [f"{key}: missing" for key in ("name", "run_dir", "model", "data", "schedule", "training")]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: [a", "step 7: not YAML: "),
+        ("- 1", "step 7: a config file holds `key: value` lines, this one holds a list"),
+        ("nmae: a", "step 7: 6 errors\n  nmae: unknown key; did you mean name?"),
+    ],
+)
+def test_a_resolved_config_that_this_version_cannot_read(text: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_resolved(text, "step 7")
+    assert str(caught.value).startswith(said)

@@ -1,0 +1,253 @@
+"""Which samples a stream has and where their bytes lie: the contract between `mplug2 data shard` and the loader.
+
+A folder of a stream holds webdataset tars, `index.npy` (one row of `ROW` a sample) and `manifest.json`, which names every tar with its size
+and digest and carries the digest of the index. A sample lies in its tar as `key.jpg`, `key.mp4` ... (none for text) and `key.json`, its
+texts.
+"""
+
+import bisect
+import hashlib
+import itertools
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from megatron_mplug2.errors import UserError
+
+VERSION = 1
+MANIFEST = "manifest.json"
+INDEX = "index.npy"
+KEY_LENGTH = 64
+"""Most ASCII characters of a key."""
+
+ROW = np.dtype(
+    [
+        ("key", f"S{KEY_LENGTH}"),
+        ("media_id", "<i8"),
+        ("meaning_id", "<i8"),
+        ("shard", "<i4"),
+        ("media_offset", "<i8"),
+        ("media_size", "<i8"),
+        ("record_offset", "<i8"),
+        ("record_size", "<i8"),
+        ("record_id", "<i8"),
+    ]
+)
+"""A row of the index. Offsets and sizes in bytes inside the tar; `media_id` and `record_id` are also the checksums of the two members."""
+
+_OPEN_TARS = 64
+
+
+class MediaKind(StrEnum):
+    """What a stream's samples are; a folder holds one kind."""
+
+    IMAGE = "image"
+    VIDEO = "video"
+    TEXT = "text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A question about a picture or a clip."""
+
+    question: str
+    answer: str
+    kind: str
+    """What is asked for ("motion", "color", ...); empty where the corpus does not say."""
+    reversed_answer: str | None = None
+    """The right answer when the clip is played backwards, where the corpus knows it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """The texts of a sample: captions and questions of a picture or a clip, or the text of a document."""
+
+    captions: tuple[str, ...] = ()
+    questions: tuple[Question, ...] = ()
+    text: str = ""
+    attributes: dict[str, str]
+
+    def to_json(self) -> bytes:
+        """The record as it lies in the tar: UTF-8, the same bytes for the same record."""
+        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True).encode()
+
+    @staticmethod
+    def from_json(data: bytes) -> "Record":
+        fields = json.loads(data)
+        return Record(
+            captions=tuple(fields["captions"]),
+            questions=tuple(Question(**question) for question in fields["questions"]),
+            text=fields["text"],
+            attributes=fields["attributes"],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A sample without its contents."""
+
+    key: str
+    kind: MediaKind
+    media_id: int
+    """63-bit hash of the picture's or clip's bytes (of a document's text): equal for equal media, in every folder."""
+    meaning_id: int
+    """63-bit hash of the sample's meaning; the media id where the corpus names none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """A tar: file name, size in bytes, SHA-256 of the file."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What `manifest.json` says. The digests make it stand for the whole folder."""
+
+    kind: MediaKind
+    samples: int
+    index_sha256: str
+    shards: tuple[Shard, ...]
+
+    def to_json(self) -> bytes:
+        return (json.dumps({"version": VERSION} | asdict(self), indent=1) + "\n").encode()
+
+    @staticmethod
+    def from_json(data: bytes) -> "Header":
+        """Raises ValueError, KeyError or TypeError where the data is not a header of this version."""
+        fields: dict[str, Any] = json.loads(data)
+        if fields.pop("version") != VERSION:
+            raise ValueError(f"not version {VERSION}")
+        return Header(**(fields | {"kind": MediaKind(fields["kind"]), "shards": tuple(Shard(**shard) for shard in fields["shards"])}))
+
+
+def content_id(role: str, data: bytes) -> int:
+    """63-bit BLAKE2b of data; ids of different roles ("media", "meaning", "record") don't meet."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8, person=role.encode()).digest(), "little") >> 1
+
+
+class _Folder:
+    """One stream's folder: header and index in memory (the index mapped), tars opened when a sample is asked for.
+
+    Reads with `pread`, so a forked worker may go on with its parent's handles. One thread at a time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.raw_header = (path / MANIFEST).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(f"{path} has no {MANIFEST}: make the folder with `mplug2 data shard`") from None
+        try:
+            self.header = Header.from_json(self.raw_header)
+            self.index = np.load(path / INDEX, mmap_mode="r")
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise UserError(f"{path} is not readable as a corpus ({error}): make it anew with `mplug2 data shard`") from None
+        if self.index.dtype != ROW or self.index.shape != (self.header.samples,):
+            raise UserError(f"{path / INDEX} does not fit {MANIFEST}: make the folder anew with `mplug2 data shard`")
+        self._handles: OrderedDict[int, int] = OrderedDict()
+
+    def read(self, shard: int, offset: int, size: int) -> bytes:
+        """Raises OSError when the tar is missing, ends early or cannot be read."""
+        name = self.path / self.header.shards[shard].name
+        handle = self._handles.pop(shard, None)
+        if handle is None:
+            handle = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+            if len(self._handles) >= _OPEN_TARS:
+                os.close(self._handles.popitem(last=False)[1])
+        self._handles[shard] = handle
+        data = os.pread(handle, size, offset)
+        if len(data) != size:
+            raise OSError(f"{name} ends early: {size} bytes expected at {offset}, {len(data)} read")
+        return data
+
+    def check_files(self) -> None:
+        for shard in self.header.shards:
+            name = self.path / shard.name
+            size = name.stat().st_size if name.is_file() else None
+            if size is None:
+                raise UserError(f"{name} is missing: copy it back or make the folder anew with `mplug2 data shard`")
+            if size != shard.size:
+                raise UserError(f"{name} has {size} bytes instead of {shard.size}: copy it anew or make it again with `mplug2 data shard`")
+
+    def close(self) -> None:
+        while self._handles:
+            os.close(self._handles.popitem()[1])
+
+
+class Manifest:
+    """The samples of one stream, over one or more folders in a given order. Pickles as the list of its folders."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        if not folders:
+            raise UserError("a stream without folders: name at least one folder made by `mplug2 data shard`")
+        self._folders = tuple(_Folder(Path(path)) for path in folders)
+        kinds = {folder.header.kind for folder in self._folders}
+        if len(kinds) > 1:
+            raise UserError(f"{', '.join(map(str, folders))} hold different kinds ({', '.join(sorted(kinds))}): one stream has one kind")
+        self.kind = self._folders[0].header.kind
+        self._ends = tuple(itertools.accumulate(len(folder.index) for folder in self._folders))
+        if not self._ends[-1]:
+            raise UserError(f"{', '.join(map(str, folders))}: no samples; look into report.json there, then run `mplug2 data shard` again")
+
+    @staticmethod
+    def load(folder: Path) -> "Manifest":
+        """Raises UserError for a missing, damaged or empty folder."""
+        return Manifest([folder])
+
+    @staticmethod
+    def load_all(folders: Sequence[Path]) -> "Manifest":
+        """All folders' samples, in the given order. Raises UserError as `load` does, and for folders of different kinds."""
+        return Manifest(folders)
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def entry(self, i: int) -> Entry:
+        row = self._row(i)[1]
+        return Entry(key=row["key"].decode(), kind=self.kind, media_id=int(row["media_id"]), meaning_id=int(row["meaning_id"]))
+
+    def record(self, i: int) -> Record:
+        """The texts. Raises OSError when they cannot be read."""
+        folder, row = self._row(i)
+        return Record.from_json(folder.read(int(row["shard"]), int(row["record_offset"]), int(row["record_size"])))
+
+    def media(self, i: int) -> bytes:
+        """The file's bytes, undecoded; empty for text. Raises OSError when they cannot be read."""
+        folder, row = self._row(i)
+        return folder.read(int(row["shard"]), int(row["media_offset"]), int(row["media_size"]))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the folders' headers, and so over all contents and their order, not over where the folders lie."""
+        return hashlib.sha256(b"\0".join(folder.raw_header for folder in self._folders)).hexdigest()
+
+    def check_files(self) -> None:
+        """Quick check before a run: raises UserError naming the first tar that is missing or has another size than when it was made."""
+        for folder in self._folders:
+            folder.check_files()
+
+    def close(self) -> None:
+        """Closes the tars; a later read opens them again."""
+        for folder in self._folders:
+            folder.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Manifest, ([folder.path for folder in self._folders],)
+
+    def _row(self, i: int) -> tuple[_Folder, Any]:
+        if not 0 <= i < len(self):
+            raise IndexError(f"sample {i} of {len(self)}")
+        part = bisect.bisect_right(self._ends, i)
+        folder = self._folders[part]
+        return folder, folder.index[i - self._ends[part] + len(folder.index)]

@@ -1,0 +1,146 @@
+"""A clip in memory, read with PyAV (FFmpeg): counts frames without decoding, decodes the ones that are asked for."""
+
+import bisect
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import av
+from av.error import FFmpegError
+from av.stream import Disposition
+from av.video.stream import VideoStream
+from PIL import Image
+
+from megatron_mplug2.data.bad_media import MAX_PIXELS, BadMedia
+
+# Containers, not playlists: a playlist would make FFmpeg open other files.
+_FORMATS = "mov,matroska,avi,flv,mpegts,mpeg,ogg,asf,h264,hevc,mpegvideo,gif"
+
+_TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoFacts:
+    """What a clip's container says."""
+
+    frames: int
+    """Frames that the clip should have: those of a cut-off or damaged tail count."""
+    width: int
+    """Pixels, as stored."""
+    height: int
+    fps: float
+    """Frames a second on average; 0 where the container does not say."""
+
+
+class VideoFile:
+    """An open clip. Use as a context manager; every method raises BadMedia when the file does not give what is asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        if not data:
+            raise BadMedia("empty file")
+        try:
+            self._container = av.open(io.BytesIO(data), mode="r", options={"format_whitelist": _FORMATS}, metadata_errors="ignore")
+        except (FFmpegError, ValueError) as error:
+            raise BadMedia(f"not a readable clip: {_reason(error)}") from None
+        try:
+            self._stream = self._video_stream()
+            self._stream.codec_context.thread_count = 1  # workers decode side by side already
+            self._times, self._keys = self._read_times()
+        except BadMedia:
+            self._container.close()
+            raise
+        except (FFmpegError, ValueError) as error:
+            self._container.close()
+            raise BadMedia(f"not a readable clip: {_reason(error)}") from None
+
+    def __enter__(self) -> "VideoFile":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._container.close()
+
+    @property
+    def facts(self) -> VideoFacts:
+        context = self._stream.codec_context
+        indexed = sum(not entry.is_discard for entry in self._stream.index_entries)  # mp4 and mov list all frames, cut off or not
+        return VideoFacts(
+            frames=max(indexed, len(self._times)),
+            width=context.width,
+            height=context.height,
+            fps=float(self._stream.average_rate or self._stream.guessed_rate or 0),
+        )
+
+    def pictures(self, indices: Sequence[int]) -> Iterator[tuple[int, Image.Image]]:
+        """The asked-for frames as upright RGB pictures with their numbers, ascending, each once. Decodes from the nearest key frame on."""
+        frames: Iterator[tuple[int, av.VideoFrame | None]] = iter(())
+        reached: int | None = None
+        for index in sorted(set(indices)):
+            if index >= len(self._times):
+                raise BadMedia(f"frame {index} is cut off")
+            time = self._times[index]
+            key = self._keys[max(bisect.bisect_right(self._keys, time) - 1, 0)]
+            if reached is None or key > reached:
+                frames = self._decode_from(key)
+            frame = next((frame for at, frame in frames if at == time), None)
+            if frame is None:
+                raise BadMedia(f"frame {index} is damaged or missing")
+            reached = time
+            yield index, _upright_rgb(frame)
+
+    def _video_stream(self) -> VideoStream:
+        for stream in self._container.streams.video:
+            if not stream.disposition & Disposition.attached_pic:
+                return stream
+        raise BadMedia("no video stream")
+
+    def _read_times(self) -> tuple[list[int], list[int]]:
+        """Presentation times of all frames and of the key frames, ascending, from the packets alone."""
+        times: list[int] = []
+        keys: list[int] = []
+        try:
+            for packet in self._container.demux(self._stream):
+                if packet.size and packet.pts is not None and not packet.is_discard:
+                    times.append(packet.pts)
+                    if packet.is_keyframe:
+                        keys.append(packet.pts)
+        except FFmpegError:
+            pass  # a cut-off tail: what is missing shows when it is asked for
+        if not times or not keys:
+            raise BadMedia("no frames")
+        return sorted(set(times)), sorted(keys)
+
+    def _decode_from(self, key: int) -> Iterator[tuple[int, av.VideoFrame | None]]:
+        """Frames with their times from the key frame at time `key` on; None stands for one that damage has spoilt."""
+        self._container.seek(key, stream=self._stream)
+        sound = True
+        try:
+            for packet in self._container.demux(self._stream):
+                try:
+                    frames = packet.decode()
+                except FFmpegError:
+                    sound = False  # what follows is predicted from what is lost, up to the next key frame
+                    continue
+                for frame in frames:
+                    assert isinstance(frame, av.VideoFrame)
+                    sound = (sound or frame.key_frame) and not frame.is_corrupt
+                    if frame.pts is not None:
+                        yield frame.pts, frame if sound else None
+        except FFmpegError:
+            return  # the file ends here
+
+
+def _upright_rgb(frame: av.VideoFrame) -> Image.Image:
+    """The frame turned as the container says it is to be shown."""
+    if frame.width * frame.height > MAX_PIXELS:
+        raise BadMedia(f"frames of {frame.width}x{frame.height} pixels are too large")
+    try:
+        picture = Image.fromarray(frame.to_ndarray(format="rgb24"))
+    except (FFmpegError, ValueError) as error:
+        raise BadMedia(f"frame not convertible: {_reason(error)}") from None
+    turn = _TURNS.get(int(frame.rotation) % 360)
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error) or type(error).__name__

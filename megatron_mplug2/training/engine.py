@@ -1,0 +1,139 @@
+"""Everything that one rank trains with, made from a config: its stage, Megatron-Core's data parallelism and optimizer around it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.optimizer import MegatronOptimizer
+from torch import nn
+
+from megatron_mplug2.config.schema import LayoutConfig, RunConfig
+from megatron_mplug2.models.context import ModelContext, dtype_of
+from megatron_mplug2.models.flops import chain_costs
+from megatron_mplug2.models.initialise import initialise
+from megatron_mplug2.models.mplug2 import Stage, chain
+from megatron_mplug2.models.partition import Partition, balanced_starts
+from megatron_mplug2.models.weights import Weight, named_weights
+from megatron_mplug2.objectives.contrastive import clamp_log_temperature_
+from megatron_mplug2.parallel.device import device, megatron_runtime
+from megatron_mplug2.parallel.dropout import KeyedDropout
+from megatron_mplug2.parallel.topology import Topology, make_topology
+from megatron_mplug2.training.optimizer import LOG_TEMPERATURE, LearningRate, make_optimizer
+from megatron_mplug2.training.pipeline_stage import PipelineStage
+from megatron_mplug2.training.ties import TiedCopy, reduce_ties, tied_copies
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    config: RunConfig
+    partition: Partition
+    topology: Topology
+    stage: Stage
+    pipeline_stage: PipelineStage
+    ddp: DistributedDataParallel
+    """`pipeline_stage` in Megatron-Core's data parallelism."""
+    optimizer: MegatronOptimizer
+    learning_rate: LearningRate
+    weights: list[Weight]
+
+    @property
+    def log_temperature(self) -> nn.Parameter | None:
+        """The contrastive head's, on the stage that has it."""
+        return next((weight.param for weight in self.weights if weight.name == LOG_TEMPERATURE), None)
+
+    def update(self, step: int) -> tuple[float, float]:
+        """One optimizer step from the gradients that the schedule has left. Returns the gradient norm before clipping and the rate."""
+        rate = self.learning_rate.set(step)
+        with megatron_runtime():
+            _, norm, _ = self.optimizer.step()
+        if self.log_temperature is not None:
+            clamp_log_temperature_(self.log_temperature, self.config.objectives.vlc)
+        return float(norm), rate
+
+
+def make_partition(config: RunConfig) -> Partition:
+    """The chain cut where `layout.stage_starts` says, else so that the dearest stage is cheapest."""
+    starts = config.layout.stage_starts
+    cuts = (0, *starts) if starts is not None else balanced_starts(chain_costs(config), config.layout.pipeline)
+    return Partition(chain(config.model), cuts)
+
+
+def make_engine(config: RunConfig) -> Engine:
+    """Makes every group, this rank's stage with its initial weights, and its optimizer. Collective over the world."""
+    partition = make_partition(config)
+    topology = make_topology(config.layout, partition.roles)
+    context = ModelContext(
+        config=config.model,
+        topology=topology,
+        dropout=KeyedDropout(config.training.seed, topology),
+        precision=config.training.precision,
+    )
+    stage = make_stage(config, partition, context)
+    weights = named_weights(stage, topology)
+    copies = tied_copies(stage, topology)
+    core = replace(context.text)
+    pipeline_stage = PipelineStage(stage, partition, config.model, core, topology)
+    with megatron_runtime():
+        ddp = DistributedDataParallel(core, _ddp_config(config.layout), pipeline_stage, pg_collection=topology.groups)
+    core.no_sync_func = ddp.no_sync
+    core.finalize_model_grads_func = _Finalize(topology, copies)
+    optimizer = make_optimizer(config, ddp, weights, topology)
+    return Engine(
+        config=config,
+        partition=partition,
+        topology=topology,
+        stage=stage,
+        pipeline_stage=pipeline_stage,
+        ddp=ddp,
+        optimizer=optimizer,
+        learning_rate=LearningRate(config, optimizer),
+        weights=weights,
+    )
+
+
+def make_stage(config: RunConfig, partition: Partition, context: ModelContext) -> Stage:
+    """This rank's stage with its initial weights, in the config's precision, on this rank's device."""
+    topology = context.topology
+    stage = Stage(partition.stage_units(topology.pipeline_rank), context, config.training.recompute)
+    weights = named_weights(stage, topology)
+    initialise(weights, config.model, config.objectives.vlc.temperature, config.training.seed, topology)
+    for weight in weights:
+        dtype = torch.float32 if weight.name == LOG_TEMPERATURE else dtype_of(config.training.precision)
+        weight.param.data = weight.param.data.to(device(), dtype)
+    return stage
+
+
+def _ddp_config(layout: LayoutConfig) -> DistributedDataParallelConfig:
+    return DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        overlap_grad_reduce=layout.overlap_grad_reduce,
+        overlap_param_gather=layout.overlap_param_gather,
+        use_distributed_optimizer=layout.zero1,
+    )
+
+
+class _Finalize:
+    """What the schedule calls after the last backward: the reductions of gradients over data-parallel, tensor-parallel and tied ranks."""
+
+    def __init__(self, topology: Topology, copies: Sequence[TiedCopy]) -> None:
+        self._groups, self._copies = topology.groups, copies
+
+    def __call__(self, model: list[DistributedDataParallel], *_: object, **__: object) -> None:
+        """The schedule's token count is left out: every loss was divided by its own global count already."""
+        _report_unused(model[0])
+        finalize_model_grads(model, None, self._groups)
+        reduce_ties(self._copies)
+
+
+def _report_unused(ddp: DistributedDataParallel) -> None:
+    """Tells overlapped reductions of parameters that this step's task doesn't use: their gradient is zero, and ready.
+
+    Megatron-Core starts a bucket's reduction when all of its gradients are there, and would wait for these for ever.
+    """
+    if not ddp.ddp_config.overlap_grad_reduce:
+        return
+    for group in ddp.bucket_groups:
+        for param in (param for bucket in group.buckets for param in bucket.params_list):
+            if param not in group.per_param_grad_ready_counts:
+                group.register_grad_ready(param)

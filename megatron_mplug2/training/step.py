@@ -1,0 +1,143 @@
+"""One step: from a rank's microbatches to updated weights and the figures of the step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.distributed as dist
+
+from megatron_mplug2.config.schema import PhaseConfig, Task
+from megatron_mplug2.data.batch import Batch, PairBatch
+from megatron_mplug2.models.microbatch import ContrastShare, Microbatch
+from megatron_mplug2.models.shapes import batch_shape
+from megatron_mplug2.objectives.counts import local_counts
+from megatron_mplug2.objectives.result import Objective
+from megatron_mplug2.parallel.device import device
+from megatron_mplug2.training import contrast
+from megatron_mplug2.training.engine import Engine
+from megatron_mplug2.training.passes import run_features, run_microbatches
+
+_OBJECTIVES = tuple(Objective)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepWork:
+    """What a step is about, on this rank."""
+
+    step: int
+    task: Task
+    phase: PhaseConfig
+    batches: Sequence[Batch]
+    """This rank's microbatches in order; microbatch m is number m * data-parallel size + data-parallel rank of the global batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    losses: dict[Objective, float]
+    """Unweighted means over the global batch."""
+    temperature: float
+    grad_norm: float
+    """Before clipping; 0 in a validation."""
+    rate: float
+
+
+def train_step(engine: Engine, work: StepWork) -> StepResult:
+    """Forward, backward and update. Collective over the world."""
+    engine.stage.train()
+    engine.ddp.zero_grad_buffer()
+    engine.optimizer.zero_grad()
+    micros = _run_passes(engine, work, forward_only=False)
+    losses, temperature = _reduced_values(engine, micros)
+    norm, rate = engine.update(work.step)
+    return StepResult(losses=losses, temperature=temperature, grad_norm=norm, rate=rate)
+
+
+def validation_step(engine: Engine, work: StepWork) -> StepResult:
+    """The losses of a step without dropout, gradients and update. Collective over the world."""
+    engine.stage.eval()
+    micros = _run_passes(engine, work, forward_only=True)
+    losses, temperature = _reduced_values(engine, micros)
+    return StepResult(losses=losses, temperature=temperature, grad_norm=0.0, rate=0.0)
+
+
+def make_microbatches(engine: Engine, work: StepWork) -> list[Microbatch]:
+    """The rank's microbatches with the step's true global counts, by an all-reduce over data-parallel ranks."""
+    config, topology = engine.config, engine.topology
+    counts = _global_counts(engine, work.batches)
+    return [
+        Microbatch(
+            batch=batch,
+            step=work.step,
+            index=number * topology.data_size + topology.data_rank,
+            objectives=config.objectives,
+            counts=counts,
+            sequence=engine.pipeline_stage.sequence,
+            shape=batch_shape(
+                config, work.task, samples=len(batch.sample_ids), frames=work.phase.frames, resolution=work.phase.resolution
+            ),
+        )
+        for number, batch in enumerate(work.batches)
+    ]
+
+
+def _run_passes(engine: Engine, work: StepWork, *, forward_only: bool) -> list[Microbatch]:
+    micros = make_microbatches(engine, work)
+    if work.task is not Task.TEXT:
+        if len(micros) == 1 and engine.topology.pipeline_size == 1:
+            micros[0].solver = _inline_solver(engine, work, micros[0])
+        else:
+            for micro, share in zip(micros, _first_pass(engine, work, micros), strict=True):
+                micro.contrast = share
+    run_microbatches(engine, micros, forward_only=forward_only)
+    return micros
+
+
+def _inline_solver(engine: Engine, work: StepWork, micro: Microbatch):  # type: ignore[no-untyped-def]
+    """One microbatch on one stage has all of the rank's features in its only forward pass: no first pass is needed."""
+
+    def solve(vision: torch.Tensor, text: torch.Tensor, log_temperature: torch.Tensor) -> ContrastShare:
+        features = contrast.RankFeatures(vision[None], text[None], log_temperature)
+        shares = contrast.solve(engine.config, engine.topology, work.step, [micro.pair], [micro.index], features)
+        return contrast.share_negatives(shares, 1, micro.samples, 0, engine.topology)[0]
+
+    return solve
+
+
+def _first_pass(engine: Engine, work: StepWork, micros: Sequence[Microbatch]) -> list[ContrastShare]:
+    owner, topology = engine.partition.roles.features, engine.topology
+    shares = None
+    if topology.pipeline_rank <= owner:
+        features = run_features(engine, [replace(micro, features_only=True) for micro in micros])
+        if topology.pipeline_rank == owner:
+            assert engine.log_temperature is not None
+            vision, text = torch.stack(features).unbind(1)
+            rank_features = contrast.RankFeatures(vision, text, engine.log_temperature.detach())
+            pairs = [batch for batch in work.batches if isinstance(batch, PairBatch)]
+            shares = contrast.solve(engine.config, topology, work.step, pairs, [micro.index for micro in micros], rank_features)
+    return contrast.share_negatives(shares, len(micros), micros[0].samples, owner, topology)
+
+
+def _global_counts(engine: Engine, batches: Sequence[Batch]) -> dict[Objective, float]:
+    counts = torch.zeros(len(_OBJECTIVES), dtype=torch.float64, device=device())
+    for batch in batches:
+        for objective, count in local_counts(batch, engine.config.objectives).items():
+            counts[_OBJECTIVES.index(objective)] += count
+    dist.all_reduce(counts, group=engine.topology.data_group)
+    return dict(zip(_OBJECTIVES, counts.tolist(), strict=True))
+
+
+def _reduced_values(engine: Engine, micros: Sequence[Microbatch]) -> tuple[dict[Objective, float], float]:
+    """Each objective's value summed over microbatches and data-parallel ranks, from the stage that has it; and the temperature."""
+    values = torch.zeros(len(_OBJECTIVES) + 1, dtype=torch.float32, device=device())
+    for micro in micros:
+        for objective, value in micro.values.items():
+            values[_OBJECTIVES.index(objective)] += value.float()
+    dist.all_reduce(values, group=engine.topology.data_group)
+    if engine.log_temperature is not None:
+        values[-1] = engine.log_temperature.detach().exp()
+    if engine.topology.pipeline_size > 1:
+        dist.all_reduce(values, group=engine.topology.groups.pp)
+    *losses, temperature = values.tolist()
+    task = micros[0].task
+    objectives = (Objective.MLM, Objective.LM) if task is Task.TEXT else (Objective.VLC, Objective.VLM, Objective.LM)
+    return {objective: losses[_OBJECTIVES.index(objective)] for objective in objectives}, temperature
