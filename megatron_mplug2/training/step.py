@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from megatron_mplug2.config.schema import PhaseConfig, Task
 from megatron_mplug2.data.batch import Batch, PairBatch
-from megatron_mplug2.models.microbatch import ContrastShare, Microbatch
+from megatron_mplug2.models.microbatch import ContrastShare, ContrastSolver, Microbatch
 from megatron_mplug2.models.shapes import batch_shape
 from megatron_mplug2.objectives.counts import local_counts
 from megatron_mplug2.objectives.result import Objective
@@ -32,32 +32,40 @@ class StepWork:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepResult:
+class StepLosses:
     losses: dict[Objective, float]
     """Unweighted means over the global batch."""
     temperature: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    values: StepLosses
     grad_norm: float
-    """Before clipping; 0 in a validation."""
+    """Before clipping."""
     rate: float
+    """Learning rate of the groups without a scale."""
 
 
 def train_step(engine: Engine, work: StepWork) -> StepResult:
     """Forward, backward and update. Collective over the world."""
+    values = backward(engine, work)
+    norm, rate = engine.update(work.step)
+    return StepResult(values=values, grad_norm=norm, rate=rate)
+
+
+def backward(engine: Engine, work: StepWork) -> StepLosses:
+    """Leaves the step's gradients, summed over microbatches and data-parallel ranks, in the parameters' `main_grad`."""
     engine.stage.train()
     engine.ddp.zero_grad_buffer()
     engine.optimizer.zero_grad()
-    micros = _run_passes(engine, work, forward_only=False)
-    losses, temperature = _reduced_values(engine, micros)
-    norm, rate = engine.update(work.step)
-    return StepResult(losses=losses, temperature=temperature, grad_norm=norm, rate=rate)
+    return _reduced_values(engine, _run_passes(engine, work, forward_only=False))
 
 
-def validation_step(engine: Engine, work: StepWork) -> StepResult:
+def validation_step(engine: Engine, work: StepWork) -> StepLosses:
     """The losses of a step without dropout, gradients and update. Collective over the world."""
     engine.stage.eval()
-    micros = _run_passes(engine, work, forward_only=True)
-    losses, temperature = _reduced_values(engine, micros)
-    return StepResult(losses=losses, temperature=temperature, grad_norm=0.0, rate=0.0)
+    return _reduced_values(engine, _run_passes(engine, work, forward_only=True))
 
 
 def make_microbatches(engine: Engine, work: StepWork) -> list[Microbatch]:
@@ -92,7 +100,7 @@ def _run_passes(engine: Engine, work: StepWork, *, forward_only: bool) -> list[M
     return micros
 
 
-def _inline_solver(engine: Engine, work: StepWork, micro: Microbatch):  # type: ignore[no-untyped-def]
+def _inline_solver(engine: Engine, work: StepWork, micro: Microbatch) -> ContrastSolver:
     """One microbatch on one stage has all of the rank's features in its only forward pass: no first pass is needed."""
 
     def solve(vision: torch.Tensor, text: torch.Tensor, log_temperature: torch.Tensor) -> ContrastShare:
@@ -126,7 +134,7 @@ def _global_counts(engine: Engine, batches: Sequence[Batch]) -> dict[Objective, 
     return dict(zip(_OBJECTIVES, counts.tolist(), strict=True))
 
 
-def _reduced_values(engine: Engine, micros: Sequence[Microbatch]) -> tuple[dict[Objective, float], float]:
+def _reduced_values(engine: Engine, micros: Sequence[Microbatch]) -> StepLosses:
     """Each objective's value summed over microbatches and data-parallel ranks, from the stage that has it; and the temperature."""
     values = torch.zeros(len(_OBJECTIVES) + 1, dtype=torch.float32, device=device())
     for micro in micros:
@@ -140,4 +148,5 @@ def _reduced_values(engine: Engine, micros: Sequence[Microbatch]) -> tuple[dict[
     *losses, temperature = values.tolist()
     task = micros[0].task
     objectives = (Objective.MLM, Objective.LM) if task is Task.TEXT else (Objective.VLC, Objective.VLM, Objective.LM)
-    return {objective: losses[_OBJECTIVES.index(objective)] for objective in objectives}, temperature
+    means = {objective: losses[_OBJECTIVES.index(objective)] for objective in objectives}
+    return StepLosses(losses=means, temperature=temperature)

@@ -82,7 +82,7 @@ class Toy:
             overlap_grad_reduce=overlap,
         )
         config.bucket_size = 100  # elements: several buckets, and parameters that cross the ranks' ranges
-        with device.megatron_runtime():
+        with device.megatron_runtime(), torch.enable_grad():  # its hooks hang on the graph
             return DistributedDataParallel(self.core, config, self.module, pg_collection=self.topology.groups)
 
     @cached_property
@@ -103,11 +103,10 @@ class Toy:
         with device.megatron_runtime():
             return get_megatron_optimizer(config, chunks, groups, use_gloo_process_groups=False, pg_collection=self.topology.groups)
 
+    @torch.no_grad()
     def train(self, first: int, count: int) -> list[float]:
         """Goes `count` steps from step `first`, and returns the loss before each."""
-        optimizer = self.optimizer  # made with gradients on, which DistributedDataParallel needs
-        with torch.no_grad():
-            return [self._step(step, optimizer) for step in range(first, first + count)]
+        return [self._step(step) for step in range(first, first + count)]
 
     @torch.no_grad()
     def canonical(self) -> dict[str, torch.Tensor]:
@@ -130,19 +129,19 @@ class Toy:
             for piece in pieces_to_save(self.weights, self.optimizer, self.topology)
         ]
 
-    def _step(self, step: int, optimizer: MegatronOptimizer) -> float:
+    def _step(self, step: int) -> float:
         self.ddp.zero_grad_buffer()
-        optimizer.zero_grad()
+        self.optimizer.zero_grad()
         loss = self._loss(step)
         for weight in self.weights:
             if weight.name not in (UNTOUCHED, FROZEN):
                 own = weight.shard_of(full_value(weight, f"gradient {step}"), self.topology)
                 weight.param.main_grad.copy_(own + 0.1 * weight.param)  # type: ignore[attr-defined]
-        for group in optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group.update(lr=group["max_lr"] / (1 + step), weight_decay=WEIGHT_DECAY * group["wd_mult"])
         with device.megatron_runtime():
             self._reduce()
-            optimizer.step()
+            self.optimizer.step()
         return loss
 
     def _loss(self, step: int) -> float:

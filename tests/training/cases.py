@@ -1,5 +1,6 @@
 """A small model with every module, ragged batches, and conditions under which an equality test cannot pass by luck."""
 
+import zlib
 from pathlib import Path
 
 import torch
@@ -23,9 +24,12 @@ from megatron_mplug2.config.schema import (
     VLMConfig,
 )
 from megatron_mplug2.data.batch import IGNORED, Batch, PairBatch, TextBatch
+from megatron_mplug2.models.weights import Weight
+from megatron_mplug2.parallel.topology import Topology
+from megatron_mplug2.training.optimizer import LOG_TEMPERATURE
 from megatron_mplug2.training.step import StepWork
 
-GLOBAL_BATCH = 8
+GLOBAL_BATCH = 16
 GROUP = 2
 INSTRUCTIONS = 2
 VOCAB = 59
@@ -72,6 +76,15 @@ def work(config: RunConfig, step: int, task: Task, data_rank: int, data_size: in
     return StepWork(step=step, task=task, phase=PHASE, batches=batches)
 
 
+def randomise(weights: list[Weight], topology: Topology) -> None:
+    """Noise on every weight, drawn by its name: none stays zero (up-projections, biases) or one (norms)."""
+    for weight in weights:
+        if weight.name != LOG_TEMPERATURE:
+            generator = torch.Generator().manual_seed(zlib.crc32(weight.name.encode()))
+            full = torch.randn(weight.full_size, generator=generator) * 0.1 + ("norm.weight" in weight.name)
+            weight.load_full(full, topology)
+
+
 def rows(batch: Batch, start: int, stop: int) -> Batch:
     """Samples start..stop of a batch."""
     if isinstance(batch, TextBatch):
@@ -98,12 +111,12 @@ def ragged(generator: torch.Generator, count: int, length: int, shortest: int = 
 
 
 def text_batch(step: int) -> TextBatch:
-    """Unequal numbers of masked tokens; none at all in the first two samples, which are a microbatch and a rank in some layouts."""
+    """Unequal numbers of masked tokens; in even steps none in the first half (all of data rank 0's, or whole microbatches)."""
     generator = torch.Generator().manual_seed(1000 + step)
     documents = ragged(generator, GLOBAL_BATCH, 9, shortest=3)
     chosen = (torch.rand(documents.shape, generator=generator) < 0.3) & (documents != 0)
-    chosen[:2] = False
-    chosen[4:, 1] = True
+    chosen[: GLOBAL_BATCH // 2 if step % 2 == 0 else 2] = False
+    chosen[GLOBAL_BATCH // 2 :, 1] = True
     return TextBatch(
         masked=documents.masked_fill(chosen, 4),
         labels=torch.where(chosen, documents, IGNORED),
@@ -119,7 +132,7 @@ def pair_batch(step: int, task: Task) -> PairBatch:
     frames = PHASE.frames if task is Task.VIDEO_TEXT else 1
     media_ids, meaning_ids = torch.arange(GLOBAL_BATCH), torch.arange(100, 100 + GLOBAL_BATCH)
     media_ids[5] = media_ids[0]
-    meaning_ids[6] = meaning_ids[3]
+    meaning_ids[14] = meaning_ids[3]
     meaning_ids[1 + 2 * (step % 2)] = meaning_ids[2 * (step % 2)]
     return PairBatch(
         task=task,

@@ -1,0 +1,147 @@
+"""One sample of a stream, from its bytes to token rows and pixels; every choice is drawn by the sample's key."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from megatron_mplug2.config.schema import DataConfig, ObjectivesConfig, RunConfig, Task
+from megatron_mplug2.data.decode import FULL_VIEW, BadMedia, View, decode_image, decode_video
+from megatron_mplug2.data.draws import Purpose, SampleDraws
+from megatron_mplug2.data.manifest import Entry, Manifest, Record, content_id
+from megatron_mplug2.data.masking import Masked, mask_tokens
+from megatron_mplug2.data.quarantine import BadSample, retried
+from megatron_mplug2.data.tokenizer import Tokenizer
+
+_SPLIT_FROM, _SPLIT_TO = 0.3, 0.7
+"""Shares of a document between which its prefix ends."""
+
+
+class Augmentation(StrEnum):
+    DRAWN = "drawn"
+    """Crop, flip and frames by keyed draws: training."""
+    NONE = "none"
+    """Full view and middle frames: validation and test."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """What becomes of a sample's media."""
+
+    frames: int
+    """Of a clip; pictures have one."""
+    resolution: int
+    augmentation: Augmentation
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSample:
+    """Token rows are int64, see TextBatch."""
+
+    index: int
+    document: Masked
+    prefix: NDArray[np.int64]
+    target: NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSample:
+    """Token rows are int64, see PairBatch."""
+
+    index: int
+    media: torch.Tensor | None
+    caption: NDArray[np.int64]
+    instructions: NDArray[np.int64]
+    """[k, text_length]"""
+    targets: NDArray[np.int64]
+    """[k, target_length]"""
+    media_id: int
+    meaning_id: int
+
+
+def read_record(manifest: Manifest, index: int) -> Record:
+    """Raises BadSample where the record is damaged, OSError where it cannot be read."""
+    try:
+        return retried(lambda: manifest.record(index))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadSample(f"damaged record: {type(error).__name__}: {error}") from None
+
+
+def read_media(manifest: Manifest, entry: Entry, index: int, task: Task, picture: Picture, draws: SampleDraws, data: DataConfig) -> torch.Tensor:
+    """[3, T, R, R] float32. Raises BadSample for bad media, OSError where the bytes cannot be read or are not those of the index."""
+    content = retried(lambda: manifest.media(index))
+    if content_id("media", content) != entry.media_id:
+        raise OSError(f"the bytes of {entry.key} are not those that were sharded")
+    view, shares = FULL_VIEW, None
+    if picture.augmentation is Augmentation.DRAWN:
+        view, shares = draw_view(draws, data), draws.uniforms(picture.frames, Purpose.FRAMES).tolist()
+    try:
+        if task is Task.VIDEO_TEXT:
+            return decode_video(content, picture.frames, picture.resolution, view, shares)
+        return decode_image(content, picture.resolution, view)
+    except BadMedia as error:
+        raise BadSample(str(error)) from None
+
+
+def draw_view(draws: SampleDraws, data: DataConfig) -> View:
+    """A crop of an area uniform in `data.crop_scale` at a uniform place."""
+    area, x, y, flip = draws.uniforms(4, Purpose.VIEW).tolist()
+    smallest, largest = data.crop_scale
+    return View(area=smallest + (largest - smallest) * area, x=x, y=y, flip=data.flip and flip < 0.5)
+
+
+class SampleReader:
+    """Reads samples in the form that training takes."""
+
+    def __init__(self, config: RunConfig, tokenizer: Tokenizer) -> None:
+        self._data: DataConfig = config.data
+        self._objectives: ObjectivesConfig = config.objectives
+        self._tokenizer = tokenizer
+
+    def text(self, manifest: Manifest, draws: SampleDraws) -> TextSample:
+        """A document, or of a long one a drawn stretch. Raises BadSample, OSError."""
+        length, tokenizer = self._data.document_length, self._tokenizer
+        pieces = tokenizer.pieces(read_record(manifest, draws.index).text)
+        if not pieces:
+            raise BadSample("no text")
+        start = draws.one_of(max(len(pieces) - (length - 1), 0) + 1, Purpose.WINDOW)
+        pieces = pieces[start : start + length - 1]
+        share = _SPLIT_FROM + (_SPLIT_TO - _SPLIT_FROM) * draws.uniforms(1, Purpose.SPLIT)[0]
+        cut = min(max(round(share * len(pieces)), 1), len(pieces) - 1)
+        return TextSample(
+            index=draws.index,
+            document=mask_tokens(tokenizer.frame(pieces, length), self._objectives.mlm, tokenizer, draws),
+            prefix=tokenizer.frame(pieces[:cut], length),
+            target=tokenizer.frame_target(pieces[cut:], self._data.target_length),
+        )
+
+    def pair(self, manifest: Manifest, task: Task, picture: Picture | None, draws: SampleDraws) -> PairSample:
+        """A picture or clip with its texts; without media where `picture` is None. Raises BadSample, OSError."""
+        entry, record = manifest.entry(draws.index), read_record(manifest, draws.index)
+        captions = [caption for caption in record.captions if caption.strip()]
+        if not captions:
+            raise BadSample("no caption")
+        media = read_media(manifest, entry, draws.index, task, picture, draws, self._data) if picture else None
+        asked = self._asked(task, record, captions, draws)
+        return PairSample(
+            index=draws.index,
+            media=media,
+            caption=self._tokenizer.encode(captions[draws.one_of(len(captions), Purpose.CAPTION)], self._data.text_length),
+            instructions=np.stack([self._tokenizer.encode(instruction, self._data.text_length) for instruction, _ in asked]),
+            targets=np.stack([self._tokenizer.target(answer, self._data.target_length) for _, answer in asked]),
+            media_id=entry.media_id,
+            meaning_id=entry.meaning_id,
+        )
+
+    def _asked(self, task: Task, record: Record, captions: list[str], draws: SampleDraws) -> list[tuple[str, str]]:
+        """k instructions and answers: a caption, then questions, then other captions where there are too few questions."""
+        lm = self._objectives.lm
+        instruction = lm.video_instruction if task is Task.VIDEO_TEXT else lm.image_instruction
+        asked = [question for question in record.questions if question.question.strip() and question.answer.strip()]
+        order = draws.order(len(asked), Purpose.QUESTIONS)[: lm.instructions - 1]
+        wanted = lm.instructions - len(order)
+        told = draws.order(len(captions), Purpose.TARGET_CAPTION)
+        texts = [(instruction, captions[told[place % len(told)]]) for place in range(wanted)]
+        return [texts[0], *((asked[place].question, asked[place].answer) for place in order), *texts[1:]]

@@ -1,0 +1,126 @@
+"""What a run of a few steps leaves behind to be compared: losses, norms, full gradients and weights, and the negatives drawn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+
+from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.models.weights import Weight
+from megatron_mplug2.training import step as step_module
+from megatron_mplug2.training.engine import Engine, make_engine
+from tests.training import cases
+
+
+@dataclass
+class StepRecord:
+    losses: dict[str, float]
+    grad_norm: float
+    gradients: dict[str, torch.Tensor]
+    weights: dict[str, torch.Tensor]
+    negatives: torch.Tensor | None
+    """[2, samples], rows within the microbatch."""
+
+
+@dataclass
+class Record:
+    """Of a single process, or of one rank (its own shards)."""
+
+    steps: list[StepRecord] = field(default_factory=list)
+    coordinates: tuple[int, int, int] = (0, 0, 0)
+    """Tensor, data and pipeline rank."""
+    splits: dict[str, int | None] = field(default_factory=dict)
+    """Name -> dimension that is split over tensor-parallel ranks."""
+    sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def run(config: RunConfig, tasks: Sequence[Task]) -> Record:
+    """Trains a step for each task on this rank of the layout."""
+    engine = make_engine(config)
+    cases.randomise(engine.weights, engine.topology)
+    topology = engine.topology
+    record = Record(
+        coordinates=(topology.tensor_rank, topology.data_rank, topology.pipeline_rank),
+        splits={weight.name: weight.partition_dim for weight in engine.weights},
+        sizes={weight.name: weight.full_size for weight in engine.weights},
+    )
+    drawn: list[torch.Tensor] = []
+    _record_negatives(drawn)
+    for number, task in enumerate(tasks):
+        drawn.clear()
+        values = step_module.backward(engine, cases.work(config, number, task, topology.data_rank, topology.data_size))
+        gradients = _gradients(engine)
+        norm, _ = engine.update(number)
+        _finish_gathering(engine)
+        record.steps.append(
+            StepRecord(
+                losses={objective.value: loss for objective, loss in values.losses.items()},
+                grad_norm=norm,
+                gradients=gradients,
+                weights={_key(weight): weight.param.detach().clone() for weight in engine.weights},
+                negatives=torch.stack(drawn) if drawn else None,
+            )
+        )
+    return record
+
+
+def _key(weight: Weight) -> str:
+    return weight.name if weight.saves else f"{weight.name} (copy)"
+
+
+def _record_negatives(drawn: list[torch.Tensor]) -> None:
+    """Listens to what every rank is told about negatives, in order of microbatches."""
+    share_negatives = step_module.contrast.share_negatives
+
+    def listening(*arguments):  # type: ignore[no-untyped-def]
+        shares = share_negatives(*arguments)
+        drawn.extend(torch.stack([share.image_for_text, share.text_for_image]) for share in shares)
+        return shares
+
+    step_module.contrast.share_negatives = listening
+
+
+def _gradients(engine: Engine) -> dict[str, torch.Tensor]:
+    """Each parameter's reduced gradient; with ZeRO-1 the data-parallel ranks' shards are put together."""
+    if engine.config.layout.zero1:
+        group = engine.topology.data_group
+        for bucket_group in engine.ddp.bucket_groups:
+            for bucket in bucket_group.buckets:
+                shard = bucket.grad_data.chunk(group.size())[group.rank()].clone()
+                whole = torch.empty_like(bucket.grad_data)
+                dist.all_gather_into_tensor(whole, shard, group=group)
+                bucket.grad_data.copy_(whole)
+    return {_key(weight): weight.param.main_grad.clone() for weight in engine.weights}
+
+
+def _finish_gathering(engine: Engine) -> None:
+    """With overlap the updated weights are gathered in the next forward; here they are looked at before."""
+    if engine.config.layout.overlap_param_gather:
+        engine.ddp.start_param_sync(force_sync=True)
+
+
+def merge(records: Sequence[Record], step: int, kind: str) -> dict[str, torch.Tensor]:
+    """Full tensors by name from all ranks' shards of "gradients" or "weights"; every copy must be equal bit for bit."""
+    full: dict[str, torch.Tensor] = {}
+    shards: dict[tuple[str, int], torch.Tensor] = {}
+    for record in records:
+        for key, tensor in getattr(record.steps[step], kind).items():
+            name = key.removesuffix(" (copy)")
+            place = (name, record.coordinates[0])
+            assert place not in shards or torch.equal(shards[place], tensor), f"{kind} of {key} differ between ranks at step {step}"
+            shards[place] = tensor
+    splits = {name: dim for record in records for name, dim in record.splits.items()}
+    sizes = {name: size for record in records for name, size in record.sizes.items()}
+    tensor_size = 1 + max(record.coordinates[0] for record in records)
+    for name, dim in splits.items():
+        parts = [shards[name, rank] for rank in range(tensor_size)]
+        if dim is None:
+            assert all(torch.equal(part, parts[0]) for part in parts), f"{kind} of {name} differ between tensor-parallel ranks at step {step}"
+            full[name] = parts[0]
+        else:
+            whole = torch.cat(parts, dim)
+            full[name] = whole.narrow(dim, 0, sizes[name][dim])
+            padding = whole.narrow(dim, sizes[name][dim], whole.shape[dim] - sizes[name][dim])
+            assert not padding.any(), f"{kind} of the padding of {name} are not zero"
+    return full

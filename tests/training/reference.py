@@ -1,0 +1,138 @@
+"""The plain reference: one process, one batch, the whole similarity matrix, one backward by autograd, torch's AdamW and clipping.
+
+It shares the modules with what it checks (their own tests hold them to the released model), and nothing of the training room.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from megatron_mplug2.config.schema import LayoutConfig, RunConfig, Task
+from megatron_mplug2.models.context import ModelContext
+from megatron_mplug2.models.initialise import initialise
+from megatron_mplug2.models.microbatch import ContrastShare, Microbatch
+from megatron_mplug2.models.mplug2 import Stage, chain
+from megatron_mplug2.models.shapes import batch_shape
+from megatron_mplug2.models.weights import Weight, named_weights
+from megatron_mplug2.objectives.counts import local_counts
+from megatron_mplug2.objectives.ids import equal_ids, pair_ids
+from megatron_mplug2.objectives.negatives import draw_negatives
+from megatron_mplug2.parallel.dropout import KeyedDropout
+from megatron_mplug2.parallel.topology import StageRoles, make_topology
+from megatron_mplug2.training.optimizer import LOG_TEMPERATURE
+from tests.training import cases
+from tests.training.record import Record, StepRecord
+
+
+def run(config: RunConfig, tasks: Sequence[Task]) -> Record:
+    """Trains a step for each task; on one rank."""
+    topology = make_topology(LayoutConfig(), StageRoles())
+    context = ModelContext(config=config.model, topology=topology, dropout=KeyedDropout(config.training.seed, topology))
+    stage = Stage(chain(config.model), context)
+    weights = named_weights(stage, topology)
+    initialise(weights, config.model, config.objectives.vlc.temperature, config.training.seed, topology)
+    cases.randomise(weights, topology)
+    optimizer = _optimizer(config, weights)
+    record = Record()
+    for step, task in enumerate(tasks):
+        micro = _microbatch(config, context, step, task)
+        optimizer.zero_grad()
+        stage.train()
+        stage({}, micro)
+        torch.stack(micro.losses).sum().backward()
+        for weight in weights:  # a module outside the task has a zero gradient
+            weight.param.grad = torch.zeros_like(weight.param) if weight.param.grad is None else weight.param.grad
+        gradients = {weight.name: _unpadded(weight, weight.param.grad) for weight in weights}
+        norm = torch.nn.utils.clip_grad_norm_([weight.param for weight in weights], config.optimizer.clip_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = rate(config, step) * group["scale"]
+        optimizer.step()
+        log_temperature = next(weight.param for weight in weights if weight.name == LOG_TEMPERATURE)
+        vlc = config.objectives.vlc
+        with torch.no_grad():
+            log_temperature.copy_(log_temperature.exp().clamp(vlc.min_temperature, vlc.max_temperature).log())
+        record.steps.append(
+            StepRecord(
+                losses={objective.value: float(value) for objective, value in micro.values.items()},
+                grad_norm=float(norm),
+                gradients=gradients,
+                weights={weight.name: _unpadded(weight, weight.param.detach()) for weight in weights},
+                negatives=torch.stack([micro.contrast.image_for_text, micro.contrast.text_for_image]) if micro.contrast else None,
+            )
+        )
+    return record
+
+
+def _unpadded(weight: Weight, tensor: torch.Tensor | None) -> torch.Tensor:
+    assert tensor is not None
+    return tensor[tuple(slice(size) for size in weight.full_size)].clone()
+
+
+def rate(config: RunConfig, step: int) -> float:
+    """Linear warm-up, cosine to the minimum, written out."""
+    settings, done = config.optimizer, step + 1
+    if done <= settings.warmup_steps:
+        return settings.lr * done / settings.warmup_steps
+    share = torch.tensor((done - settings.warmup_steps) / (config.steps - settings.warmup_steps), dtype=torch.float64)
+    return float(settings.min_lr + (settings.lr - settings.min_lr) * (1 + torch.cos(share * torch.pi)) / 2)
+
+
+def _optimizer(config: RunConfig, weights: Sequence[Weight]) -> torch.optim.AdamW:
+    settings = config.optimizer
+    groups = []
+    for weight in weights:
+        temporal, vision = ".temporal." in weight.name, weight.name.startswith("vision.")
+        rule = settings.temporal if temporal else settings.vision if vision else settings.rest
+        decay = settings.weight_decay * rule.decay_scale if weight.param.dim() > 1 else 0.0
+        groups.append({"params": [weight.param], "weight_decay": decay, "scale": rule.lr_scale})
+    return torch.optim.AdamW(groups, lr=1.0, betas=(settings.beta1, settings.beta2), eps=settings.eps)
+
+
+def _microbatch(config: RunConfig, context: ModelContext, step: int, task: Task) -> Microbatch:
+    batch = cases.work(config, step, task, 0, 1).batches[0]
+    micro = Microbatch(
+        batch=batch,
+        step=step,
+        index=0,
+        objectives=config.objectives,
+        counts=local_counts(batch, config.objectives),
+        sequence=context.sequence,
+        shape=batch_shape(config, task, samples=cases.GLOBAL_BATCH, frames=cases.PHASE.frames, resolution=cases.PHASE.resolution),
+    )
+
+    def solve(vision: torch.Tensor, text: torch.Tensor, log_temperature: torch.Tensor) -> ContrastShare:
+        with torch.enable_grad():
+            leaves = [tensor.clone().requires_grad_() for tensor in (vision, text, log_temperature)]
+            loss = _whole_matrix_loss(*leaves, pair_ids(micro.pair))
+            gradients = torch.autograd.grad(loss, leaves)
+        drawn = draw_negatives(
+            vision,
+            text,
+            pair_ids(micro.pair),
+            log_temperature,
+            group_size=config.objectives.vlm.group,
+            seed=config.training.seed,
+            step=step,
+            sample_positions=torch.arange(cases.GLOBAL_BATCH),
+        )
+        return ContrastShare(
+            image_for_text=drawn.image_for_text,
+            text_for_image=drawn.text_for_image,
+            vision_features=vision,
+            text_features=text,
+            vision_grad=gradients[0],
+            text_grad=gradients[1],
+            log_temperature_grad=gradients[2],
+            loss=loss.detach(),
+        )
+
+    micro.solver = solve
+    return micro
+
+
+def _whole_matrix_loss(vision: torch.Tensor, text: torch.Tensor, log_temperature: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    similarity = vision @ text.T / log_temperature.exp()
+    targets = equal_ids(ids, ids).float()
+    targets = targets / targets.sum(1, keepdim=True)
+    return (F.cross_entropy(similarity, targets) + F.cross_entropy(similarity.T, targets)) / 2
