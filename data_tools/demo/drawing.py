@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.demo.scene import SIDE, Color, Pose, Shape, Size
+from data_tools.demo.poses import SIDE, Pose
+from data_tools.demo.scene import Color, Shape, Size
 
 Pixels = NDArray[np.uint8]
 """[SIDE, SIDE, 3], RGB."""

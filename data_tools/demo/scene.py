@@ -1,30 +1,8 @@
-"""What the demo corpus is about: one shape, its look, and what happens to it in a clip.
-
-Every motion's reverse is a motion too, and what happens is symmetric in time: the two middle steps of a motion and of its reverse
-look alike, and both show the same four pictures in opposite order. So neither a middle frame nor the frames without their order tell which.
-"""
+"""What the demo corpus is about: one shape, its look, and where it is or what happens to it. See `poses` for how that is shown."""
 
 import itertools
 from dataclasses import dataclass
 from enum import StrEnum
-
-import numpy as np
-
-SIDE = 64
-"""Pixels of a picture's or a frame's side."""
-STEPS = 4
-"""Different pictures in a clip."""
-FRAMES_PER_STEP = 2
-FPS = 8
-GRID = SIDE // 8
-"""Pixels between neighbouring places of a shape's centre."""
-
-_PROGRESS = (-1, 0, 0, 1)
-"""How far a motion has come at each step."""
-_REACH = 2
-"""Grid steps from the middle of a path to its ends."""
-_MIDDLES = (3, 4, 5)
-"""Grid places of the middle of a path, on either axis: nothing leaves the picture, and the middle does not tell the direction."""
 
 
 class Color(StrEnum):
@@ -138,48 +116,3 @@ LOOKS = tuple(Look(color=color, shape=shape, size=size) for color, shape, size i
 PICTURES = tuple(PictureScene(look=look, place=place) for look, place in itertools.product(LOOKS, Place))
 MOTIONS = tuple(MotionScene(look=look, motion=motion) for look, motion in itertools.product(LOOKS, Motion))
 ORDERS = tuple(OrderScene(look=look, second=color) for look, color in itertools.product(LOOKS, Color) if color is not look.color)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pose:
-    """One shape as it is drawn."""
-
-    look: Look
-    x: float
-    """Centre, in pixels from the left edge."""
-    y: float
-    """In pixels from the upper edge."""
-    angle: float
-    """Radians, clockwise as seen."""
-    scale: float = 1.0
-    """Of the radius that the size gives."""
-    opacity: float = 1.0
-
-
-def poses(scene: Scene, rng: np.random.Generator) -> list[Pose]:
-    """The scene's different pictures in order: one of a picture, STEPS of a clip. The generator draws the place and the first angle."""
-    eighth = np.pi / 4
-    angle = float(rng.integers(8)) * eighth
-    column, row = (float(place) * GRID for place in rng.choice(_MIDDLES, 2))
-    look = scene.look
-    match scene:
-        case PictureScene(place=place):
-            row_number, column_number = divmod(list(Place).index(place), 3)
-            return [Pose(look=look, x=(2 + 2 * column_number) * GRID, y=(2 + 2 * row_number) * GRID, angle=angle)]
-        case OrderScene(second=second):
-            then = Look(color=second, shape=look.shape, size=look.size)
-            return [Pose(look=shown, x=column, y=row, angle=angle) for shown in (look, look, then, then)]
-        case MotionScene(motion=Motion.LEFT | Motion.RIGHT | Motion.UP | Motion.DOWN as motion):
-            far = _REACH * GRID
-            dx = {Motion.LEFT: -far, Motion.RIGHT: far}.get(motion, 0)
-            dy = {Motion.UP: -far, Motion.DOWN: far}.get(motion, 0)
-            return [Pose(look=look, x=column + dx * at, y=row + dy * at, angle=angle) for at in _PROGRESS]
-        case MotionScene(motion=Motion.CLOCKWISE | Motion.ANTICLOCKWISE as motion):
-            turn = eighth if motion is Motion.CLOCKWISE else -eighth
-            return [Pose(look=look, x=column, y=row, angle=angle + turn * step) for step in range(STEPS)]
-        case MotionScene(motion=Motion.GROWS | Motion.SHRINKS as motion):
-            gain = 0.5 if motion is Motion.GROWS else -0.5
-            return [Pose(look=look, x=column, y=row, angle=angle, scale=1 + gain * at) for at in _PROGRESS]
-        case MotionScene(motion=motion):
-            gain = 0.5 if motion is Motion.APPEARS else -0.5
-            return [Pose(look=look, x=column, y=row, angle=angle, opacity=0.5 + gain * at) for at in _PROGRESS]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ def pair_batch(task: Task, samples: Sequence[PairSample]) -> PairBatch:
 def split_batch(batch: Batch, parts: int) -> list[Batch]:
     """Equal microbatches in order, as views."""
     tensors = {field.name: value for field in fields(batch) if isinstance(value := getattr(batch, field.name), torch.Tensor)}
-    chunks = {name: tensor.view(parts, -1, *tensor.shape[1:]) for name, tensor in tensors.items()}
+    chunks: dict[str, Any] = {name: tensor.view(parts, -1, *tensor.shape[1:]) for name, tensor in tensors.items()}
     return [replace(batch, **{name: rows[part] for name, rows in chunks.items()}) for part in range(parts)]
 
 

@@ -6,6 +6,7 @@ storage may pass: reading is tried again, then the substitution is recorded, and
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +17,7 @@ from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.draws import Purpose
 from megatron_mplug2.data.ledger import LEDGER
 from megatron_mplug2.data.sampler import Int64s, Order, Permutation
+from megatron_mplug2.data.substitution import Fault
 from megatron_mplug2.errors import UserError
 
 ATTEMPTS = 16
@@ -28,15 +30,23 @@ FEWEST_SEEN = 100
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a sample cannot be used."""
+
+    fault: Fault
+    reason: str
+
+
 class BadSample(Exception):  # noqa: N818 (a sample's property, found while reading it)
     """A sample's texts or media cannot be used. The text is the reason."""
 
 
 def candidates(order: Order, *, seed: int, task: Task, start: int, global_batch: int, position: int) -> Iterator[int]:
-    """Substitutes for a position of the global batch that begins at `start`, best first: none is in the global batch.
+    """Substitutes for a position of the global batch that begins at `start`, best first, ATTEMPTS at most: none is in the global batch.
 
     The positions of a global batch take turns in one keyed permutation of the rest of the manifest, so no two get the same sample before
-    the rest is used up. Raises UserError when none is left, or after ATTEMPTS.
+    the rest is used up.
     """
     batch = np.unique(order.at(np.arange(start, start + global_batch)).indices)
     permutation = Permutation(order.size, Purpose.SUBSTITUTE, seed, task, start)
@@ -44,10 +54,6 @@ def candidates(order: Order, *, seed: int, task: Task, start: int, global_batch:
     turns = chain(range(place, rest, global_batch), range(place % max(rest, 1), rest), range(rest))
     for turn in islice(turns, ATTEMPTS):
         yield _other(permutation, batch, turn, order.size)
-    raise UserError(
-        f"no substitute for a bad sample at position {position} of {task}: {min(ATTEMPTS, rest)} others were tried of {rest} that are not in "
-        f"its global batch; check this stream's corpus and its storage"
-    )
 
 
 def _other(permutation: Permutation, batch: Int64s, turn: int, size: int) -> int:

@@ -69,7 +69,9 @@ def read_record(manifest: Manifest, index: int) -> Record:
         raise BadSample(f"damaged record: {type(error).__name__}: {error}") from None
 
 
-def read_media(manifest: Manifest, entry: Entry, index: int, task: Task, picture: Picture, draws: SampleDraws, data: DataConfig) -> torch.Tensor:
+def read_media(
+    manifest: Manifest, entry: Entry, index: int, task: Task, picture: Picture, draws: SampleDraws, data: DataConfig
+) -> torch.Tensor:
     """[3, T, R, R] float32. Raises BadSample for bad media, OSError where the bytes cannot be read or are not those of the index."""
     content = retried(lambda: manifest.media(index))
     if content_id("media", content) != entry.media_id:

@@ -1,6 +1,6 @@
 """Builds a rank's part of a step, with substitutes for bad samples. This is what worker processes run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain, islice
@@ -11,11 +11,12 @@ from megatron_mplug2.data.batch import Batch
 from megatron_mplug2.data.draws import SampleDraws
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.mixture import PlannedStep
-from megatron_mplug2.data.quarantine import BadSample, candidates
+from megatron_mplug2.data.quarantine import BadSample, Failure, candidates
 from megatron_mplug2.data.sampler import Order, Part
 from megatron_mplug2.data.samples import Augmentation, PairSample, Picture, SampleReader, TextSample
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.substitution import Fault, Substitution, Substitutions
+from megatron_mplug2.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,41 +93,48 @@ class StepReader:
         self, stream: Stream, planned: PlannedStep, position: int, epoch: int, index: int, recorded: Substitution | None
     ) -> tuple[TextSample | PairSample, Substitution | None]:
         """The sample of a position, or the first candidate in its place that is good and not before the recorded one."""
+        training, first = self._training, recorded.attempt if recorded else 0
+        failures = [Failure(fault=recorded.fault, reason=recorded.reason)] if recorded else []
         substitutes = candidates(
             stream.order,
-            seed=self._training.seed,
+            seed=training.seed,
             task=stream.task,
             start=planned.stream_position,
-            global_batch=self._training.global_batch,
+            global_batch=training.global_batch,
             position=position,
         )
-        first = recorded.attempt if recorded else 0
-        reasons: list[tuple[Fault, str]] = [(recorded.fault, recorded.reason)] if recorded else []
-        for attempt, candidate in enumerate(islice(chain([index], substitutes), first, None), start=first):
-            try:
-                sample = self._read(stream, planned, SampleDraws(seed=self._training.seed, task=stream.task, epoch=epoch, index=candidate))
-            except BadSample as error:
-                reasons.append((Fault.CONTENT, str(error)))
-            except OSError as error:
-                reasons.append((Fault.STORAGE, str(error)))
-            else:
-                break
-        if not attempt:
-            return sample, None
-        return sample, Substitution(
-            split=stream.split,
-            task=stream.task,
-            position=position,
-            index=index,
-            key=stream.manifest.entry(index).key,
-            fault=Fault.STORAGE if any(fault is Fault.STORAGE for fault, _ in reasons) else Fault.CONTENT,
-            reason=reasons[0][1],
-            attempt=attempt,
-            substitute=candidate,
+        for attempt, candidate in islice(enumerate(chain([index], substitutes)), first, None):
+            draws = SampleDraws(seed=training.seed, task=stream.task, epoch=epoch, index=candidate)
+            sample = self._read(stream, planned, draws)
+            if not isinstance(sample, Failure):
+                return sample, _substitution(stream, position, index, failures, attempt, candidate) if attempt else None
+            failures.append(sample)
+        raise UserError(
+            f"{stream.manifest.entry(index).key} of data.{stream.split}.{stream.task} is bad ({failures[0].reason}), and so are all "
+            f"{len(failures) - 1} samples tried in its place ({failures[-1].reason}): check the corpus and its storage"
         )
 
-    def _read(self, stream: Stream, planned: PlannedStep, draws: SampleDraws) -> TextSample | PairSample:
-        if stream.task is Task.TEXT:
-            return self._samples.text(stream.manifest, draws)
+    def _read(self, stream: Stream, planned: PlannedStep, draws: SampleDraws) -> TextSample | PairSample | Failure:
         picture = Picture(frames=planned.phase.frames, resolution=planned.phase.resolution, augmentation=self._augmentation)
-        return self._samples.pair(stream.manifest, stream.task, None if self._media is MediaUse.LEAVE else picture, draws)
+        try:
+            if stream.task is Task.TEXT:
+                return self._samples.text(stream.manifest, draws)
+            return self._samples.pair(stream.manifest, stream.task, None if self._media is MediaUse.LEAVE else picture, draws)
+        except BadSample as error:
+            return Failure(fault=Fault.CONTENT, reason=str(error))
+        except OSError as error:
+            return Failure(fault=Fault.STORAGE, reason=str(error))
+
+
+def _substitution(stream: Stream, position: int, index: int, failures: Sequence[Failure], attempt: int, substitute: int) -> Substitution:
+    return Substitution(
+        split=stream.split,
+        task=stream.task,
+        position=position,
+        index=index,
+        key=stream.manifest.entry(index).key,
+        fault=Fault.STORAGE if any(failure.fault is Fault.STORAGE for failure in failures) else Fault.CONTENT,
+        reason=failures[0].reason,
+        attempt=attempt,
+        substitute=substitute,
+    )

@@ -23,7 +23,9 @@ class Tokenizer:
         """`vocab_size`: rows of the model's embedding. Raises UserError for a vocabulary that is missing, damaged or larger."""
         pieces = _read(vocab)
         if len(pieces) > vocab_size:
-            raise UserError(f"{vocab} has {len(pieces)} pieces, model.text.vocab_size={vocab_size} is less: set it to {len(pieces)} or more")
+            raise UserError(
+                f"{vocab} has {len(pieces)} pieces, model.text.vocab_size={vocab_size} is less: set it to {len(pieces)} or more"
+            )
         ids = {piece: id_ for id_, piece in enumerate(pieces)}
         self._wordpiece = tokenizers.Tokenizer(models.WordPiece(vocab=ids, unk_token="[UNK]", max_input_chars_per_word=100))
         self._wordpiece.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -94,7 +96,9 @@ def _read(vocab: Path) -> list[str]:
     seen: set[str] = set()
     for line, piece in enumerate(pieces, start=1):
         if not piece or piece in seen:
-            raise UserError(f"data.vocab={vocab}, line {line}: {'an empty line' if not piece else f'{piece!r} a second time'}: {_WHERE_FROM}")
+            raise UserError(
+                f"data.vocab={vocab}, line {line}: {'an empty line' if not piece else f'{piece!r} a second time'}: {_WHERE_FROM}"
+            )
         seen.add(piece)
     if len(pieces) == len(SPECIALS):
         raise UserError(f"data.vocab={vocab} has nothing but special tokens: {_WHERE_FROM}")

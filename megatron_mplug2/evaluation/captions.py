@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pycocoevalcap.cider.cider import Cider
 
-from megatron_mplug2.evaluation.answers import share, words
+from megatron_mplug2.evaluation.scoring import share, words
 
 NAMED = ("color", "shape", "motion")
 """Attributes that a caption must name; the size is not counted."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from megatron_mplug2.data.manifest import Question
-from megatron_mplug2.evaluation.answers import same, share
+from megatron_mplug2.evaluation.scoring import same, share
 
 MOTION = "motion"
 """The kind of question that is asked of the reversed and the frozen clip too."""

@@ -3,7 +3,7 @@ import torch
 
 from megatron_mplug2.config.schema import LayoutConfig, ObjectivesConfig, Task
 from megatron_mplug2.data.batch import PairBatch
-from megatron_mplug2.evaluation.answers import answer_ids
+from megatron_mplug2.evaluation.speaker import answer_ids
 from megatron_mplug2.evaluation.beam_search import BeamSettings
 from megatron_mplug2.evaluation.inference import Inference
 from megatron_mplug2.models.microbatch import ContrastShare, Microbatch
@@ -29,7 +29,7 @@ def outputs(layout: LayoutConfig, frames: int) -> dict[str, object]:
         "text": inference.text_features(text),
         "match": inference.match_probability(fused),
         "logits": inference.next_logits(ids, memory),
-        "answers": answer_ids(inference, media, texts, rows, SEARCH),
+        "answers": answer_ids(inference, media, rows, texts, SEARCH),
     }
 
 

@@ -1,9 +1,11 @@
-"""The plain reference: one process, one batch, the whole similarity matrix, one backward by autograd, torch's AdamW and clipping.
+"""The plain reference: one process, one graph, the whole similarity matrix, one backward by autograd, torch's AdamW and clipping.
 
 It shares the modules with what it checks (their own tests hold them to the released model), and nothing of the training room.
 """
 
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch.nn import functional as F
@@ -18,6 +20,7 @@ from megatron_mplug2.models.weights import Weight, named_weights
 from megatron_mplug2.objectives.counts import local_counts
 from megatron_mplug2.objectives.ids import equal_ids, pair_ids
 from megatron_mplug2.objectives.negatives import draw_negatives
+from megatron_mplug2.objectives.result import Objective
 from megatron_mplug2.parallel.dropout import KeyedDropout
 from megatron_mplug2.parallel.topology import StageRoles, make_topology
 from megatron_mplug2.training.optimizer import LOG_TEMPERATURE
@@ -36,11 +39,19 @@ def run(config: RunConfig, tasks: Sequence[Task]) -> Record:
     optimizer = _optimizer(config, weights)
     record = Record()
     for step, task in enumerate(tasks):
-        micro = _microbatch(config, context, step, task)
-        optimizer.zero_grad()
         stage.train()
-        stage({}, micro)
-        torch.stack(micro.losses).sum().backward()
+        optimizer.zero_grad()
+        micros = _microbatches(config, context, step, task)
+        for micro in micros:  # all graphs are kept until the one backward
+            stage({}, micro)
+        log_temperature = next(weight.param for weight in weights if weight.name == LOG_TEMPERATURE)
+        losses = {objective.value: float(sum(micro.values[objective] for micro in micros)) for objective in micros[0].values}
+        total = torch.stack([loss for micro in micros for loss in micro.losses]).sum()
+        if task is not Task.TEXT:
+            vlc_loss = _whole_matrix_loss(micros, log_temperature)
+            losses["vlc"] = float(vlc_loss)
+            total = total + config.objectives.vlc.weight * vlc_loss
+        total.backward()
         for weight in weights:  # a module outside the task has a zero gradient
             weight.param.grad = torch.zeros_like(weight.param) if weight.param.grad is None else weight.param.grad
         gradients = {weight.name: _unpadded(weight, weight.param.grad) for weight in weights}
@@ -48,17 +59,16 @@ def run(config: RunConfig, tasks: Sequence[Task]) -> Record:
         for group in optimizer.param_groups:
             group["lr"] = rate(config, step) * group["scale"]
         optimizer.step()
-        log_temperature = next(weight.param for weight in weights if weight.name == LOG_TEMPERATURE)
         vlc = config.objectives.vlc
         with torch.no_grad():
             log_temperature.copy_(log_temperature.exp().clamp(vlc.min_temperature, vlc.max_temperature).log())
         record.steps.append(
             StepRecord(
-                losses={objective.value: float(value) for objective, value in micro.values.items()},
+                losses=losses,
                 grad_norm=float(norm),
                 gradients=gradients,
                 weights={weight.name: _unpadded(weight, weight.param.detach()) for weight in weights},
-                negatives=torch.stack([micro.contrast.image_for_text, micro.contrast.text_for_image]) if micro.contrast else None,
+                negatives=_negatives(micros),
             )
         )
     return record
@@ -89,50 +99,72 @@ def _optimizer(config: RunConfig, weights: Sequence[Weight]) -> torch.optim.Adam
     return torch.optim.AdamW(groups, lr=1.0, betas=(settings.beta1, settings.beta2), eps=settings.eps)
 
 
-def _microbatch(config: RunConfig, context: ModelContext, step: int, task: Task) -> Microbatch:
-    batch = cases.work(config, step, task, 0, 1).batches[0]
-    micro = Microbatch(
-        batch=batch,
-        step=step,
-        index=0,
-        objectives=config.objectives,
-        counts=local_counts(batch, config.objectives),
-        sequence=context.sequence,
-        shape=batch_shape(config, task, samples=cases.GLOBAL_BATCH, frames=cases.PHASE.frames, resolution=cases.PHASE.resolution),
+def _microbatches(config: RunConfig, context: ModelContext, step: int, task: Task) -> list[Microbatch]:
+    batches = cases.work(config, step, task, 0, 1).batches
+    counts: Counter[Objective] = Counter()
+    for batch in batches:
+        counts.update(local_counts(batch, config.objectives))
+    micros = []
+    for index, batch in enumerate(batches):
+        samples = len(batch.sample_ids)
+        micro = Microbatch(
+            batch=batch,
+            step=step,
+            index=index,
+            objectives=config.objectives,
+            counts=dict(counts),
+            sequence=context.sequence,
+            shape=batch_shape(config, task, samples=samples, frames=cases.PHASE.frames, resolution=cases.PHASE.resolution),
+        )
+        micro.solver = partial(_draw_only, config, micro)
+        micros.append(micro)
+    return micros
+
+
+def _draw_only(
+    config: RunConfig, micro: Microbatch, vision: torch.Tensor, text: torch.Tensor, log_temperature: torch.Tensor
+) -> ContrastShare:
+    """Negatives, but no gradient: that comes from the features, which stay in the graph."""
+    samples = micro.samples
+    drawn = draw_negatives(
+        vision,
+        text,
+        pair_ids(micro.pair),
+        log_temperature,
+        group_size=config.objectives.vlm.group,
+        seed=config.training.seed,
+        step=micro.step,
+        sample_positions=torch.arange(micro.index * samples, (micro.index + 1) * samples),
+    )
+    return ContrastShare(
+        image_for_text=drawn.image_for_text,
+        text_for_image=drawn.text_for_image,
+        vision_features=vision,
+        text_features=text,
+        vision_grad=torch.zeros_like(vision),
+        text_grad=torch.zeros_like(text),
+        log_temperature_grad=torch.zeros(()),
+        loss=torch.zeros(()),
     )
 
-    def solve(vision: torch.Tensor, text: torch.Tensor, log_temperature: torch.Tensor) -> ContrastShare:
-        with torch.enable_grad():
-            leaves = [tensor.clone().requires_grad_() for tensor in (vision, text, log_temperature)]
-            loss = _whole_matrix_loss(*leaves, pair_ids(micro.pair))
-            gradients = torch.autograd.grad(loss, leaves)
-        drawn = draw_negatives(
-            vision,
-            text,
-            pair_ids(micro.pair),
-            log_temperature,
-            group_size=config.objectives.vlm.group,
-            seed=config.training.seed,
-            step=step,
-            sample_positions=torch.arange(cases.GLOBAL_BATCH),
-        )
-        return ContrastShare(
-            image_for_text=drawn.image_for_text,
-            text_for_image=drawn.text_for_image,
-            vision_features=vision,
-            text_features=text,
-            vision_grad=gradients[0],
-            text_grad=gradients[1],
-            log_temperature_grad=gradients[2],
-            loss=loss.detach(),
-        )
 
-    micro.solver = solve
-    return micro
-
-
-def _whole_matrix_loss(vision: torch.Tensor, text: torch.Tensor, log_temperature: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+def _whole_matrix_loss(micros: Sequence[Microbatch], log_temperature: torch.Tensor) -> torch.Tensor:
+    """Cross-entropies over the rows and the columns of all samples' similarities, positives by equal ids."""
+    features = [micro.features for micro in micros if micro.features is not None]
+    vision, text = (torch.cat(parts) for parts in zip(*features, strict=True))
+    ids = torch.cat([pair_ids(micro.pair) for micro in micros])
     similarity = vision @ text.T / log_temperature.exp()
     targets = equal_ids(ids, ids).float()
     targets = targets / targets.sum(1, keepdim=True)
     return (F.cross_entropy(similarity, targets) + F.cross_entropy(similarity.T, targets)) / 2
+
+
+def _negatives(micros: Sequence[Microbatch]) -> torch.Tensor | None:
+    """[2, global batch], rows of the global batch; -1 where there is none."""
+    rows = []
+    for micro in micros:
+        if micro.contrast is None:
+            return None
+        drawn = torch.stack([micro.contrast.image_for_text, micro.contrast.text_for_image])
+        rows.append(torch.where(drawn >= 0, drawn + micro.index * micro.samples, -1))
+    return torch.cat(rows, 1)

@@ -1,0 +1,34 @@
+"""COCO captions: ANNOTATION is `captions_train2017.json` or the like, --media the folder of its pictures.
+
+    {"images": [{"id": 7, "file_name": "000000000007.jpg"}, ...], "annotations": [{"image_id": 7, "caption": "..."}, ...]}
+
+An image has several captions. The file is one split's; --split says which. Other fields are passed over.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_tools.sources.base import Sample, read_json, wrong_layout
+from data_tools.splits import Split
+from megatron_mplug2.config.schema import Task
+from megatron_mplug2.data.manifest import Record
+
+
+@dataclass(frozen=True)
+class CocoSource:
+    split: Split
+
+    def samples(self, annotation: Path, media: Path) -> Iterator[Sample]:
+        fields = read_json(annotation)
+        captions: defaultdict[int, list[str]] = defaultdict(list)
+        try:
+            for caption in fields["annotations"]:
+                captions[caption["image_id"]].append(caption["caption"])
+            for image in fields["images"]:
+                record = Record(captions=tuple(captions[image["id"]]), attributes={})
+                file = media / image["file_name"]
+                yield Sample(split=self.split, stream=Task.IMAGE_TEXT, key=file.stem, media=file, record=record)
+        except (KeyError, TypeError) as error:
+            raise wrong_layout(annotation, "coco", error) from None

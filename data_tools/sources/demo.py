@@ -1,0 +1,31 @@
+"""What `mplug2 data demo` writes; see data_tools/demo/make.py. ANNOTATION and --media are its folder."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_tools.sources.base import Sample, read_text, wrong_layout
+from data_tools.splits import Split
+from megatron_mplug2.config.schema import Task
+from megatron_mplug2.data.manifest import Record
+
+
+class DemoSource:
+    def samples(self, annotation: Path, media: Path) -> Iterator[Sample]:
+        for split in Split:
+            path = annotation / f"{split}.jsonl"
+            for line in read_text(path).splitlines():
+                try:
+                    yield _sample(split, json.loads(line), media)
+                except (ValueError, KeyError, TypeError) as error:
+                    raise wrong_layout(path, "demo", error) from None
+            for number, text in enumerate(read_text(annotation / f"{split}.txt").splitlines()):
+                yield Sample(split=split, stream=Task.TEXT, key=f"line{number}", media=None, record=Record(text=text, attributes={}))
+
+
+def _sample(split: Split, fields: dict[str, object], media: Path) -> Sample:
+    file = str(fields["file"])
+    record = Record.from_json(json.dumps({"text": ""} | fields).encode())
+    return Sample(
+        split=split, stream=Task(fields["stream"]), key=Path(file).stem, media=media / file, record=record, meaning=str(fields["meaning"])
+    )

@@ -1,0 +1,167 @@
+"""Batches for evaluation: losses in the form of training, and every sample of a split once for retrieval, captions and questions."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from megatron_mplug2.config.schema import PhaseConfig, RunConfig, Task
+from megatron_mplug2.data.assemble import split_batch
+from megatron_mplug2.data.batch import Batch
+from megatron_mplug2.data.draws import SampleDraws
+from megatron_mplug2.data.ledger import Ledger
+from megatron_mplug2.data.manifest import Manifest
+from megatron_mplug2.data.mixture import PlannedStep
+from megatron_mplug2.data.quarantine import BadSample
+from megatron_mplug2.data.sampler import ManifestOrder
+from megatron_mplug2.data.samples import Augmentation, Picture, read_media, read_record
+from megatron_mplug2.data.settled_steps import Reader, SettledSteps
+from megatron_mplug2.data.split import Split
+from megatron_mplug2.data.step_reader import Stream
+from megatron_mplug2.data.streams import open_stream
+from megatron_mplug2.data.substitution import Agree
+from megatron_mplug2.data.tokenizer import Tokenizer
+from megatron_mplug2.data.workers import Workers
+from megatron_mplug2.errors import UserError
+
+
+def last_phase(config: RunConfig, task: Task) -> PhaseConfig:
+    """The phase whose frames and resolution an evaluation of the task takes. Raises UserError where the task is in none."""
+    for phase in reversed(config.schedule):
+        if phase.share(task) > 0:
+            return phase
+    raise UserError(f"no phase of the schedule has {task}, so there is nothing to evaluate it with: give schedule.0.{task} a share")
+
+
+def validation_steps(
+    config: RunConfig,
+    task: Task,
+    count: int,
+    *,
+    data_rank: int,
+    data_size: int,
+    needs_media: bool,
+    agree: Agree | None = None,
+    ledger: Ledger | None = None,
+) -> Iterator[tuple[PlannedStep, list[Batch]]]:
+    """`count` global batches of the validation split in the form of `Loader`, the same ones at every call: manifest order (from its
+    beginning again where it ends), full view, middle frames, draws of epoch 0 on. Arguments and errors as `Loader`."""
+    phase = last_phase(config, task)
+    manifest = open_stream(config.data, Split.VALIDATION, task)
+    reader = Reader(data_rank=data_rank, data_size=data_size, needs_media=needs_media, agree=agree, ledger=ledger)
+    batch = config.training.global_batch
+    steps = SettledSteps(
+        config,
+        reader,
+        tokenizer=Tokenizer(config.data.vocab, config.model.text.vocab_size),
+        streams={task: Stream(split=Split.VALIDATION, task=task, manifest=manifest, order=ManifestOrder(len(manifest)))},
+        augmentation=Augmentation.NONE,
+        recorded={},
+        plan=lambda step: PlannedStep(step=step, task=task, phase=phase, stream_position=step * batch),
+        steps=range(count),
+    )
+    try:
+        for planned, step in steps:
+            yield planned, split_batch(step.loaded.batch, reader.part(config).microbatches)
+    finally:
+        steps.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A sample that an evaluation had to do without."""
+
+    index: int
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationBatch:
+    """Up to `batch` samples of a split, full view, middle frames."""
+
+    indices: torch.Tensor
+    """[b] int64, in the manifest."""
+    media: torch.Tensor
+    """[b, 3, T, R, R] float32, normalised; T=1 for pictures."""
+    captions: torch.Tensor
+    """[b, text_length] int64, first caption; `[CLS]` alone where there is none."""
+    media_ids: torch.Tensor
+    """[b] int64"""
+    meaning_ids: torch.Tensor
+    """[b] int64"""
+    left_out: tuple[LeftOut, ...]
+    """Samples that belong here but cannot be decoded."""
+
+
+def evaluation_batches(
+    config: RunConfig, split: Split, task: Task, *, data_rank: int, data_size: int, batch: int
+) -> Iterator[EvaluationBatch]:
+    """Every sample of a split of pictures or clips once, in manifest order, dealt to data-parallel ranks in turn; the last batch may be
+    smaller. Frames and resolution are those of the last phase with the task.
+
+    Raises UserError for unusable data and where storage is at fault; ValueError for text.
+    """
+    if task is Task.TEXT:
+        raise ValueError("text has no media to evaluate")
+    phase = last_phase(config, task)
+    read = _EvaluationReader(
+        config=config,
+        task=task,
+        manifest=open_stream(config.data, split, task),
+        tokenizer=Tokenizer(config.data.vocab, config.model.text.vocab_size),
+        picture=Picture(frames=phase.frames if task is Task.VIDEO_TEXT else 1, resolution=phase.resolution, augmentation=Augmentation.NONE),
+    )
+    mine = range(data_rank, len(read.manifest), data_size)
+    batches = [mine[start : start + batch] for start in range(0, len(mine), batch)]
+    workers = Workers(read, batches, count=config.data.workers, ahead=config.data.prefetch)
+    try:
+        yield from workers
+    finally:
+        workers.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EvaluationReader:
+    config: RunConfig
+    task: Task
+    manifest: Manifest
+    tokenizer: Tokenizer
+    picture: Picture
+
+    def __call__(self, indices: range) -> EvaluationBatch:
+        kept: list[int] = []
+        left_out: list[LeftOut] = []
+        data, picture = self.config.data, self.picture
+        media = torch.empty(len(indices), 3, picture.frames, picture.resolution, picture.resolution)
+        captions = np.empty((len(indices), data.text_length), dtype=np.int64)
+        for index in indices:
+            try:
+                captions[len(kept)] = self.tokenizer.encode(self._caption(index), data.text_length)
+                media[len(kept)] = self._media(index)
+            except BadSample as error:
+                left_out.append(LeftOut(index=index, key=self.manifest.entry(index).key, reason=str(error)))
+            except OSError as error:
+                raise UserError(
+                    f"sample {index} of data.*.{self.task} cannot be read ({error}): check its shards and their storage"
+                ) from None
+            else:
+                kept.append(index)
+        entries = [self.manifest.entry(index) for index in kept]
+        return EvaluationBatch(
+            indices=torch.tensor(kept, dtype=torch.int64),
+            media=media[: len(kept)],
+            captions=torch.from_numpy(captions[: len(kept)]),
+            media_ids=torch.tensor([entry.media_id for entry in entries], dtype=torch.int64),
+            meaning_ids=torch.tensor([entry.meaning_id for entry in entries], dtype=torch.int64),
+            left_out=tuple(left_out),
+        )
+
+    def _caption(self, index: int) -> str:
+        captions = read_record(self.manifest, index).captions
+        return captions[0] if captions else ""
+
+    def _media(self, index: int) -> torch.Tensor:
+        draws = SampleDraws(seed=self.config.training.seed, task=self.task, epoch=0, index=index)
+        return read_media(self.manifest, self.manifest.entry(index), index, self.task, self.picture, draws, self.config.data)
