@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from data_tools.commands import app as data
 from megatron_mplug2.errors import RankError, UserError
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Config keys to set, such as optimizer.lr=1e-4")]
@@ -15,7 +16,6 @@ ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, s
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help="Pretrain and evaluate mPLUG-2."
 )
-data = typer.Typer(no_args_is_help=True, help="Make, shard and check corpora.")
 app.add_typer(data, name="data")
 
 

@@ -47,7 +47,7 @@ SIZES = {
 
 
 def make_demo(place: Path, seed: int, sizes: dict[Split, Sizes] | None = None) -> None:
-    """Writes the corpus to a new folder, the same bytes for the same seed and library versions. Raises UserError when the place is taken."""
+    """Writes the corpus to a new folder, the same bytes for the same seed and library versions. Raises UserError if it exists."""
     with fresh_folder(place) as folder:
         (folder / "images").mkdir()
         (folder / "videos").mkdir()
@@ -90,6 +90,5 @@ def _write_documents(folder: Path, split: Split, size: Sizes, seeds: tuple[int, 
 
 def _spread(items: Sequence[_Item], count: int, rng: np.random.Generator) -> list[_Item]:
     """So many of the items in random order, each as often as every other, give or take one."""
-    rounds = -(-count // len(items))
-    order = np.concatenate([rng.permutation(len(items)) for _ in range(rounds)])[:count] if rounds else []
-    return [items[place] for place in order]
+    order = [place for _ in range(0, count, len(items)) for place in rng.permutation(len(items))]
+    return [items[place] for place in order[:count]]

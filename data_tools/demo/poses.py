@@ -1,7 +1,7 @@
 """How a scene is shown: where the shape is, how it is turned, how large and how bright, at each step.
 
-Every motion's reverse is a motion too, and all is symmetric in time: the two middle steps of a motion and of its reverse look alike, and both
-show the same pictures in opposite order. So neither a middle frame nor the frames without their order tell which of the two it is.
+Every motion's reverse is a motion too, and all is symmetric in time: the two middle steps of a motion and of its reverse look alike, and
+both show the same pictures in opposite order. So neither a middle frame nor the frames without their order tell which of the two it is.
 Centres lie on a coarse grid: a tiny model learns motion between few places much faster than between many.
 """
 

@@ -1,4 +1,7 @@
-"""What is said about a scene: captions, questions with answers, attributes, and documents of a few sentences. Few words, so that a tiny model learns them."""
+"""What is said about a scene: captions, questions with answers, attributes, and documents of a few sentences.
+
+The words are few, so that a tiny model learns them.
+"""
 
 import numpy as np
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from data_tools.sources.base import Sample, read_text, wrong_layout
 from data_tools.splits import Split
@@ -23,9 +24,9 @@ class DemoSource:
                 yield Sample(split=split, stream=Task.TEXT, key=f"line{number}", media=None, record=Record(text=text, attributes={}))
 
 
-def _sample(split: Split, fields: dict[str, object], media: Path) -> Sample:
-    file = str(fields["file"])
+def _sample(split: Split, fields: dict[str, Any], media: Path) -> Sample:
+    file = fields["file"]
     record = Record.from_json(json.dumps({"text": ""} | fields).encode())
     return Sample(
-        split=split, stream=Task(fields["stream"]), key=Path(file).stem, media=media / file, record=record, meaning=str(fields["meaning"])
+        split=split, stream=Task(fields["stream"]), key=Path(file).stem, media=media / file, record=record, meaning=fields["meaning"]
     )

@@ -17,9 +17,11 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorProperties
-from torch.distributed.checkpoint.planner import ReadItem, SavePlan, TensorWriteData, WriteItem, WriteItemType
+from torch.distributed.checkpoint.planner import ReadItem, SavePlan, SavePlanner, TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
 
 from megatron_mplug2.checkpoint.pieces import Piece
 from megatron_mplug2.errors import UserError
@@ -50,12 +52,24 @@ def write(folder: Path, pieces: list[Piece]) -> None:
         RuntimeError: the pieces of all ranks are not every element once, or another failure of a rank.
     """
     try:
-        save({}, storage_writer=FileSystemWriter(folder), planner=_PieceSavePlanner(pieces))
+        save({}, storage_writer=_Writer(folder), planner=_PieceSavePlanner(pieces))
     except CheckpointException as error:  # not an Exception: nothing above would catch it
         rank, (cause, _) = min(error.failures.items())
         if isinstance(cause, OSError):
             raise UserError(f"cannot write a checkpoint in {folder}: {cause.strerror or cause} (rank {rank})") from None
         raise RuntimeError(str(error)) from None
+
+
+class _Writer(FileSystemWriter):
+    """Fails by the system's own error, which torch.save hides behind one of its own when it closes the file."""
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        try:
+            return super().write_data(plan, planner)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def own_files(folder: Path, rank: int) -> list[Path]:

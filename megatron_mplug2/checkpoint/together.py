@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch.distributed as dist
 
@@ -18,13 +18,18 @@ class _Failure:
     by_user: bool
     """Whether it is a message to the person at the shell."""
 
+    @classmethod
+    def of(cls, error: Exception) -> Self:
+        by_user = isinstance(error, UserError)
+        return cls(line=str(error) if by_user else f"{type(error).__name__}: {error}", by_user=by_user)
+
 
 @contextmanager
 def together(work: str) -> Iterator[None]:
     """Around work of one rank without collectives, entered by all ranks of the world. `work` completes "cannot ...".
 
-    A failure is raised where it happened as it is, an OSError as a UserError that names the work, the file and the reason. The other
-    ranks raise the first failing rank's: UserError with the same line, or RuntimeError that names the rank.
+    An OSError becomes a UserError that names the work, the reason and the file. Ranks raise the first UserError's line, all the same
+    one; a defect is raised as it is where it happened, and where there is no UserError elsewhere as a RuntimeError that names the rank.
     """
     failure: Exception | None = None
     try:
@@ -34,16 +39,15 @@ def together(work: str) -> Iterator[None]:
         failure = UserError(f"cannot {work}: {error.strerror or error}{file}")
     except Exception as error:
         failure = error
-    report = None
-    if failure is not None:
-        by_user = isinstance(failure, UserError)
-        report = _Failure(line=str(failure) if by_user else f"{type(failure).__name__}: {failure}", by_user=by_user)
-    reports = gather(report)
-    if failure is not None:
+    reports = gather(_Failure.of(failure) if failure is not None else None)
+    if failure is not None and not isinstance(failure, UserError):
         raise failure
-    for rank, other in enumerate(reports):
-        if other is not None:
-            raise UserError(other.line) if other.by_user else RuntimeError(f"rank {rank} failed: {other.line}")
+    for report in reports:
+        if report is not None and report.by_user:
+            raise UserError(report.line)
+    for rank, report in enumerate(reports):
+        if report is not None:
+            raise RuntimeError(f"rank {rank} failed: {report.line}")
 
 
 def gather(value: T, group: dist.ProcessGroup | None = None) -> list[T]:

@@ -1,6 +1,7 @@
 """What the loader hands to the step: the microbatches of one rank, as tensors of fixed shape."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 
@@ -55,3 +56,10 @@ class PairBatch:
 
 
 Batch = TextBatch | PairBatch
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on a device."""
+    values: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    tensors = {name: value.to(device, non_blocking=True) for name, value in values.items() if isinstance(value, torch.Tensor)}
+    return type(batch)(**{**values, **tensors})

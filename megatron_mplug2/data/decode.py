@@ -23,7 +23,7 @@ __all__ = ["FULL_VIEW", "BadMedia", "VideoFacts", "View", "decode_image", "decod
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP, github.com/openai/CLIP clip.py
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _DRAFT = 2
 """A large JPEG is decoded at a half, a quarter or an eighth, but at no less than so many times the size that is needed."""
 

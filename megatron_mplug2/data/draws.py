@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 from megatron_mplug2.config.schema import Task
 
 
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
 class Purpose(StrEnum):
     """What numbers are drawn for; part of the key, so that one draw more or less leaves all others as they are."""
 
@@ -26,16 +30,32 @@ class Purpose(StrEnum):
     MASK = "mask"
 
 
-def key_bits(purpose: Purpose, *key: int | str, words: int = 2) -> NDArray[np.uint64]:
+def key_bits(purpose: Purpose, *key: int | str, words: int = 1) -> NDArray[np.uint64]:
     """[words] uint64, at most 8: BLAKE2b of the key."""
     text = "/".join(map(str, (purpose, *key)))
     return np.frombuffer(hashlib.blake2b(text.encode(), digest_size=8 * words).digest(), "<u8").astype(np.uint64)
 
 
+def mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finalizer (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * _FIRST
+    x = (x ^ (x >> np.uint64(27))) * _SECOND
+    return x ^ (x >> np.uint64(31))
+
+
+def weyl(count: int, start: np.uint64) -> NDArray[np.uint64]:
+    """[count] terms of SplitMix64's sequence before the finalizer: multiples of 2^64 / golden ratio, which fill the range evenly."""
+    return np.arange(count, dtype=np.uint64) * _GOLDEN + start
+
+
+def fractions(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """In [0, 1): the upper 53 bits, which is what a double holds."""
+    return (bits >> np.uint64(11)) * 2.0**-53
+
+
 def uniforms(count: int, purpose: Purpose, *key: int | str) -> NDArray[np.float64]:
-    """[count] numbers in [0, 1): the stream of a Philox generator whose key is the draw's key."""
-    generator = np.random.Generator(np.random.Philox(key=key_bits(purpose, *key)))
-    return generator.random(count)
+    """[count] numbers in [0, 1): SplitMix64, begun at the key's hash."""
+    return fractions(mix(weyl(count, key_bits(purpose, *key)[0])))
 
 
 @dataclass(frozen=True, kw_only=True)

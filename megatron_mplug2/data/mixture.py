@@ -7,10 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_mplug2.config.schema import PhaseConfig, Task
-from megatron_mplug2.data.draws import Purpose, key_bits
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-"""2^64 / golden ratio: multiples of it, modulo 2^64, fill the interval as evenly as can be (Weyl sequence)."""
+from megatron_mplug2.data.draws import Purpose, fractions, key_bits, weyl
 
 _TASKS = tuple(Task)
 
@@ -64,9 +61,7 @@ class StepPlan:
 
     def _draw(self, seed: int) -> NDArray[np.int64]:
         """[steps] index of each step's task."""
-        offset = key_bits(Purpose.MIXTURE, seed)[0]
-        points = np.arange(len(self._phases), dtype=np.uint64) * _GOLDEN + offset
+        points = fractions(weyl(len(self._phases), key_bits(Purpose.MIXTURE, seed)[0]))
         shares = np.array([[phase.share(task) for task in _TASKS] for phase in self._schedule])
         borders = np.cumsum(shares, axis=1)[:, :-1] / np.cumsum(shares, axis=1)[:, -1:]
-        # 53 bits are what a double holds, so that the number stays below 1.
-        return ((points >> np.uint64(11))[:, None] * 2.0**-53 >= borders[self._phases]).sum(axis=1)
+        return (points[:, None] >= borders[self._phases]).sum(axis=1)

@@ -6,21 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_mplug2.config.schema import Task
-from megatron_mplug2.data.draws import Purpose, key_bits
+from megatron_mplug2.data.draws import Purpose, key_bits, mix
 
 Int64s = NDArray[np.int64]
 
 _ROUNDS = 8
 _FEWEST_BITS = 4
-
-# Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (2014): SplitMix64's finalizer.
-_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-
-
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    x = (x ^ (x >> np.uint64(30))) * _FIRST
-    x = (x ^ (x >> np.uint64(27))) * _SECOND
-    return x ^ (x >> np.uint64(31))
 
 
 class Permutation:
@@ -44,7 +35,7 @@ class Permutation:
     def _cipher(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
         left, right = values >> self._half, values & self._mask
         for key in self._keys:
-            left, right = right, left ^ (_mix(right ^ key) & self._mask)
+            left, right = right, left ^ (mix(right ^ key) & self._mask)
         return (left << self._half) | right
 
 

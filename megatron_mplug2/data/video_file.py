@@ -9,13 +9,15 @@ from types import TracebackType
 import av
 from av.error import FFmpegError
 from av.stream import Disposition
-from av.video.stream import VideoStream
 from PIL import Image
 
 from megatron_mplug2.data.bad_media import MAX_PIXELS, BadMedia
 
 # Containers, not playlists: a playlist would make FFmpeg open other files.
 _FORMATS = "mov,matroska,avi,flv,mpegts,mpeg,ogg,asf,h264,hevc,mpegvideo,gif"
+
+_NO_TIMES = {"avi", "h264", "hevc", "mpegvideo"}
+"""Containers without presentation times: their frames are counted as they come out of the decoder."""
 
 _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
@@ -39,20 +41,13 @@ class VideoFile:
     def __init__(self, data: bytes) -> None:
         if not data:
             raise BadMedia("empty file")
+        self._data = data
+        self._open()
         try:
-            self._container = av.open(io.BytesIO(data), mode="r", options={"format_whitelist": _FORMATS}, metadata_errors="ignore")
-        except (FFmpegError, ValueError) as error:
-            raise BadMedia(f"not a readable clip: {_reason(error)}") from None
-        try:
-            self._stream = self._video_stream()
-            self._stream.codec_context.thread_count = 1  # workers decode side by side already
             self._times, self._keys = self._read_times()
         except BadMedia:
             self._container.close()
             raise
-        except (FFmpegError, ValueError) as error:
-            self._container.close()
-            raise BadMedia(f"not a readable clip: {_reason(error)}") from None
 
     def __enter__(self) -> "VideoFile":
         return self
@@ -88,31 +83,47 @@ class VideoFile:
             reached = time
             yield index, _upright_rgb(frame)
 
-    def _video_stream(self) -> VideoStream:
-        for stream in self._container.streams.video:
-            if not stream.disposition & Disposition.attached_pic:
-                return stream
-        raise BadMedia("no video stream")
+    def _open(self) -> None:
+        try:
+            self._container = av.open(io.BytesIO(self._data), mode="r", options={"format_whitelist": _FORMATS}, metadata_errors="ignore")
+        except (FFmpegError, ValueError) as error:
+            raise BadMedia(f"not a readable clip: {_reason(error)}") from None
+        streams = [stream for stream in self._container.streams.video if not stream.disposition & Disposition.attached_pic]
+        if not streams:
+            self._container.close()
+            raise BadMedia("no video stream")
+        self._stream = streams[0]
+        self._stream.codec_context.thread_count = 1  # workers decode side by side already
 
     def _read_times(self) -> tuple[list[int], list[int]]:
-        """Presentation times of all frames and of the key frames, ascending, from the packets alone."""
-        times: list[int] = []
-        keys: list[int] = []
+        """Presentation times of all frames and of the key frames, ascending, from the packets alone; 0, 1, 2 ... where there are none."""
+        packets: list[tuple[int | None, bool]] = []
         try:
-            for packet in self._container.demux(self._stream):
-                if packet.size and packet.pts is not None and not packet.is_discard:
-                    times.append(packet.pts)
-                    if packet.is_keyframe:
-                        keys.append(packet.pts)
+            packets += ((p.pts, p.is_keyframe) for p in self._container.demux(self._stream) if p.size and not p.is_discard)
         except FFmpegError:
             pass  # a cut-off tail: what is missing shows when it is asked for
-        if not times or not keys:
+        if not packets:
             raise BadMedia("no frames")
-        return sorted(set(times)), sorted(keys)
+        times = {time for time, _ in packets if time is not None}
+        self._counted = self._container.format.name in _NO_TIMES or len(times) < len(packets)
+        if self._counted:
+            return list(range(len(packets))), [0]
+        return sorted(times), sorted(time for time, key in packets if key and time is not None) or [min(times)]
 
     def _decode_from(self, key: int) -> Iterator[tuple[int, av.VideoFrame | None]]:
         """Frames with their times from the key frame at time `key` on; None stands for one that damage has spoilt."""
-        self._container.seek(key, stream=self._stream)
+        if self._counted:
+            self._container.close()
+            self._open()
+            yield from ((number, frame) for number, (_, frame) in enumerate(self._decode()))
+        else:
+            try:
+                self._container.seek(key, stream=self._stream)
+            except FFmpegError as error:
+                raise BadMedia(f"cannot seek: {_reason(error)}") from None
+            yield from ((time, frame) for time, frame in self._decode() if time is not None)
+
+    def _decode(self) -> Iterator[tuple[int | None, av.VideoFrame | None]]:
         sound = True
         try:
             for packet in self._container.demux(self._stream):
@@ -124,8 +135,7 @@ class VideoFile:
                 for frame in frames:
                     assert isinstance(frame, av.VideoFrame)
                     sound = (sound or frame.key_frame) and not frame.is_corrupt
-                    if frame.pts is not None:
-                        yield frame.pts, frame if sound else None
+                    yield frame.pts, frame if sound else None
         except FFmpegError:
             return  # the file ends here
 
@@ -135,7 +145,8 @@ def _upright_rgb(frame: av.VideoFrame) -> Image.Image:
     if frame.width * frame.height > MAX_PIXELS:
         raise BadMedia(f"frames of {frame.width}x{frame.height} pixels are too large")
     try:
-        picture = Image.fromarray(frame.to_ndarray(format="rgb24"))
+        # One thread: by default swscale starts one a core for every frame, which costs ten times a small frame's conversion.
+        picture = Image.fromarray(frame.to_ndarray(format="rgb24", threads=1))
     except (FFmpegError, ValueError) as error:
         raise BadMedia(f"frame not convertible: {_reason(error)}") from None
     turn = _TURNS.get(int(frame.rotation) % 360)

@@ -28,14 +28,17 @@ class CaptionResult:
     cider: float
     """As pycocoevalcap gives it, 0 to 10 (papers print it times 100)."""
     attributes_right: float | None
-    """Percentage of clips whose caption names colour, shape and motion right and no other; None where the corpus has no attributes."""
+    """Percentage of clips whose caption names colour, shape and motion right and no other, among those whose references all do; None
+    where the corpus has none such."""
 
 
 def score_captions(predictions: Sequence[CaptionPrediction]) -> CaptionResult:
     """Over all clips; words are compared in lower case and without punctuation."""
-    told = [prediction for prediction in predictions if all(name in prediction.attributes for name in NAMED)]
-    values = {name: frozenset(prediction.attributes[name] for prediction in told) for name in NAMED}
-    return CaptionResult(cider=cider(predictions), attributes_right=share([names_right(prediction, values) for prediction in told]))
+    known = [one for one in predictions if all(name in one.attributes for name in NAMED)]
+    values = {name: frozenset(one.attributes[name] for one in known) for name in NAMED}
+    told = [one for one in known if all(names_right(reference, one.attributes, values) for reference in one.references)]
+    right = share([names_right(one.said, one.attributes, values) for one in told])
+    return CaptionResult(cider=cider(predictions), attributes_right=right)
 
 
 def cider(predictions: Sequence[CaptionPrediction]) -> float:
@@ -45,9 +48,9 @@ def cider(predictions: Sequence[CaptionPrediction]) -> float:
     return float(score)
 
 
-def names_right(prediction: CaptionPrediction, values: Mapping[str, frozenset[str]]) -> bool:
-    """Whether the caption names, of each attribute's possible values, just the right one."""
-    return all(named(prediction.said, values[name]) == {prediction.attributes[name]} for name in NAMED)
+def names_right(text: str, attributes: Mapping[str, str], values: Mapping[str, frozenset[str]]) -> bool:
+    """Whether a text names, of each attribute's possible values, just the right one."""
+    return all(named(text, values[name]) == {attributes[name]} for name in NAMED)
 
 
 def named(text: str, values: frozenset[str]) -> set[str]:

@@ -2,16 +2,16 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from megatron_mplug2.config.schema import RunConfig, Task
-from megatron_mplug2.data.loader import EvaluationBatch, evaluation_batches
-from megatron_mplug2.data.manifest import Manifest, Record
+from megatron_mplug2.data.evaluation_batches import EvaluationBatch, LeftOut, evaluation_batches
+from megatron_mplug2.data.manifest import Manifest, Question, Record
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.streams import open_stream
 from megatron_mplug2.data.tokenizer import Tokenizer
@@ -29,6 +29,9 @@ BATCH = 32
 """Pictures or clips that a rank encodes at once."""
 RESULTS_NAME, PREDICTIONS_NAME = "evaluation.json", "predictions.jsonl"
 UNTRAINED_NAME, UNTRAINED_PREDICTIONS_NAME = "evaluation-untrained.json", "predictions-untrained.jsonl"
+
+
+Found = TypeVar("Found", CaptionPrediction, Answer, LeftOut)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,8 @@ class Evaluation:
     captions: tuple[CaptionPrediction, ...]
     answers: tuple[Answer, ...]
     """Questions about pictures, then about clips."""
+    left_out: tuple[LeftOut, ...]
+    """Samples that cannot be decoded; nothing counts them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +68,7 @@ class _StreamEvaluation:
     retrieval: Retrieval | None = None
     captions: tuple[CaptionPrediction, ...] = ()
     answers: tuple[Answer, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def evaluate(config: RunConfig) -> None:
@@ -95,7 +101,8 @@ def evaluate_stage(inference: Inference, config: RunConfig, split: Split, progre
         qa=score_answers(answers) if answers else None,
         caption=score_captions(video.captions) if video.captions else None,
     )
-    return Evaluation(results=results, captions=video.captions, answers=answers)
+    left_out = image.left_out + video.left_out
+    return Evaluation(results=results, captions=video.captions, answers=answers, left_out=left_out)
 
 
 class _Stream:
@@ -106,41 +113,101 @@ class _Stream:
         self._inference = speaker.inference
         self._topology = speaker.inference.context.topology
         self._manifest: Manifest = open_stream(config.data, split, task)
-        if len(self._manifest) < self._topology.data_size:
-            raise UserError(
-                f"data.{split}.{task} has {len(self._manifest)} samples for layout.data={self._topology.data_size} ranks: lower layout.data"
-            )
         self._gallery = Gallery(self._inference)
         self._captions: list[CaptionPrediction] = []
         self._answers: list[Answer] = []
+        self._left_out: list[LeftOut] = []
 
     def evaluate(self, progress: EvaluationProgress) -> _StreamEvaluation:
         topology = self._topology
-        batches = evaluation_batches(self._config, self._split, self._task, topology.data_rank, topology.data_size, BATCH)
-        own = -(-len(self._manifest) // topology.data_size)
-        for batch in progress.over(batches, f"{self._task}: encode, caption, answer", -(-own // BATCH)):
-            self._add(batch)
+        batches = evaluation_batches(
+            self._config, self._split, self._task, data_rank=topology.data_rank, data_size=topology.data_size, batch=BATCH
+        )
+        count = -(-len(range(topology.data_rank, len(self._manifest), topology.data_size)) // BATCH)
+        for batch in progress.over(batches, f"{self._task}: encode, caption, answer", count):
+            self._left_out += batch.left_out
+            if len(batch.indices):
+                self._add(batch)
+        if not self._gallery:
+            raise UserError(
+                f"data.{self._split}.{self._task}: fewer usable samples than layout.data={topology.data_size} ranks; lower layout.data"
+            )
         similarity, indices = self._gallery.similarities()
-        progress.note(f"{self._task}: rank {len(indices)} samples both ways")
+        with progress.stage(f"{self._task}: re-rank {len(indices)} samples both ways"):
+            retrieval = self._gallery.score(similarity, indices, identities(self._manifest, indices))
         return _StreamEvaluation(
-            retrieval=self._gallery.score(similarity, indices, identities(self._manifest, indices)),
+            retrieval=retrieval,
             captions=self._everyones(self._captions),
             answers=self._everyones(self._answers),
+            left_out=self._everyones(self._left_out),
         )
 
-    def _everyones[Said: (CaptionPrediction, Answer)](self, own: list[Said]) -> tuple[Said, ...]:
+    def _everyones(self, own: list[Found]) -> tuple[Found, ...]:
         return tuple(sorted(gather_lists(own, self._topology.data_group), key=lambda one: one.index))
 
     def _add(self, batch: EvaluationBatch) -> None:
+        media = self._inference.encode_media(batch.media, self._task)
+        self._gallery.add(batch.indices, media, self._inference.encode_text(batch.captions))
         indices = batch.indices.tolist()
         records = [self._manifest.record(index) for index in indices]
-        encoded = self._inference.encode_media(batch.media, self._task)
-        texts = self._speaker.tokens([first_caption(record) for record in records])
-        self._gallery.add(batch.indices, encoded, self._inference.encode_text(texts))
         if self._task is Task.VIDEO_TEXT:
-            said = self._speaker.captions(encoded, self._task)
-            self._captions += [
-                CaptionPrediction(index=index, said=text, references=record.captions, attributes=record.attributes)
-                for index, text, record in zip(indices, said, records, strict=True)
-            ]
-        self._answers += self._ask(batch, encoded, records)
+            self._captions += self._describe(indices, media, records)
+        self._answers += self._ask(batch, media, records)
+
+    def _describe(self, indices: list[int], media: EncodedMedia, records: list[Record]) -> Iterator[CaptionPrediction]:
+        for index, said, record in zip(indices, self._speaker.captions(media, self._task), records, strict=True):
+            if record.captions:
+                yield CaptionPrediction(index=index, said=said, references=record.captions, attributes=record.attributes)
+
+    def _ask(self, batch: EvaluationBatch, media: EncodedMedia, records: list[Record]) -> Iterator[Answer]:
+        asked = [(row, question) for row, record in enumerate(records) for question in record.questions]
+        turning = [(row, question) for row, question in asked if self._task is Task.VIDEO_TEXT and question.kind == MOTION]
+        backwards = dict(zip(turning, self._say(reversed_in_time(batch.media), turning), strict=True))
+        frozen = dict(zip(turning, self._say(single_frame(batch.media), turning), strict=True))
+        for (row, question), said in zip(asked, self._say(media, asked), strict=True):
+            yield Answer(
+                index=int(batch.indices[row]),
+                question=question,
+                said=said,
+                said_reversed=backwards.get((row, question)),
+                said_single_frame=frozen.get((row, question)),
+            )
+
+    def _say(self, media: EncodedMedia | torch.Tensor, asked: list[tuple[int, Question]]) -> list[str]:
+        """Answers to questions about rows of media, or of pixels that are yet to be encoded."""
+        if not asked:
+            return []
+        encoded = media if isinstance(media, EncodedMedia) else self._inference.encode_media(media, self._task)
+        return self._speaker.answers(encoded, [row for row, _ in asked], [question.question for _, question in asked])
+
+
+def identities(manifest: Manifest, indices: torch.Tensor) -> Identities:
+    entries = [manifest.entry(index) for index in indices.tolist()]
+    media, meaning = ([getattr(entry, name) for entry in entries] for name in ("media_id", "meaning_id"))
+    return Identities(media=torch.tensor(media), meaning=torch.tensor(meaning))
+
+
+def _evaluate_and_write(inference: Inference, config: RunConfig, step: int, results_name: str, predictions_name: str) -> None:
+    """Rank 0 writes; predictions first, so that results are there only with them."""
+    rank = inference.context.topology.rank
+    evaluation = evaluate_stage(inference, config, Split.TEST, EvaluationProgress(speaks=rank == 0))
+    if rank == 0:
+        _write(config.run_dir / predictions_name, "".join(json.dumps(line) + "\n" for line in prediction_lines(evaluation)))
+        left_out = {one.key: one.reason for one in evaluation.left_out}
+        results = asdict(evaluation.results) | {"step": step, "left_out": left_out}
+        _write(config.run_dir / results_name, json.dumps(results, indent=1) + "\n")
+
+
+def prediction_lines(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    """A JSON object for each caption and each answer; `index` is the sample in its stream of the split."""
+    for caption in evaluation.captions:
+        yield {"kind": "caption"} | asdict(caption)
+    for answer in evaluation.answers:
+        yield {"kind": "answer"} | asdict(answer)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)

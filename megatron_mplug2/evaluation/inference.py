@@ -1,4 +1,4 @@
-"""The modules of training run for their outputs: features, fused pairs, match probabilities, the decoder's next token. One pipeline stage."""
+"""The modules of training, run for their outputs: features, fused pairs, match probabilities, the decoder's next token."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -131,7 +131,7 @@ class Inference:
     def match_probability(self, fused: EncodedText) -> torch.Tensor:
         """[rows] fp32, the probability that a fused text tells of its picture or clip."""
         logits = self._stage.block(MatchingUnit.name)(self._sequence.first_token(fused.tokens))
-        return logits.float().softmax(-1)[:, 1]  # type: ignore[no-any-return]
+        return logits.float().softmax(-1)[:, 1]
 
     @torch.no_grad()
     def memory(self, fused: EncodedText, media: EncodedMedia, media_rows: torch.Tensor) -> Memory:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -22,6 +23,13 @@ class EvaluationProgress:
         live = self._speaks and self._console.is_terminal
         started = time.monotonic()
         yield from track(batches, what, total, console=self._console, disable=not live, transient=True)
+        self.note(f"{what}: {time.monotonic() - started:.1f} s")
+
+    @contextmanager
+    def stage(self, what: str) -> Iterator[None]:
+        """A part without a count."""
+        started = time.monotonic()
+        yield
         self.note(f"{what}: {time.monotonic() - started:.1f} s")
 
     def note(self, text: str) -> None:

@@ -67,6 +67,10 @@ class Gallery:
         self._media.append(media)
         self._text.append(text)
 
+    def __bool__(self) -> bool:
+        """Whether this rank has samples."""
+        return bool(self._indices)
+
     def similarities(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(cosines [texts, media] over the samples of all ranks, their indices [N] rising)."""
         inference, own = self._inference, self._own_indices()
@@ -82,7 +86,7 @@ class Gallery:
         t2v, v2t = candidates(similarity), candidates(similarity.T)
         items = torch.arange(len(indices), device=indices.device)[:, None]
         # One code for a pair of text and media, whichever direction asks for it.
-        codes_t2v, codes_v2t = items * len(indices) + t2v, v2t * len(indices) + items
+        codes_t2v, codes_v2t = items * len(indices) + t2v, (v2t * len(indices) + items).contiguous()
         codes = torch.cat([codes_t2v.flatten(), codes_v2t.flatten()]).unique()
         match = self._match(codes // len(indices), codes % len(indices), indices)
         return Retrieval(

@@ -48,9 +48,7 @@ class FusedDotProductAttention(nn.Module):
         self._dropout = dropout
         self._keyed = keyed
 
-    def forward(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: AttentionMask, **_: Any
-    ) -> torch.Tensor:
+    def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: AttentionMask, **_: Any) -> torch.Tensor:
         """[sq, b, heads, width] x [sk, b', heads, width] -> [sq, b, heads * width]."""
         mask = attention_mask
         if mask.length is not None and mask.length < key.shape[0]:

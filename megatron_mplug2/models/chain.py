@@ -16,7 +16,6 @@ from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.microbatch import Microbatch
 from megatron_mplug2.models.shapes import Stream
 
-
 Streams = dict[Stream, torch.Tensor]
 
 

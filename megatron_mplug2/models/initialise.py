@@ -41,7 +41,7 @@ def _temporal_value(name: str, size: tuple[int, ...], generator: torch.Generator
     """[CODE] The up-projection starts at zero, so that the block starts as plain CLIP; the rest has PyTorch's default of a convolution."""
     if ".up." in name:
         return torch.zeros(size)
-    if name.endswith("taps") or name.endswith("taps_bias"):
+    if name.endswith(("taps", "taps_bias")):
         bound = 1 / math.sqrt(3)
     elif name.endswith("down.weight"):
         bound = 1 / math.sqrt(size[1])

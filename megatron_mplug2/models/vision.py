@@ -133,7 +133,7 @@ class VisionBlock(nn.Module):
 
 
 class VisionOutput(nn.Module):
-    """One sequence per clip: class token averaged over frames, then all patches, frame by frame; LayerNorm; projection to the text width."""
+    """One sequence a clip: class token averaged over frames, then all patches, frame by frame; LayerNorm; projection to the text width."""
 
     def __init__(self, context: ModelContext) -> None:
         super().__init__()

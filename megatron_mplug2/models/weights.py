@@ -68,5 +68,3 @@ def _weight(name: str, param: nn.Parameter, *, saves: bool, tensor_size: int) ->
     if rows is not None:
         size[0] = rows
     return Weight(name=name, param=param, partition_dim=dim, full_size=tuple(size), saves=saves)
-
-

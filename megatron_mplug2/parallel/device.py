@@ -79,5 +79,5 @@ def megatron_runtime() -> Iterator[None]:
 @contextmanager
 def own_code() -> Iterator[None]:
     """Around our own forward inside a Megatron-Core schedule: operations there don't pay for the rewriting."""
-    with nullcontext() if on_gpu() else torch._C.DisableTorchFunction():  # type: ignore[attr-defined]
+    with nullcontext() if on_gpu() else torch._C.DisableTorchFunction():
         yield

@@ -14,6 +14,7 @@ from megatron_mplug2.models.flops import chain_costs
 from megatron_mplug2.models.initialise import initialise
 from megatron_mplug2.models.mplug2 import Stage, chain
 from megatron_mplug2.models.partition import Partition, balanced_starts
+from megatron_mplug2.models.units import VisionEmbeddingUnit
 from megatron_mplug2.models.weights import Weight, named_weights
 from megatron_mplug2.objectives.contrastive import clamp_log_temperature_
 from megatron_mplug2.parallel.device import device, megatron_runtime
@@ -41,6 +42,16 @@ class Engine:
     def log_temperature(self) -> nn.Parameter | None:
         """The contrastive head's, on the stage that has it."""
         return next((weight.param for weight in self.weights if weight.name == LOG_TEMPERATURE), None)
+
+    @property
+    def needs_media(self) -> bool:
+        """Whether this stage has the vision encoder's embedding."""
+        return any(isinstance(unit, VisionEmbeddingUnit) for unit in self.stage.units)
+
+    def finish_gathering(self) -> None:
+        """Makes all weights current where their gathering overlaps the next forward pass (ZeRO-1), for a look at them before it."""
+        if self.config.layout.overlap_param_gather:
+            self.ddp.start_param_sync(force_sync=True)
 
     def update(self, step: int) -> tuple[float, float]:
         """One optimizer step from the gradients that the schedule has left. Returns the gradient norm before clipping and the rate."""

@@ -80,9 +80,7 @@ def make_microbatches(engine: Engine, work: StepWork) -> list[Microbatch]:
             objectives=config.objectives,
             counts=counts,
             sequence=engine.pipeline_stage.sequence,
-            shape=batch_shape(
-                config, work.task, samples=len(batch.sample_ids), frames=work.phase.frames, resolution=work.phase.resolution
-            ),
+            shape=batch_shape(config, work.task, samples=len(batch.sample_ids), frames=work.phase.frames, resolution=work.phase.resolution),
         )
         for number, batch in enumerate(work.batches)
     ]

@@ -88,7 +88,7 @@ def test_there_is_none(tmp_path: Path) -> None:
 
 def test_a_file_that_rank_0_cannot_see(tmp_path: Path) -> None:
     partial = commit.begin(tmp_path, 100)
-    with pytest.raises(UserError, match="cannot be seen from rank 0: .* must be on a file system that all nodes share"):
+    with pytest.raises(UserError, match=r"cannot be seen from rank 0: .* must be on a file system that all nodes share"):
         commit.commit(partial, 100, {"__1_0.distcp": commit.FileSum(size=1, sha256="")})
     assert commit.latest(tmp_path) is None
 

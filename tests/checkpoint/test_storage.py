@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ class Touch:
     ],
     ids=["command", "eval", "dotted", "function of torch", "dictionary", "text", "empty"],
 )
-def test_a_strange_index_is_refused_and_runs_nothing(tmp_path: Path, content: "type[bytes]", said: str) -> None:
+def test_a_strange_index_is_refused_and_runs_nothing(tmp_path: Path, content: Callable[[Path], bytes], said: str) -> None:
     (tmp_path / INDEX).write_bytes(content(tmp_path))
     with pytest.raises(UserError, match=f"{INDEX} is not a checkpoint's index: .*{said}"):
         StoredTensors(tmp_path, [])
@@ -94,5 +95,5 @@ def test_a_strange_index_is_refused_and_runs_nothing(tmp_path: Path, content: "t
 
 def test_an_index_of_files_that_are_not_the_checkpoints(tmp_path: Path) -> None:
     run_ranks(1, write_rows, tmp_path, [range(6)])
-    with pytest.raises(UserError, match="refers to __0_0.distcp, which is not a file of the checkpoint"):
+    with pytest.raises(UserError, match=r"refers to __0_0\.distcp, which is not a file of the checkpoint"):
         StoredTensors(tmp_path, ["other"])

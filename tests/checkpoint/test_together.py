@@ -61,3 +61,17 @@ def exchange() -> tuple[list[str], str]:
 
 def test_exchange() -> None:
     assert run_ranks(2, exchange) == [(["of 0", "of 1"], "from 0")] * 2
+
+
+def two_fail() -> str:
+    try:
+        with together("do the work"):
+            if dist.get_rank():
+                raise UserError(f"do {dist.get_rank()}")
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_all_say_the_same_line() -> None:
+    assert run_ranks(3, two_fail) == ["do 1"] * 3

@@ -62,7 +62,8 @@ def padded(ids: tuple[int, ...], search: BeamSettings) -> tuple[int, ...]:
 
 def plain_beam_search(language: Language, sample: int, search: BeamSettings) -> tuple[int, ...]:
     """The same rule over Python tuples, without the bound that ends it early."""
-    living, done = {(START,): 0.0}, {}
+    living: dict[tuple[int, ...], float] = {(START,): 0.0}
+    done: dict[tuple[int, ...], float] = {}
     for length in range(1, search.max_length + 1):
         allowed = [token for token in range(VOCAB) if token not in (PAD, START) and (token != END or length > search.min_length)]
         log_p = {ids: language.logits(sample, ids).log_softmax(-1).tolist() for ids in living}

@@ -3,9 +3,9 @@ import torch
 
 from megatron_mplug2.config.schema import LayoutConfig, ObjectivesConfig, Task
 from megatron_mplug2.data.batch import PairBatch
-from megatron_mplug2.evaluation.speaker import answer_ids
 from megatron_mplug2.evaluation.beam_search import BeamSettings
 from megatron_mplug2.evaluation.inference import Inference
+from megatron_mplug2.evaluation.speaker import answer_ids
 from megatron_mplug2.models.microbatch import ContrastShare, Microbatch
 from megatron_mplug2.models.mplug2 import Stage
 from megatron_mplug2.models.shapes import BatchShape, Stream

@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from megatron_mplug2.config.schema import RunConfig, Task
 from megatron_mplug2.models.weights import Weight
+from megatron_mplug2.training import contrast
 from megatron_mplug2.training import step as step_module
 from megatron_mplug2.training.engine import Engine, make_engine
 from tests.training import cases
@@ -52,7 +53,7 @@ def run(config: RunConfig, tasks: Sequence[Task]) -> Record:
         values = step_module.backward(engine, cases.work(config, number, task, topology.data_rank, topology.data_size))
         gradients = _gradients(engine)
         norm, _ = engine.update(number)
-        _finish_gathering(engine)
+        engine.finish_gathering()
         record.steps.append(
             StepRecord(
                 losses={objective.value: loss for objective, loss in values.losses.items()},
@@ -71,14 +72,14 @@ def _key(weight: Weight) -> str:
 
 def _record_negatives(drawn: list[torch.Tensor]) -> None:
     """Listens to what every rank is told about negatives, in order of microbatches."""
-    share_negatives = step_module.contrast.share_negatives
+    share_negatives = contrast.share_negatives
 
     def listening(*arguments):  # type: ignore[no-untyped-def]
         shares = share_negatives(*arguments)
         drawn.extend(torch.stack([share.image_for_text, share.text_for_image]) for share in shares)
         return shares
 
-    step_module.contrast.share_negatives = listening
+    contrast.share_negatives = listening
 
 
 def _gradients(engine: Engine) -> dict[str, torch.Tensor]:
@@ -91,13 +92,7 @@ def _gradients(engine: Engine) -> dict[str, torch.Tensor]:
                 whole = torch.empty_like(bucket.grad_data)
                 dist.all_gather_into_tensor(whole, shard, group=group)
                 bucket.grad_data.copy_(whole)
-    return {_key(weight): weight.param.main_grad.clone() for weight in engine.weights}
-
-
-def _finish_gathering(engine: Engine) -> None:
-    """With overlap the updated weights are gathered in the next forward; here they are looked at before."""
-    if engine.config.layout.overlap_param_gather:
-        engine.ddp.start_param_sync(force_sync=True)
+    return {_key(weight): weight.param.main_grad.clone() for weight in engine.weights}  # type: ignore[attr-defined]
 
 
 def merge(records: Sequence[Record], step: int, kind: str) -> dict[str, torch.Tensor]:
@@ -116,7 +111,9 @@ def merge(records: Sequence[Record], step: int, kind: str) -> dict[str, torch.Te
     for name, dim in splits.items():
         parts = [shards[name, rank] for rank in range(tensor_size)]
         if dim is None:
-            assert all(torch.equal(part, parts[0]) for part in parts), f"{kind} of {name} differ between tensor-parallel ranks at step {step}"
+            assert all(torch.equal(part, parts[0]) for part in parts), (
+                f"{kind} of {name} differ between tensor-parallel ranks at step {step}"
+            )
             full[name] = parts[0]
         else:
             whole = torch.cat(parts, dim)

@@ -33,15 +33,27 @@ LAYOUTS = {
     "tp2-sp": LayoutConfig(tensor=2, sequence_parallel=True),
     "dp2": LayoutConfig(data=2, zero1=False),
     "dp2-zero1": LayoutConfig(data=2),
+    "dp2-overlap": LayoutConfig(data=2, zero1=False, overlap_grad_reduce=True),
+    "dp2-zero1-overlap": LayoutConfig(data=2, overlap_grad_reduce=True, overlap_param_gather=True),
     "pp2-between-universal": LayoutConfig(pipeline=2, stage_starts=(8,)),
     "pp2-in-fusion": LayoutConfig(pipeline=2, stage_starts=(12,)),
     "pp2-in-vision": LayoutConfig(pipeline=2, stage_starts=(2,)),
     "pp4-both-ties": LayoutConfig(pipeline=4, stage_starts=(6, 9, 15), zero1=False),
     "pp4-by-cost": LayoutConfig(pipeline=4),
+    "pp2-dp2-overlap": LayoutConfig(pipeline=2, data=2, stage_starts=(9,), overlap_grad_reduce=True, overlap_param_gather=True),
     "tp2-pp2": LayoutConfig(tensor=2, pipeline=2, stage_starts=(9,)),
     "tp2-sp-pp2-dp2": LayoutConfig(tensor=2, pipeline=2, data=2, sequence_parallel=True, stage_starts=(15,)),
 }
-SHORT = [("tp2", 1), ("tp2-sp", 2), ("dp2", 4), ("dp2-zero1", 1), ("pp2-between-universal", 2), ("pp2-in-fusion", 4), ("pp4-both-ties", 4)]
+SHORT = [
+    ("tp2", 1),
+    ("tp2-sp", 2),
+    ("dp2", 4),
+    ("dp2-zero1", 1),
+    ("dp2-zero1-overlap", 2),
+    ("pp2-between-universal", 2),
+    ("pp2-in-fusion", 4),
+    ("pp4-both-ties", 4),
+]
 
 
 @cache

@@ -1,0 +1,69 @@
+"""The `mplug2 data` commands."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data_tools.splits import Split
+from megatron_mplug2.errors import UserError
+
+app = typer.Typer(no_args_is_help=True, help="Make, shard and check corpora.")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder to write")],
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another corpus")] = 0,
+) -> None:
+    """Write the demo corpus: pictures, clips and texts of coloured shapes that move."""
+    from data_tools.demo.make import make_demo
+
+    make_demo(folder, seed)
+    typer.echo(f"wrote {folder}; next: mplug2 data shard demo {folder} --media {folder} --out OUT")
+
+
+@app.command()
+def shard(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Layout of the corpus: demo, coco, msrvtt or text")],
+    annotation: Annotated[Path, typer.Argument(metavar="ANNOTATION", help="Its captions file (a folder for demo); see data_tools/sources")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="New folder to write")],
+    media: Annotated[Path, typer.Option(metavar="DIR", help="Folder of its pictures or clips; text needs none")] = Path(),
+    split: Annotated[Split, typer.Option(help="What a coco or text file is; the others say it themselves")] = Split.TRAIN,
+) -> None:
+    """Pack a corpus into shards that training reads: OUT/SPLIT/STREAM."""
+    from data_tools.shard import REPORT
+    from data_tools.shard import shard as write_shards
+    from data_tools.sources.registry import source as named
+
+    report = write_shards(named(source, split), annotation, media, out)
+    for name, count in report.written.items():
+        typer.echo(f"{name}: {count} samples")
+    for fault, count in report.faults.items():
+        typer.echo(f"left out: {count} x {fault} (see {out / REPORT})")
+
+
+@app.command()
+def verify(place: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of shards, with all below it")]) -> None:
+    """Check every byte of shards against their manifests."""
+    from data_tools.verify import stream_folders
+    from data_tools.verify import verify as find_faults
+
+    faults = find_faults(place)
+    for fault in faults:
+        typer.echo(fault, err=True)
+    if faults:
+        raise UserError(f"{place} has {len(faults)} faults (listed above): copy the named files anew, or shard the corpus again")
+    typer.echo(f"{place}: {len(stream_folders(place))} streams, all bytes as written")
+
+
+@app.command()
+def vocab(
+    places: Annotated[list[Path], typer.Argument(metavar="DIR_OR_FILE...", help="Folders of shards, or text files")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Vocabulary to write, one piece a line")],
+    size: Annotated[int, typer.Option(min=32, help="Most pieces")] = 30522,
+) -> None:
+    """Train a WordPiece vocabulary on a corpus."""
+    from data_tools.vocab import train_vocab
+
+    typer.echo(f"{out}: {train_vocab(places, out, size)} pieces")

@@ -1,0 +1,36 @@
+"""Ctrl-C and SIGTERM as a wish that every rank hears at the same step."""
+
+import signal
+from types import FrameType, TracebackType
+from typing import Self
+
+import torch
+import torch.distributed as dist
+
+from megatron_mplug2.parallel.device import device
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupt:
+    """A context in which these signals are noted instead of ending the process."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self._asked = True
+
+    def asked_anywhere(self) -> bool:
+        """Whether any rank was asked to stop. Collective over the world."""
+        asked = torch.tensor([int(self._asked)], device=device())
+        dist.all_reduce(asked, op=dist.ReduceOp.MAX)
+        return bool(asked.item())
+
+    def __enter__(self) -> Self:
+        self._before = [signal.signal(signum, self._note) for signum in _SIGNALS]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for signum, handler in zip(_SIGNALS, self._before, strict=True):
+            signal.signal(signum, handler)

@@ -1,0 +1,38 @@
+"""Validation during training: the losses of held-out batches, and retrieval where the model is on one stage."""
+
+from collections import defaultdict
+
+from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.data.evaluation_batches import validation_steps
+from megatron_mplug2.data.mixture import StepPlan
+from megatron_mplug2.data.substitution import Agree
+from megatron_mplug2.training.engine import Engine
+from megatron_mplug2.training.step import StepWork, validation_step
+
+
+def validate(engine: Engine, agree: Agree | None) -> dict[str, float]:
+    """Named figures, e.g. `video_text/loss/vlc`; means over the batches. Collective over the world; leaves the run as it was."""
+    config, topology = engine.config, engine.topology
+    engine.finish_gathering()
+    values: dict[str, float] = {}
+    for task in _tasks(config):
+        sums: dict[str, float] = defaultdict(float)
+        steps = validation_steps(
+            config,
+            task,
+            config.training.validation_batches,
+            data_rank=topology.data_rank,
+            data_size=topology.data_size,
+            needs_media=engine.needs_media,
+            agree=agree,
+        )
+        for planned, batches in steps:
+            work = StepWork(step=planned.step, task=task, phase=planned.phase, batches=batches)
+            for objective, loss in validation_step(engine, work).losses.items():
+                sums[f"{task}/loss/{objective}"] += loss
+        values |= {name: total / config.training.validation_batches for name, total in sums.items()}
+    return values
+
+
+def _tasks(config: RunConfig) -> tuple[Task, ...]:
+    return StepPlan(config.schedule, seed=config.training.seed, global_batch=config.training.global_batch).tasks

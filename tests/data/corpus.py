@@ -1,0 +1,178 @@
+"""Small corpora with real media for the loader's tests, and configs over them."""
+
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.data.manifest import INDEX, MANIFEST, ROW, Header, MediaKind, Question, Record, Shard, content_id
+
+WORDS = [
+    "a",
+    "red",
+    "green",
+    "blue",
+    "small",
+    "large",
+    "circle",
+    "square",
+    "triangle",
+    "moves",
+    "left",
+    "right",
+    "up",
+    "down",
+    "what",
+    "color",
+    "shape",
+    "is",
+    "the",
+    "does",
+    "image",
+    "video",
+    "describe",
+    "?",
+]
+VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    key: str
+    media: bytes
+    record: Record
+
+
+def write_stream(folder: Path, kind: MediaKind, samples: Sequence[Sample]) -> Path:
+    """A folder as `mplug2 data shard` makes it, with one tar."""
+    folder.mkdir(parents=True)
+    rows = np.zeros(len(samples), dtype=ROW)
+    offsets: list[tuple[int, int]] = []
+    with tarfile.open(folder / "00000.tar", "w") as tar:
+        for sample in samples:
+            places: list[int] = []
+            for name, data in ((f"{sample.key}.bin", sample.media), (f"{sample.key}.json", sample.record.to_json())):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                places.append(tar.offset + tarfile.BLOCKSIZE)
+                tar.addfile(member, io.BytesIO(data))
+            offsets.append((places[0], places[1]))
+    for place, (sample, (media, record)) in enumerate(zip(samples, offsets, strict=True)):
+        media_id = content_id("media", sample.media or sample.record.to_json())
+        meaning = content_id("meaning", repr(sample.record.captions).encode())
+        text = sample.record.to_json()
+        rows[place] = (sample.key.encode(), media_id, meaning, 0, media, len(sample.media), record, len(text), content_id("record", text))
+    np.save(folder / INDEX, rows)
+    digest = sha256((folder / INDEX).read_bytes()).hexdigest()
+    tar_bytes = (folder / "00000.tar").read_bytes()
+    shard = Shard(name="00000.tar", size=len(tar_bytes), sha256=sha256(tar_bytes).hexdigest())
+    (folder / MANIFEST).write_bytes(Header(kind=kind, samples=len(samples), index_sha256=digest, shards=(shard,)).to_json())
+    return folder
+
+
+def picture(number: int, side: int = 48) -> bytes:
+    """A JPEG that no other number gives."""
+    pixels = np.random.default_rng(number).integers(0, 256, (6, 6, 3), dtype=np.uint8).repeat(side // 6, 0).repeat(side // 6, 1)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def clip(number: int, frames: int = 8, side: int = 48) -> bytes:
+    """An MP4 that no other number gives."""
+    random = np.random.default_rng(number)
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.height = stream.width = side
+        stream.pix_fmt = "yuv420p"
+        for time in range(frames):
+            pixels = random.integers(0, 256, (6, 6, 3), dtype=np.uint8).repeat(side // 6, 0).repeat(side // 6, 1)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 8)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def sentence(number: int, words: int) -> str:
+    return " ".join(np.random.default_rng(number).choice(WORDS, words))
+
+
+def pair(number: int, media: bytes, captions: int = 2, questions: int = 2) -> Sample:
+    return Sample(
+        key=f"pair-{number:04d}",
+        media=media,
+        record=Record(
+            captions=tuple(sentence(1000 * number + place, 6) for place in range(captions)),
+            questions=tuple(
+                Question(question=f"what {WORDS[1 + place]} ?", answer=WORDS[4 + place], kind="test", reversed_answer=None)
+                for place in range(questions)
+            ),
+            attributes={},
+        ),
+    )
+
+
+def document(number: int, words: int) -> Sample:
+    return Sample(key=f"text-{number:04d}", media=b"", record=Record(text=sentence(number, words), attributes={}))
+
+
+def write_corpus(folder: Path, *, texts: int = 30, images: int = 21, videos: int = 11) -> None:
+    """Streams of the three kinds and a vocabulary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(VOCAB) + "\n")
+    write_stream(folder / "text", MediaKind.TEXT, [document(number, 4 + number) for number in range(texts)])
+    write_stream(folder / "image_text", MediaKind.IMAGE, [pair(number, picture(number)) for number in range(images)])
+    write_stream(folder / "video_text", MediaKind.VIDEO, [pair(number, clip(number)) for number in range(videos)])
+
+
+def make_config(corpus: Path, run_dir: Path, **changes: Any) -> RunConfig:
+    """A config over `write_corpus`; `changes` are dotted keys with `__` for the dot."""
+    folders = {stream: [str(corpus / stream)] for stream in ("text", "image_text", "video_text")}
+    tree: dict[str, Any] = {
+        "name": "test",
+        "run_dir": str(run_dir),
+        "model": {
+            "vision": {"width": 32, "blocks": 1, "heads": 2, "ffn": 64, "patch": 8, "resolution": 32},
+            "text": {"hidden": 32, "heads": 2, "ffn": 64, "layers": 3, "vocab_size": 64},
+            "fusion_layers": 1,
+            "decoder_layers": 1,
+        },
+        "data": {
+            "vocab": str(corpus / "vocab.txt"),
+            "train": folders,
+            "validation": folders,
+            "test": folders,
+            "text_length": 10,
+            "document_length": 16,
+            "target_length": 9,
+            "workers": 0,
+            "prefetch": 3,
+            "bad_sample_limit": 1.0,
+        },
+        "schedule": [
+            {"steps": 6, "text": 0.4, "image_text": 0.6, "frames": 2, "resolution": 16},
+            {"steps": 8, "text": 0.2, "image_text": 0.2, "video_text": 0.6, "frames": 3, "resolution": 24},
+        ],
+        "training": {"global_batch": 8, "microbatch": 2, "seed": 5},
+        "objectives": {"vlm": {"group": 2}, "lm": {"instructions": 2}},
+        "optimizer": {"warmup_steps": 1},
+    }
+    for key, value in changes.items():
+        *path, last = key.split("__")
+        node = tree
+        for name in path:
+            node = node.setdefault(name, {})
+        node[last] = value
+    return RunConfig.model_validate(json.loads(json.dumps(tree)))
