@@ -1,6 +1,5 @@
 """Trains a WordPiece vocabulary on the texts of a corpus."""
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,23 +22,31 @@ def train_vocab(places: Sequence[Path], out: Path, size: int) -> int:
     """
     if out.exists():
         raise UserError(f"{out} exists already: choose another name, or delete it first")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread counts words in one order
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=list(SPECIAL), show_progress=False)
-    tokenizer.train_from_iterator((text for place in places for text in _texts(place)), trainer)
-    pieces = sorted(tokenizer.get_vocab().items(), key=lambda piece: piece[1])
+    letters = _train(places, list(SPECIAL), 0)
+    # The trainer numbers letters in the order of a hash table and breaks ties by number: given first, they have fixed ones.
+    pieces = _train(places, [*SPECIAL, *sorted(set(letters) - set(SPECIAL))], size)
     if len(pieces) <= len(SPECIAL):
         raise UserError(f"no texts in {', '.join(map(str, places))}: nothing to make a vocabulary from")
+    if len(pieces) > size:
+        raise UserError(f"--size {size} is less than the {len(pieces)} letters of these texts: ask for more")
     partial = out.with_name(f"{out.name}.partial")
     try:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text("".join(f"{piece}\n" for piece, _ in pieces), encoding="utf-8")
+        partial.write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
         partial.rename(out)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from None
     return len(pieces)
+
+
+def _train(places: Sequence[Path], first: list[str], size: int) -> list[str]:
+    """The vocabulary in order: what comes first, the letters that lack there, then the merged pieces up to the size."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=first, show_progress=False)
+    tokenizer.train_from_iterator((text for place in places for text in _texts(place)), trainer)
+    return [piece for piece, _ in sorted(tokenizer.get_vocab().items(), key=lambda piece: piece[1])]
 
 
 def _texts(place: Path) -> Iterator[str]:

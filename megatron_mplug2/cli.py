@@ -46,6 +46,7 @@ def show_config(config: ConfigFile, overrides: Overrides = None) -> None:
 def main() -> None:
     """Runs the command. A person's mistake is told without a traceback and exits with 2, a failed rank with 1, Ctrl-C with 130."""
     warnings.filterwarnings("ignore", module="megatron")  # tells at every start which optional packages are not there
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of names that Megatron-Core uses
     try:
         app()
     except (UserError, RankError) as error:

@@ -33,7 +33,7 @@ def pieces_to_save(weights: list[Weight], optimizer: MegatronOptimizer | None, t
     sharded = optimizer is not None and is_sharded(optimizer)
     pieces: list[Piece] = []
     for index, weight in enumerate(weights):
-        if weight.partition_dim is None and topology.tensor_rank != 0:
+        if not weight.saves or (weight.partition_dim is None and topology.tensor_rank != 0):
             continue
         own = held.get(weight.param)
         by_turns = not sharded or not weight.param.requires_grad

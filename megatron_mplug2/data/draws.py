@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from megatron_mplug2.config.schema import Task
 
-
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
@@ -50,7 +49,7 @@ def weyl(count: int, start: np.uint64) -> NDArray[np.uint64]:
 
 def fractions(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
     """In [0, 1): the upper 53 bits, which is what a double holds."""
-    return (bits >> np.uint64(11)) * 2.0**-53
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def uniforms(count: int, purpose: Purpose, *key: int | str) -> NDArray[np.float64]:

@@ -132,6 +132,7 @@ class Loader:
     def _lies_ahead(self, one: Substitution) -> bool:
         """False also for what another corpus or seed left in the ledger."""
         stream = self._streams.get(one.task)
-        if stream is None or one.split is not stream.split or one.position < self._plan.consumed(one.task, self._next):
+        if stream is None or (one.split, one.corpus) != (stream.split, self._fingerprints[one.task]):
             return False
-        return int(stream.order.at(np.array([one.position])).indices[0]) == one.index and stream.manifest.entry(one.index).key == one.key
+        drawn = stream.order.at(np.array([one.position])).indices[0]
+        return one.position >= self._plan.consumed(one.task, self._next) and int(drawn) == one.index

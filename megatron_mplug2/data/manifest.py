@@ -151,7 +151,7 @@ class _Folder:
         try:
             self.header = Header.from_json(self.raw_header)
             self.index = np.load(path / INDEX, mmap_mode="r")
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
             raise UserError(f"{path} is not readable as a corpus ({error}): make it anew with `mplug2 data shard`") from None
         if self.index.dtype != ROW or self.index.shape != (self.header.samples,):
             raise UserError(f"{path / INDEX} does not fit {MANIFEST}: make the folder anew with `mplug2 data shard`")

@@ -130,6 +130,7 @@ def _substitution(stream: Stream, position: int, index: int, failures: Sequence[
     return Substitution(
         split=stream.split,
         task=stream.task,
+        corpus=stream.manifest.fingerprint,
         position=position,
         index=index,
         key=stream.manifest.entry(index).key,

@@ -23,6 +23,8 @@ class Substitution(BaseModel):
 
     split: Split
     task: Task
+    corpus: str
+    """Fingerprint of the stream."""
     position: int = Field(ge=0)
     """In the stream."""
     index: int = Field(ge=0)

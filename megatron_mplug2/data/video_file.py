@@ -3,6 +3,7 @@
 import bisect
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -58,9 +59,8 @@ class VideoFile:
     @property
     def facts(self) -> VideoFacts:
         context = self._stream.codec_context
-        indexed = sum(not entry.is_discard for entry in self._stream.index_entries)  # mp4 and mov list all frames, cut off or not
         return VideoFacts(
-            frames=max(indexed, len(self._times)),
+            frames=max(self._indexed, len(self._times)),
             width=context.width,
             height=context.height,
             fps=float(self._stream.average_rate or self._stream.guessed_rate or 0),
@@ -94,21 +94,23 @@ class VideoFile:
             raise BadMedia("no video stream")
         self._stream = streams[0]
         self._stream.codec_context.thread_count = 1  # workers decode side by side already
+        self._indexed = sum(not entry.is_discard for entry in self._stream.index_entries)  # mp4 and mov list all frames, cut off or not
 
     def _read_times(self) -> tuple[list[int], list[int]]:
         """Presentation times of all frames and of the key frames, ascending, from the packets alone; 0, 1, 2 ... where there are none."""
-        packets: list[tuple[int | None, bool]] = []
-        try:
-            packets += ((p.pts, p.is_keyframe) for p in self._container.demux(self._stream) if p.size and not p.is_discard)
-        except FFmpegError:
-            pass  # a cut-off tail: what is missing shows when it is asked for
+        packets: list[tuple[int | None, int | None, bool]] = []
+        with suppress(FFmpegError):  # a cut-off tail: what is missing shows when it is asked for
+            packets += ((p.pts, p.dts, p.is_keyframe) for p in self._container.demux(self._stream) if p.size and not p.is_discard)
         if not packets:
             raise BadMedia("no frames")
-        times = {time for time, _ in packets if time is not None}
+        if self._indexed > len(packets):  # packets come in decoding order: after the last one's time there may be gaps
+            last = packets[-1][1]
+            packets = [packet for packet in packets if packet[0] is None or last is None or packet[0] <= last]
+        times = {time for time, _, _ in packets if time is not None}
         self._counted = self._container.format.name in _NO_TIMES or len(times) < len(packets)
         if self._counted:
             return list(range(len(packets))), [0]
-        return sorted(times), sorted(time for time, key in packets if key and time is not None) or [min(times)]
+        return sorted(times), sorted(time for time, _, key in packets if key and time is not None) or [min(times)]
 
     def _decode_from(self, key: int) -> Iterator[tuple[int, av.VideoFrame | None]]:
         """Frames with their times from the key frame at time `key` on; None stands for one that damage has spoilt."""

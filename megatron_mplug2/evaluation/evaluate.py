@@ -1,5 +1,6 @@
 """The evaluation of a run: retrieval, captions and questions on a split, each sample counted once on any layout."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from megatron_mplug2.config.load import resolved_yaml
 from megatron_mplug2.config.schema import RunConfig, Task
 from megatron_mplug2.data.evaluation_batches import EvaluationBatch, LeftOut, evaluation_batches
 from megatron_mplug2.data.manifest import Manifest, Question, Record
@@ -132,9 +134,9 @@ class _Stream:
             raise UserError(
                 f"data.{self._split}.{self._task}: fewer usable samples than layout.data={topology.data_size} ranks; lower layout.data"
             )
-        similarity, indices = self._gallery.similarities()
-        with progress.stage(f"{self._task}: re-rank {len(indices)} samples both ways"):
-            retrieval = self._gallery.score(similarity, indices, identities(self._manifest, indices))
+        gallery = self._gallery.gather()
+        with progress.stage(f"{self._task}: re-rank {len(gallery.indices)} samples both ways"):
+            retrieval = gallery.score(identities(self._manifest, gallery.indices))
         return _StreamEvaluation(
             retrieval=retrieval,
             captions=self._everyones(self._captions),
@@ -147,7 +149,7 @@ class _Stream:
 
     def _add(self, batch: EvaluationBatch) -> None:
         media = self._inference.encode_media(batch.media, self._task)
-        self._gallery.add(batch.indices, media, self._inference.encode_text(batch.captions))
+        self._gallery.add(batch.indices, media, batch.captions)
         indices = batch.indices.tolist()
         records = [self._manifest.record(index) for index in indices]
         if self._task is Task.VIDEO_TEXT:
@@ -194,8 +196,13 @@ def _evaluate_and_write(inference: Inference, config: RunConfig, step: int, resu
     if rank == 0:
         _write(config.run_dir / predictions_name, "".join(json.dumps(line) + "\n" for line in prediction_lines(evaluation)))
         left_out = {one.key: one.reason for one in evaluation.left_out}
-        results = asdict(evaluation.results) | {"step": step, "left_out": left_out}
+        results = asdict(evaluation.results) | {"step": step, "config": config_digest(config), "left_out": left_out}
         _write(config.run_dir / results_name, json.dumps(results, indent=1) + "\n")
+
+
+def config_digest(config: RunConfig) -> str:
+    """Tells whether results were found with an equal config."""
+    return hashlib.sha256(resolved_yaml(config).encode()).hexdigest()
 
 
 def prediction_lines(evaluation: Evaluation) -> Iterator[dict[str, Any]]:

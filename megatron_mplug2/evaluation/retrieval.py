@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from megatron_mplug2.data.batch import PAD
 from megatron_mplug2.evaluation.gather import gather_samples
 from megatron_mplug2.evaluation.inference import EncodedMedia, EncodedText, Inference
 
@@ -52,77 +53,97 @@ class Identities:
 
 
 class Gallery:
-    """Pictures or clips and a text of each. Every data-parallel rank adds its own samples; a score is then found by all together."""
+    """Pictures or clips and a text of each. Every data-parallel rank adds its own samples; a score is then found by all together.
+
+    Visual tokens stay where they were made. Texts are short: every rank encodes all of them.
+    """
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
         self._group: dist.ProcessGroup = inference.context.topology.data_group
         self._indices: list[torch.Tensor] = []
         self._media: list[EncodedMedia] = []
-        self._text: list[EncodedText] = []
+        self._texts: list[torch.Tensor] = []
 
-    def add(self, indices: torch.Tensor, media: EncodedMedia, text: EncodedText) -> None:
-        """A batch of this rank's samples: `indices` [b] int64 in the manifest, and their b media and b texts."""
-        self._indices.append(indices.to(media.tokens.device))
+    def add(self, indices: torch.Tensor, media: EncodedMedia, texts: torch.Tensor) -> None:
+        """A batch of this rank's samples: `indices` [b] int64 in the manifest, their media, and their `texts` [b, L] int64 token ids."""
+        self._indices.append(indices.to(self._inference.device))
         self._media.append(media)
-        self._text.append(text)
+        self._texts.append(texts.to(self._inference.device))
 
     def __bool__(self) -> bool:
         """Whether this rank has samples."""
         return bool(self._indices)
 
-    def similarities(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(cosines [texts, media] over the samples of all ranks, their indices [N] rising)."""
-        inference, own = self._inference, self._own_indices()
-        vision = torch.cat([inference.vision_features(media) for media in self._media])
-        text = torch.cat([inference.text_features(text) for text in self._text])
-        whole, indices = gather_samples(torch.stack([vision, text], dim=1), own, self._group)
-        return whole[:, 1] @ whole[:, 0].T, indices
-
-    def score(self, similarity: torch.Tensor, indices: torch.Tensor, identities: Identities) -> Retrieval:
-        """Both directions over the samples at `indices` [N], whose identities are given in the same order."""
-        hits = identities.hits().to(similarity.device)
-        gallery = len(identities.meaning.unique())
-        t2v, v2t = candidates(similarity), candidates(similarity.T)
-        items = torch.arange(len(indices), device=indices.device)[:, None]
-        # One code for a pair of text and media, whichever direction asks for it.
-        codes_t2v, codes_v2t = items * len(indices) + t2v, (v2t * len(indices) + items).contiguous()
-        codes = torch.cat([codes_t2v.flatten(), codes_v2t.flatten()]).unique()
-        match = self._match(codes // len(indices), codes % len(indices), indices)
-        return Retrieval(
-            t2v=result(similarity, match[torch.searchsorted(codes, codes_t2v)], hits, gallery),
-            v2t=result(similarity.T, match[torch.searchsorted(codes, codes_v2t)], hits, gallery),
+    def gather(self) -> "GatheredGallery":
+        """The samples of all ranks; each needs at least one."""
+        own = torch.cat(self._indices)
+        vision = torch.cat([self._inference.vision_features(media) for media in self._media])
+        vision, indices = gather_samples(vision, own, self._group)
+        texts, _ = gather_samples(torch.cat(self._texts), own, self._group)
+        text = _encode(self._inference, texts)
+        return GatheredGallery(
+            inference=self._inference,
+            group=self._group,
+            indices=indices,
+            similarity=self._inference.text_features(text) @ vision.T,
+            text=text,
+            own=torch.searchsorted(indices, own),
+            own_media=EncodedMedia(tokens=torch.cat([media.tokens for media in self._media], dim=1), length=self._media[0].length),
         )
 
-    def _match(self, texts: torch.Tensor, media: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-        """[P] match probability of pairs of all ranks' samples; each is made where its picture or clip lies."""
-        own = self._own_indices()
-        # Positions among all samples -> rows on this rank.
-        own_rows = torch.full_like(indices, -1)
-        own_rows[torch.searchsorted(indices, own)] = torch.arange(len(own), device=own.device)
-        rows = own_rows[media]
-        mine = (rows >= 0).nonzero()[:, 0]
-        everyones_text, own_media = self._gathered_text(), self._own_media()
+
+def _encode(inference: Inference, texts: torch.Tensor) -> EncodedText:
+    """[N, L] ids, without the columns that are padding in all."""
+    longest = int((texts != PAD).sum(1).max())
+    parts = [inference.encode_text(part) for part in texts[:, :longest].split(PAIRS_AT_ONCE)]
+    return EncodedText(tokens=torch.cat([part.tokens for part in parts], dim=1), keys=torch.cat([part.keys for part in parts]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatheredGallery:
+    """N samples of all data-parallel ranks."""
+
+    inference: Inference
+    group: dist.ProcessGroup
+    indices: torch.Tensor
+    """[N] int64, of the samples in the manifest, rising."""
+    similarity: torch.Tensor
+    """[N texts, N media] fp32 cosines."""
+    text: EncodedText
+    """The N texts."""
+    own: torch.Tensor
+    """[n] int64, places among the N samples of those whose media lie on this rank."""
+    own_media: EncodedMedia
+    """Those n pictures or clips."""
+
+    def score(self, identities: Identities) -> Retrieval:
+        """Both directions; `identities` of the N samples in their order."""
+        hits = identities.hits().to(self.similarity.device)
+        gallery = len(identities.meaning.unique())
+        t2v, v2t = candidates(self.similarity), candidates(self.similarity.T)
+        count = len(self.indices)
+        items = torch.arange(count, device=self.indices.device)[:, None]
+        # One code for a pair of text and media, whichever direction asks for it.
+        codes_t2v, codes_v2t = items * count + t2v, (v2t * count + items).contiguous()
+        codes = torch.cat([codes_t2v.flatten(), codes_v2t.flatten()]).unique()
+        match = self._match(codes // count, codes % count)
+        return Retrieval(
+            t2v=result(self.similarity, match[torch.searchsorted(codes, codes_t2v)], hits, gallery),
+            v2t=result(self.similarity.T, match[torch.searchsorted(codes, codes_v2t)], hits, gallery),
+        )
+
+    def _match(self, texts: torch.Tensor, media: torch.Tensor) -> torch.Tensor:
+        """[P] match probability of pairs of samples; each is made where its picture or clip lies."""
+        rows = torch.full_like(self.indices, -1)
+        rows[self.own] = torch.arange(len(self.own), device=rows.device)
+        own_rows = rows[media]
         match = torch.zeros(len(texts), device=texts.device)
-        for part in mine.split(PAIRS_AT_ONCE):
-            fused = self._inference.fuse(everyones_text.rows(texts[part]), own_media, rows[part])
-            match[part] = self._inference.match_probability(fused)
-        dist.all_reduce(match, group=self._group)
+        for part in (own_rows >= 0).nonzero()[:, 0].split(PAIRS_AT_ONCE):
+            fused = self.inference.fuse(self.text.rows(texts[part]), self.own_media, own_rows[part])
+            match[part] = self.inference.match_probability(fused)
+        dist.all_reduce(match, group=self.group)
         return match
-
-    def _gathered_text(self) -> EncodedText:
-        own = self._own_indices()
-        tokens = torch.cat([text.tokens for text in self._text], dim=1).transpose(0, 1)
-        keys = torch.cat([text.keys for text in self._text])
-        all_tokens, _ = gather_samples(tokens, own, self._group)
-        all_keys, _ = gather_samples(keys.to(torch.uint8), own, self._group)
-        return EncodedText(tokens=all_tokens.transpose(0, 1).contiguous(), keys=all_keys.bool())
-
-    def _own_media(self) -> EncodedMedia:
-        return EncodedMedia(tokens=torch.cat([media.tokens for media in self._media], dim=1), length=self._media[0].length)
-
-    def _own_indices(self) -> torch.Tensor:
-        return torch.cat(self._indices)
 
 
 def candidates(similarity: torch.Tensor) -> torch.Tensor:

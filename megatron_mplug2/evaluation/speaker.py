@@ -25,8 +25,8 @@ class Speaker:
         self._tokenizer, self._config = tokenizer, config
 
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
-        """[n, text_length] int64."""
-        length = self._config.data.text_length
+        """[n, L] int64, L the longest of the texts but no more than text_length."""
+        length = min(1 + max(len(self._tokenizer.pieces(text)) for text in texts), self._config.data.text_length)
         return torch.from_numpy(np.stack([self._tokenizer.encode(text, length) for text in texts]))
 
     def captions(self, media: EncodedMedia, task: Task) -> list[str]:

@@ -58,7 +58,7 @@ class BertLayer(nn.Module):
 
     def _add_norm(self, x: torch.Tensor, branch: tuple[torch.Tensor, torch.Tensor], norm: nn.LayerNorm) -> torch.Tensor:
         out, bias = branch
-        return norm(x + self._keyed.hidden(out + bias, self._dropout))  # type: ignore[no-any-return]
+        return norm(x + self._keyed.hidden(out + bias, self._dropout))
 
 
 class BertEmbedding(nn.Module):

@@ -75,4 +75,4 @@ class MatchingHead(nn.Module):
 
     def forward(self, class_token: torch.Tensor) -> torch.Tensor:
         """[b, h] -> [b, 2] logits; class 1 is a match."""
-        return self.classifier(class_token)  # type: ignore[no-any-return]
+        return self.classifier(class_token)

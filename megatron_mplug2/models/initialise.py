@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from megatron_mplug2.config.schema import ModelConfig
+from megatron_mplug2.config.schema import ModelConfig, VisionConfig
 from megatron_mplug2.models.weights import Weight
 from megatron_mplug2.parallel.topology import Topology
 
@@ -30,11 +30,22 @@ def _full_value(name: str, size: tuple[int, ...], config: ModelConfig, temperatu
         return torch.randn(size, generator=generator)  # [CODE] N(0, 1)
     if ".temporal." in name:
         return _temporal_value(name, size, generator)
-    if kind in ("class_token", "position") and name.startswith("vision."):
-        return torch.randn(size, generator=generator) * config.vision.width**-0.5  # CLIP
     if kind == "bias":
         return torch.zeros(size)
-    return torch.randn(size, generator=generator) * config.init_std
+    std = _clip_std(name, config.vision) if name.startswith(("vision.embedding.", "vision.blocks.")) else config.init_std
+    return torch.randn(size, generator=generator) * std
+
+
+def _clip_std(name: str, vision: VisionConfig) -> float:
+    """Of CLIP's `initialize_parameters`: narrower where a residual branch ends, the more blocks there are."""
+    width = vision.width**-0.5
+    if name.endswith(("attention.linear_proj.weight", "mlp.linear_fc2.weight")):
+        return width * (2 * vision.blocks) ** -0.5
+    if name.endswith("mlp.linear_fc1.weight"):
+        return (2 * vision.width) ** -0.5
+    if name.endswith("embedding.patch"):
+        return (3 * 3 * vision.patch**2) ** -0.5  # PyTorch's default of a convolution: there uniform, with this deviation
+    return width
 
 
 def _temporal_value(name: str, size: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:

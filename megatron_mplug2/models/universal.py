@@ -39,15 +39,13 @@ class UniversalLayer(nn.Module):
 
     def text(self, x: torch.Tensor, mask: AttentionMask) -> torch.Tensor:
         """Text use: [L, b, h] -> [L, b, h], cross-attention skipped."""
-        return self.layer(x, mask)  # type: ignore[no-any-return]
+        return self.layer(x, mask)
 
     def refine_queries(self, queries: torch.Tensor | None, visual: torch.Tensor, visual_length: int) -> torch.Tensor:
         """Vision use of all layers but the last: queries [q, b, h] (the first layer's own) attend to visual tokens [n, b, h]."""
         if queries is None:
             queries = self._sequence.scatter(self.queries[:, None].expand(-1, visual.shape[1], -1).contiguous())
-        return self.layer(  # type: ignore[no-any-return]
-            queries, AttentionMask(length=self._queries), visual, AttentionMask(length=visual_length)
-        )
+        return self.layer(queries, AttentionMask(length=self._queries), visual, AttentionMask(length=visual_length))
 
     def broadcast_queries(self, queries: torch.Tensor, visual: torch.Tensor, visual_length: int) -> torch.Tensor:
         """Vision use of the last layer: LN(V + layer(V; memory = queries)), [n, b, h]."""

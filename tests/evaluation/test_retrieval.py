@@ -52,9 +52,10 @@ def scored(inference: Inference, batch: int, meaning: torch.Tensor = MEANING) ->
     media, texts = some_media(SAMPLES), some_texts(SAMPLES)
     gallery = Gallery(inference)
     for indices in torch.arange(topology.data_rank, SAMPLES, topology.data_size).split(batch):
-        gallery.add(indices, inference.encode_media(media[indices], task_of(3)), inference.encode_text(texts[indices]))
-    similarity, found = gallery.similarities()
-    return gallery.score(similarity, found, Identities(media=found, meaning=meaning[found])), similarity, found
+        gallery.add(indices, inference.encode_media(media[indices], task_of(3)), texts[indices])
+    gathered = gallery.gather()
+    found = gathered.indices
+    return gathered.score(Identities(media=found, meaning=meaning[found])), gathered.similarity, found
 
 
 @pytest.fixture(scope="module")

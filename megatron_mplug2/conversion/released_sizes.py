@@ -1,0 +1,81 @@
+"""The sizes of a released mPLUG-2, read off its weights."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from pydantic import ValidationError
+
+from megatron_mplug2.config.schema import ModelConfig
+from megatron_mplug2.conversion.released_file import numbered, released_tensors
+from megatron_mplug2.errors import UserError
+
+HEAD_WIDTH = 64
+"""Channels of an attention head in every released size."""
+
+_LAYERS = "text_encoder.encoder.layer"
+_BLOCKS = "visual_encoder.visual.transformer.resblocks"
+
+
+def config_from_released(state_dict: Mapping[str, object]) -> ModelConfig:
+    """The model that a released file is of, with what the released code does: two temporal modules, on pictures too.
+
+    How many of the fusion layers run is the one size that no weight tells: a quarter of the text encoder's, rounded up (6 of 24 in
+    large, 3 of 12 in base).
+
+    Raises:
+        UserError: it isn't a released mPLUG-2 checkpoint.
+    """
+    tensors = released_tensors(state_dict)
+    layers = len(numbered(tensors, _LAYERS))
+    sizes = {"vision": _vision_sizes(tensors), "text": _text_sizes(tensors, layers)}
+    try:
+        return ModelConfig.model_validate(
+            {**sizes, "fusion_layers": math.ceil(layers / 4), "decoder_layers": len(numbered(tensors, "text_decoder.encoder.layer"))}
+        )
+    except ValidationError as error:
+        where, message = error.errors()[0]["loc"], error.errors()[0]["msg"]
+        at = ".".join(map(str, ("model", *where)))
+        raise UserError(f"the file's sizes make no mPLUG-2 model ({at}: {message}): it isn't a released checkpoint") from error
+
+
+def _vision_sizes(tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
+    width, _, _, patch, _ = _shape(tensors, "visual_encoder.visual.conv1.weight", 5)
+    positions, _ = _shape(tensors, "visual_encoder.visual.positional_embedding", 2)
+    ffn, _ = _shape(tensors, f"{_BLOCKS}.0.mlp.c_fc.weight", 2)
+    return {
+        "width": width,
+        "blocks": len(numbered(tensors, _BLOCKS)),
+        "heads": width // HEAD_WIDTH,
+        "ffn": ffn,
+        "patch": patch,
+        "resolution": math.isqrt(positions - 1) * patch,
+        "temporal_modules": 2 if f"{_BLOCKS}.0.lmhra2.ln.weight" in tensors else 1,
+        "temporal_on_images": True,
+    }
+
+
+def _text_sizes(tensors: Mapping[str, torch.Tensor], layers: int) -> dict[str, object]:
+    vocab_size, hidden = _shape(tensors, "text_encoder.embeddings.word_embeddings.weight", 2)
+    positions, _ = _shape(tensors, "text_encoder.embeddings.position_embeddings.weight", 2)
+    token_types, _ = _shape(tensors, "text_encoder.embeddings.token_type_embeddings.weight", 2)
+    ffn, _ = _shape(tensors, f"{_LAYERS}.0.intermediate.dense.weight", 2)
+    universal = sum(f"{_LAYERS}.{index}.crossattention.self.query.weight" in tensors for index in range(layers))
+    queries, _ = _shape(tensors, f"{_LAYERS}.{layers - universal}.latents", 2)
+    return {
+        "hidden": hidden,
+        "heads": hidden // HEAD_WIDTH,
+        "ffn": ffn,
+        "layers": layers,
+        "universal_layers": universal,
+        "queries": queries,
+        "vocab_size": vocab_size,
+        "positions": positions,
+        "token_types": token_types,
+    }
+
+
+def _shape(tensors: Mapping[str, torch.Tensor], name: str, dimensions: int) -> tuple[int, ...]:
+    if name not in tensors or tensors[name].dim() != dimensions:
+        raise UserError(f"no {name} of {dimensions} dimensions in the file: it isn't a released mPLUG-2 checkpoint")
+    return tuple(tensors[name].shape)
