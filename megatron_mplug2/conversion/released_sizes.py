@@ -46,7 +46,7 @@ def _vision_sizes(tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
     return {
         "width": width,
         "blocks": len(numbered(tensors, _BLOCKS)),
-        "heads": width // HEAD_WIDTH,
+        "heads": _heads(width),
         "ffn": ffn,
         "patch": patch,
         "resolution": math.isqrt(positions - 1) * patch,
@@ -64,7 +64,7 @@ def _text_sizes(tensors: Mapping[str, torch.Tensor], layers: int) -> dict[str, o
     queries, _ = _shape(tensors, f"{_LAYERS}.{layers - universal}.latents", 2)
     return {
         "hidden": hidden,
-        "heads": hidden // HEAD_WIDTH,
+        "heads": _heads(hidden),
         "ffn": ffn,
         "layers": layers,
         "universal_layers": universal,
@@ -73,6 +73,12 @@ def _text_sizes(tensors: Mapping[str, torch.Tensor], layers: int) -> dict[str, o
         "positions": positions,
         "token_types": token_types,
     }
+
+
+def _heads(width: int) -> int:
+    if width % HEAD_WIDTH:
+        raise UserError(f"a width of {width} isn't a multiple of {HEAD_WIDTH}, an attention head's: it isn't a released mPLUG-2 checkpoint")
+    return width // HEAD_WIDTH
 
 
 def _shape(tensors: Mapping[str, torch.Tensor], name: str, dimensions: int) -> tuple[int, ...]:

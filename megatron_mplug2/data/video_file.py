@@ -101,11 +101,11 @@ class VideoFile:
         packets: list[tuple[int | None, int | None, bool]] = []
         with suppress(FFmpegError):  # a cut-off tail: what is missing shows when it is asked for
             packets += ((p.pts, p.dts, p.is_keyframe) for p in self._container.demux(self._stream) if p.size and not p.is_discard)
-        if not packets:
-            raise BadMedia("no frames")
-        if self._indexed > len(packets):  # packets come in decoding order: after the last one's time there may be gaps
+        if packets and self._indexed > len(packets):  # packets come in decoding order: after the last one's time there may be gaps
             last = packets[-1][1]
             packets = [packet for packet in packets if packet[0] is None or last is None or packet[0] <= last]
+        if not packets:
+            raise BadMedia("no frames")
         times = {time for time, _, _ in packets if time is not None}
         self._counted = self._container.format.name in _NO_TIMES or len(times) < len(packets)
         if self._counted:

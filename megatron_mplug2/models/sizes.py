@@ -14,7 +14,7 @@ from megatron_mplug2.parallel.topology import Topology
 
 
 class Group(StrEnum):
-    """Parts of mPLUG-2, each with a beginning of its weights' names; where several fit, the longest counts."""
+    """Parts of mPLUG-2 whose sizes are told apart."""
 
     VISION = "vision"
     """CLIP's ViT, and the projection to the text width where there is one."""
@@ -40,6 +40,10 @@ class Group(StrEnum):
 PRETRAINING_HEADS = (Group.MLM_HEAD, Group.CONTRAST_HEAD, Group.MATCHING_HEAD)
 
 _PARTS = (
+    ("heads.lm.", Group.LM_HEAD),
+    ("heads.mlm.", Group.MLM_HEAD),
+    ("heads.contrast.", Group.CONTRAST_HEAD),
+    ("heads.matching.", Group.MATCHING_HEAD),
     (".temporal.0.", Group.TEMPORAL_1),
     (".temporal.1.", Group.TEMPORAL_2),
     ("vision.", Group.VISION),
@@ -52,10 +56,6 @@ _PARTS = (
     ("fusion.layers.", Group.FUSION),
     ("decoder.embedding.", Group.DECODER_EMBEDDING),
     ("decoder.layers.", Group.DECODER_LAYERS),
-    ("heads.lm.", Group.LM_HEAD),
-    ("heads.mlm.", Group.MLM_HEAD),
-    ("heads.contrast.", Group.CONTRAST_HEAD),
-    ("heads.matching.", Group.MATCHING_HEAD),
 )
 """A part of a weight's name that tells its group; the first that is there counts."""
 

@@ -83,6 +83,7 @@ def make_topology(layout: LayoutConfig, roles: StageRoles) -> Topology:
     if dist.get_world_size() != layout.world_size:
         raise ValueError(f"the layout needs {layout.world_size} ranks, the world has {dist.get_world_size()}")
     device.install_cpu_backend()
+    parallel_state.destroy_model_parallel()  # a process may run one job after another, each in a world of its own
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tensor,
         pipeline_model_parallel_size=layout.pipeline,

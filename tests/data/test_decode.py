@@ -210,8 +210,11 @@ def test_cut_off_clip_is_bad_only_where_needed() -> None:
     assert levels_of(decode_video(cut, 4, 16, FULL_VIEW, [0.0, 0.0, 0.0, 0.0])) == [0, 6, 12, 18]
     with pytest.raises(BadMedia, match="frame 19 is"):
         decode_video(cut, 24, 16, FULL_VIEW, None)
-    with pytest.raises(BadMedia):
-        probe_video(data[:100])
+    with VideoFile(data) as video:
+        first = video._stream.index_entries[0]
+    for end in (100, first.pos, first.pos + first.size // 2, first.pos + first.size):
+        with pytest.raises(BadMedia):
+            decode_video(data[:end], 2, 16, FULL_VIEW, None)
 
 
 def test_damage_is_bad_only_until_the_next_key_frame() -> None:

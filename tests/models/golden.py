@@ -19,6 +19,7 @@ from megatron_mplug2.models.chain import Streams
 from megatron_mplug2.models.microbatch import ContrastShare, Microbatch
 from megatron_mplug2.models.shapes import BatchShape, Stream
 from megatron_mplug2.models.units import DecoderEmbeddingUnit, DecoderLayerUnit
+from megatron_mplug2.models.universal import UniversalLayer
 from megatron_mplug2.objectives.result import Objective
 from megatron_mplug2.objectives.token_loss import token_losses
 from megatron_mplug2.parallel.gather import gather_rows
@@ -70,10 +71,11 @@ def run(kind: Released, built: Built) -> Run:
     length = micro.shape.visual_length
     values: dict[str, torch.Tensor] = {}
     streams: Streams = {}
-    last = built.context.config.text.universal_layers - 1
+    last = built.stage.block(f"universal.layers.{built.context.config.text.universal_layers - 1}")
+    assert isinstance(last, UniversalLayer)
     lm = built.stage.block("heads.lm")
     # The vision use of the universal layers is the later one.
-    with _output_of(built.stage.block(f"universal.layers.{last}").layer, values, "uni"), _output_of(lm, values, "dec_logits"):
+    with _output_of(last.layer, values, "uni"), _output_of(lm, values, "dec_logits"):
         for unit in built.stage.units:
             if isinstance(unit, DecoderEmbeddingUnit) and kind is Released.CAPTION:
                 break

@@ -31,7 +31,7 @@ def _forward(kind: Released, layout: LayoutConfig) -> dict[str, torch.Tensor]:
 def _gradients(kind: Released, layout: LayoutConfig) -> dict[str, torch.Tensor]:
     """d loss / d weight, unsharded, after the reduction that Megatron-Core's finalize does; in fp64, so that only defects show."""
     built = build_released(kind, layout, torch.float64)
-    run(kind, built).loss.backward()  # type: ignore[no-untyped-call]
+    run(kind, built).loss.backward()
     gradients = {}
     for weight in built.weights:
         gradient = weight.param.grad

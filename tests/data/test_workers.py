@@ -1,0 +1,160 @@
+"""Worker processes: order, errors, and how they end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from megatron_mplug2.data.workers import Workers
+from megatron_mplug2.errors import UserError
+
+ITEMS = range(12)
+
+
+def square(item: int) -> torch.Tensor:
+    time.sleep(0.02 * (item % 3))  # so that they finish out of order
+    return torch.full((3,), item * item)
+
+
+def threads(item: int) -> tuple[int, int]:
+    return torch.get_num_threads(), os.getpid()
+
+
+def complain(item: int) -> int:
+    if item == 5:
+        raise UserError("item 5 is bad: take another")
+    return item
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 20])
+def test_results_are_in_order(count: int) -> None:
+    assert [int(result[0]) for result in Workers(square, ITEMS, count=count, ahead=4)] == [item * item for item in ITEMS]
+
+
+def test_each_process_has_one_thread() -> None:
+    torch.set_num_threads(2)
+    results = list(Workers(threads, ITEMS, count=2, ahead=4))
+    torch.set_num_threads(1)
+    assert {number for number, _ in results} == {1} and len({process for _, process in results}) == 2
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_user_errors_stay_one_line_and_come_in_order(count: int) -> None:
+    workers = Workers(complain, ITEMS, count=count, ahead=8)
+    assert [next(workers) for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(UserError) as error:
+        next(workers)
+    assert str(error.value) == "item 5 is bad: take another"
+
+
+def children() -> set[int]:
+    return {int(child) for task in Path("/proc/self/task").iterdir() for child in (task / "children").read_text().split()}
+
+
+@pytest.mark.parametrize("read", [0, 3, 12])
+def test_closing_ends_the_processes(read: int) -> None:
+    before = children()
+    workers = Workers(square, ITEMS, count=2, ahead=4)
+    for _ in range(read):
+        next(workers)
+    assert len(children() - before) == 2
+    workers.close()
+    assert children() == before
+    assert list(workers) == []
+
+
+PARENT = """
+import os, signal, sys, time
+from pathlib import Path
+from megatron_mplug2.data.workers import Workers
+from tests.data.test_workers import threads
+
+def stop(number, frame):
+    print("asked to stop", flush=True)
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, stop)
+workers = Workers(threads, range(1000), count=2, ahead=4)
+print(*sorted({next(workers)[1] for _ in range(8)}), flush=True)
+for line in sys.stdin:
+    if line == "read\\n":
+        print([next(workers) for _ in range(100)] and "read", flush=True)
+    if line == "fail\\n":
+        raise SystemExit(3)
+print("bye", flush=True)
+"""
+
+
+class Parent:
+    """A process with two workers."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        self.workers = [int(word) for word in self.line().split()]
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def say(self, word: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+
+    def workers_gone(self, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if not any(alive(worker) for worker in self.workers):
+                return True
+            time.sleep(0.02)
+        return False
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def kill(parent: Parent) -> None:
+    parent.process.kill()
+
+
+def fail(parent: Parent) -> None:
+    parent.say("fail")
+
+
+def finish(parent: Parent) -> None:
+    assert parent.process.stdin is not None
+    parent.process.stdin.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and prctl")
+@pytest.mark.parametrize(("end", "code"), [(kill, -signal.SIGKILL), (fail, 3), (finish, 0)])
+def test_workers_go_with_their_parent(end: Callable[[Parent], None], code: int) -> None:
+    parent = Parent()
+    assert len(parent.workers) == 2 and all(alive(worker) for worker in parent.workers)
+    end(parent)
+    assert parent.process.wait(timeout=30) == code
+    assert parent.workers_gone(2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and prctl")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_group_leaves_the_workers_to_their_parent(number: signal.Signals) -> None:
+    parent = Parent()
+    os.killpg(parent.process.pid, number)
+    assert parent.line() == "asked to stop"
+    parent.say("read")
+    assert parent.line() == "read" and all(alive(worker) for worker in parent.workers)
+    finish(parent)
+    assert parent.line() == "bye" and parent.process.wait(timeout=30) == 0
+    assert parent.workers_gone(2)
