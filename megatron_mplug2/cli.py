@@ -13,6 +13,9 @@ from megatron_mplug2.errors import RankError, UserError
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Config keys to set, such as optimizer.lr=1e-4")]
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as configs/pretrain/base.yaml")]
 
+DEMO_CONFIG = Path(__file__).parents[1] / "configs/pretrain/demo.yaml"
+"""Found from any folder, since it lies in the checkout; what the demo writes is relative to the current folder."""
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help="Pretrain and evaluate mPLUG-2."
 )
@@ -33,6 +36,30 @@ def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
     from megatron_mplug2.training import loop
 
     launch(run, loop.pretrain)
+
+
+@app.command()
+def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Evaluate the run's latest checkpoint on its test split: retrieval, captions and questions.
+
+    Starts or joins ranks as `pretrain` does; the layout may be another than that of the training.
+    """
+    from megatron_mplug2.config.load import load_config
+
+    run = load_config(config, overrides or [])
+
+    from launchers.local import launch
+    from megatron_mplug2.evaluation import evaluate
+
+    launch(run, evaluate.evaluate)
+
+
+@app.command()
+def demo(overrides: Overrides = None) -> None:
+    """Make a small corpus of moving shapes, pretrain on it, and show what was learned. Needs a checkout, for its config."""
+    from launchers.demo import run_demo
+
+    run_demo(DEMO_CONFIG, overrides or [])
 
 
 @app.command("config")

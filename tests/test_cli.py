@@ -12,10 +12,12 @@ PROJECT = Path(__file__).parents[1]
 DEMO = "configs/pretrain/demo.yaml"
 
 
-def run(*arguments: str, program: tuple[str, ...] = ("-m", "megatron_mplug2.cli")) -> "subprocess.CompletedProcess[str]":
+def run(
+    *arguments: str, program: tuple[str, ...] = ("-m", "megatron_mplug2.cli"), folder: Path = PROJECT
+) -> "subprocess.CompletedProcess[str]":
     environ = {**os.environ, "PYTHONPATH": str(PROJECT), "NO_COLOR": "1", "COLUMNS": "100"}
     command = [sys.executable, *program, *arguments]
-    return subprocess.run(command, cwd=PROJECT, env=environ, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_the_resolved_config_is_printed() -> None:
@@ -25,11 +27,23 @@ def test_the_resolved_config_is_printed() -> None:
     assert (tree["name"], tree["optimizer"]["lr"], tree["objectives"]["mlm"]["probability"]) == ("other", 2e-4, 0.15)
 
 
-@pytest.mark.parametrize("command", ["config", "pretrain"])
+@pytest.mark.parametrize("command", ["config", "pretrain", "evaluate"])
 def test_a_wrong_key_is_one_line_and_exit_code_2(command: str) -> None:
     done = run(command, DEMO, "training.mircobatch=4")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: {DEMO}: training.mircobatch: unknown key; did you mean training.microbatch?\n"
+
+
+def test_the_demo_finds_its_config_from_anywhere(tmp_path: Path) -> None:
+    done = run("demo", "training.mircobatch=4", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {PROJECT / DEMO}: training.mircobatch: unknown key; did you mean training.microbatch?\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_there_is_no_checkpoint_to_evaluate(tmp_path: Path) -> None:
+    done = run("evaluate", DEMO, f"run_dir={tmp_path}")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: no checkpoint in {tmp_path}/checkpoints\n")
 
 
 def test_a_missing_file_is_one_line_and_exit_code_2() -> None:

@@ -4,7 +4,7 @@ The promise is that N steps equal k steps, a stop, and a resume of N-k steps. A 
 computes: that holds for everything in CHANGEABLE, up to the order of floating-point sums, and with the exceptions that it names:
 dropout's masks are keyed by seed, step, microbatch and block, and where tensor parallelism splits a tensor by the rank too, so
 another training.microbatch, layout.tensor or layout.sequence_parallel draws other masks. Without dropout the step is the same.
-Every other key (model, objectives, schedule, optimizer, seed, precision, vocabulary, lengths, augmentation, global batch) is fixed.
+Every other key (model, objectives, schedule, optimizer, seed, precision, lengths, augmentation, global batch) is fixed.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,8 @@ CHANGEABLE: Mapping[str, str] = {
     "training.checkpoint_every": "what is written, not what is trained",
     "training.keep_checkpoints": "as above",
     "objectives.vlc.chunk": "how many columns of the same similarity matrix live at once",
-    "data.train.*": "folders may have been moved: the checkpoint's dataset fingerprint guards what is in them",
+    "data.vocab": "the file may have been moved: its fingerprint in the checkpoint guards what is in it",
+    "data.train.*": "folders may have been moved: their fingerprints in the checkpoint guard what is in them",
     "data.validation.*": "never trained on",
     "data.test.*": "never trained on",
     "data.workers": "the order of samples and their augmentation do not depend on who decodes them",

@@ -85,7 +85,7 @@ def evaluate(config: RunConfig) -> None:
 
 def evaluate_untrained(config: RunConfig) -> None:
     """The same with the weights that training starts from, for comparison; writes `evaluation-untrained.json` and its predictions."""
-    _evaluate_and_write(model.untrained(config), config, 0, UNTRAINED_NAME, UNTRAINED_PREDICTIONS_NAME)
+    _evaluate_and_write(model.built(config)[0], config, 0, UNTRAINED_NAME, UNTRAINED_PREDICTIONS_NAME)
 
 
 def evaluate_stage(inference: Inference, config: RunConfig, split: Split, progress: EvaluationProgress) -> Evaluation:

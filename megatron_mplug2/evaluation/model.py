@@ -26,24 +26,8 @@ def check_layout(config: RunConfig) -> None:
         )
 
 
-def untrained(config: RunConfig) -> Inference:
-    """With the weights of step 0. Collective over the world; raises UserError as `check_layout`."""
-    return _build(config)[0]
-
-
-def trained(config: RunConfig) -> tuple[Inference, int]:
-    """With the weights of the run's latest checkpoint, and its step. Collective over the world.
-
-    Raises:
-        UserError: as `check_layout`, or there is no checkpoint, or it is damaged or of another model.
-    """
-    inference, stage = _build(config)
-    topology = inference.context.topology
-    state = store.load_weights(config.run_dir / CHECKPOINTS, named_weights(stage, topology), topology)
-    return inference, state.step
-
-
-def _build(config: RunConfig) -> tuple[Inference, Stage]:
+def built(config: RunConfig) -> tuple[Inference, Stage]:
+    """A model with the weights of step 0, and its stage. Collective over the world; raises UserError as `check_layout`."""
     check_layout(config)
     partition = Partition(chain(config.model), (0,))
     topology = make_topology(config.layout, partition.roles)
@@ -59,3 +43,15 @@ def _build(config: RunConfig) -> tuple[Inference, Stage]:
     for weight in weights:
         weight.param.data = weight.param.data.to(device(), dtype_of(config.training.precision))
     return Inference(stage, context), stage
+
+
+def trained(config: RunConfig) -> tuple[Inference, int]:
+    """With the weights of the run's latest checkpoint, and its step. Collective over the world.
+
+    Raises:
+        UserError: as `check_layout`, or there is no checkpoint, or it is damaged or of another model.
+    """
+    inference, stage = built(config)
+    topology = inference.context.topology
+    state = store.load_weights(config.run_dir / CHECKPOINTS, named_weights(stage, topology), topology)
+    return inference, state.step

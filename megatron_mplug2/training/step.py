@@ -90,7 +90,7 @@ def _run_passes(engine: Engine, work: StepWork, *, forward_only: bool) -> list[M
     micros = make_microbatches(engine, work)
     if work.task is not Task.TEXT:
         if len(micros) == 1 and engine.topology.pipeline_size == 1:
-            micros[0].solver = _inline_solver(engine, work, micros[0])
+            micros[0].solver = inline_solver(engine, work, micros[0])
         else:
             for micro, share in zip(micros, _first_pass(engine, work, micros), strict=True):
                 micro.contrast = share
@@ -98,7 +98,7 @@ def _run_passes(engine: Engine, work: StepWork, *, forward_only: bool) -> list[M
     return micros
 
 
-def _inline_solver(engine: Engine, work: StepWork, micro: Microbatch) -> ContrastSolver:
+def inline_solver(engine: Engine, work: StepWork, micro: Microbatch) -> ContrastSolver:
     """One microbatch on one stage has all of the rank's features in its only forward pass: no first pass is needed."""
 
     def solve(vision: torch.Tensor, text: torch.Tensor, log_temperature: torch.Tensor) -> ContrastShare:

@@ -19,7 +19,14 @@ def test_the_same_config_resumes() -> None:
 
 
 def test_another_layout_resumes() -> None:
-    moved = ["run_dir=elsewhere", "data.train.text=[moved]", "data.workers=0", "training.recompute=full", "training.checkpoint_every=7"]
+    moved = [
+        "run_dir=elsewhere",
+        "data.vocab=moved/vocab.txt",
+        "data.train.text=[moved]",
+        "data.workers=0",
+        "training.recompute=full",
+        "training.checkpoint_every=7",
+    ]
     layout = [
         "layout.data=1",
         "layout.tensor=2",

@@ -211,8 +211,8 @@ def test_cut_off_clip_is_bad_only_where_needed() -> None:
     with pytest.raises(BadMedia, match="frame 19 is"):
         decode_video(cut, 24, 16, FULL_VIEW, None)
     with VideoFile(data) as video:
-        first = video._stream.index_entries[0]
-    for end in (100, first.pos, first.pos + first.size // 2, first.pos + first.size):
+        begin, size = video._stream.index_entries[0].pos, video._stream.index_entries[0].size
+    for end in (100, begin, begin + size // 2, begin + size):
         with pytest.raises(BadMedia):
             decode_video(data[:end], 2, 16, FULL_VIEW, None)
 
@@ -220,8 +220,8 @@ def test_cut_off_clip_is_bad_only_where_needed() -> None:
 def test_damage_is_bad_only_until_the_next_key_frame() -> None:
     data = bytearray(grey_clip(LEVELS, keyframe_every=6))
     with VideoFile(bytes(data)) as video:
-        entry = video._stream.index_entries[7]  # a frame of the second group
-    data[entry.pos : entry.pos + entry.size] = bytes(entry.size)
+        begin, size = video._stream.index_entries[7].pos, video._stream.index_entries[7].size  # of a frame of the second group
+    data[begin : begin + size] = bytes(size)
     bad = bytes(data)
     assert levels_of(decode_video(bad, 2, 16, FULL_VIEW, [0.0, 0.0])) == [0, 12]
     with pytest.raises(BadMedia, match="damaged or missing"):

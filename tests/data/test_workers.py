@@ -1,11 +1,12 @@
 """Worker processes: order, errors, and how they end."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,15 @@ def alive(process: int) -> bool:
         return False
 
 
+@pytest.fixture
+def parent() -> Iterator[Parent]:
+    parent = Parent()
+    yield parent
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(parent.process.pid, signal.SIGKILL)
+    parent.process.wait()
+
+
 def kill(parent: Parent) -> None:
     parent.process.kill()
 
@@ -139,8 +149,7 @@ def finish(parent: Parent) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and prctl")
 @pytest.mark.parametrize(("end", "code"), [(kill, -signal.SIGKILL), (fail, 3), (finish, 0)])
-def test_workers_go_with_their_parent(end: Callable[[Parent], None], code: int) -> None:
-    parent = Parent()
+def test_workers_go_with_their_parent(parent: Parent, end: Callable[[Parent], None], code: int) -> None:
     assert len(parent.workers) == 2 and all(alive(worker) for worker in parent.workers)
     end(parent)
     assert parent.process.wait(timeout=30) == code
@@ -149,8 +158,7 @@ def test_workers_go_with_their_parent(end: Callable[[Parent], None], code: int) 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and prctl")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_group_leaves_the_workers_to_their_parent(number: signal.Signals) -> None:
-    parent = Parent()
+def test_a_signal_to_the_group_leaves_the_workers_to_their_parent(parent: Parent, number: signal.Signals) -> None:
     os.killpg(parent.process.pid, number)
     assert parent.line() == "asked to stop"
     parent.say("read")

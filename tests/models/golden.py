@@ -18,7 +18,7 @@ from megatron_mplug2.models.attention import AttentionMask
 from megatron_mplug2.models.chain import Streams
 from megatron_mplug2.models.microbatch import ContrastShare, Microbatch
 from megatron_mplug2.models.shapes import BatchShape, Stream
-from megatron_mplug2.models.units import DecoderEmbeddingUnit, DecoderLayerUnit
+from megatron_mplug2.models.units import DecoderEmbeddingUnit, DecoderLayerUnit, VisionOutputUnit
 from megatron_mplug2.models.universal import UniversalLayer
 from megatron_mplug2.objectives.result import Objective
 from megatron_mplug2.objectives.token_loss import token_losses
@@ -57,43 +57,57 @@ def build_released(kind: Released, layout: LayoutConfig, dtype: torch.dtype = to
     return built
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Run:
-    """`values` under the golden file's names, unsharded, batch first; `loss` still in the graph."""
-
     values: dict[str, torch.Tensor]
+    """Under the golden file's names, unsharded, batch first."""
     loss: torch.Tensor
+    """The same as in `values`, on this rank's graph."""
 
 
 def run(kind: Released, built: Built) -> Run:
     """The released model's training forward."""
     micro = _microbatch(kind, built)
-    length = micro.shape.visual_length
-    values: dict[str, torch.Tensor] = {}
-    streams: Streams = {}
     last = built.stage.block(f"universal.layers.{built.context.config.text.universal_layers - 1}")
     assert isinstance(last, UniversalLayer)
-    lm = built.stage.block("heads.lm")
-    # The vision use of the universal layers is the later one.
-    with _output_of(last.layer, values, "uni"), _output_of(lm, values, "dec_logits"):
-        for unit in built.stage.units:
-            if isinstance(unit, DecoderEmbeddingUnit) and kind is Released.CAPTION:
-                break
-            if not unit.flow(micro.task).idle:
-                written = unit.run(built.stage.block(unit.name), {name: streams[name] for name in unit.flow(micro.task).reads}, micro)
-                streams.update(written)
-            if unit.name == "vision.output":
-                values["vis"] = streams[Stream.VISUAL]
-        values["img_emb"] = streams[Stream.VISUAL]
+    seen: dict[str, torch.Tensor] = {}
+    # Of both uses of the universal layers the later one is vision's.
+    with _output_of(last.layer, seen, "uni"), _output_of(built.stage.block("heads.lm"), seen, "dec_logits"):
+        streams = _run_units(built, micro, DecoderEmbeddingUnit.name if kind is Released.CAPTION else None, seen)
         loss = _caption_loss(streams, micro, built) if kind is Released.CAPTION else micro.losses[-1]
+    values = {"dec_logits": _whole_vocabulary(seen["dec_logits"].detach(), built), "loss": loss}
+    visual = {"vis": seen["vis"], "uni": seen["uni"], "img_emb": seen["img_emb"]}
     if kind is Released.VQA:
-        rows = micro.samples
-        values |= {"text": streams[Stream.TEXT][:, rows:], "fusion_img": streams[Stream.VISUAL], "fusion_txt": streams[Stream.PROMPT]}
-    sequence, logits = built.context.sequence, values.pop("dec_logits")
-    lengths = {"text": micro.shape.text_length, "fusion_txt": micro.shape.text_length}
-    whole = {name: sequence.gather(value, lengths.get(name, length)).transpose(0, 1) for name, value in values.items()}
-    vocabulary = gather_rows(logits.detach().permute(2, 1, 0), built.topology.tensor_group)[: built.context.config.text.vocab_size]
-    return Run(values=whole | {"dec_logits": vocabulary.permute(1, 2, 0), "loss": loss}, loss=loss)
+        visual["fusion_img"] = streams[Stream.VISUAL]
+        text = {"text": streams[Stream.TEXT][:, micro.samples :], "fusion_txt": streams[Stream.PROMPT]}
+        values |= _whole(text, micro.shape.text_length, built)
+    return Run(values=values | _whole(visual, micro.shape.visual_length, built), loss=loss)
+
+
+def _run_units(built: Built, micro: Microbatch, stop: str | None, seen: dict[str, torch.Tensor]) -> Streams:
+    """All units before the one named `stop`."""
+    streams: Streams = {}
+    for unit in built.stage.units:
+        if unit.name == stop:
+            break
+        flow = unit.flow(micro.task)
+        if not flow.idle:
+            streams |= unit.run(built.stage.block(unit.name), {name: streams[name] for name in flow.reads}, micro)
+        if unit.name == VisionOutputUnit.name:
+            seen["vis"] = streams[Stream.VISUAL]
+    seen["img_emb"] = streams[Stream.VISUAL]
+    return streams
+
+
+def _whole(shards: dict[str, torch.Tensor], length: int, built: Built) -> dict[str, torch.Tensor]:
+    """[length (local), b, h] -> [b, length, h]."""
+    return {name: built.context.sequence.gather(shard, length).transpose(0, 1) for name, shard in shards.items()}
+
+
+def _whole_vocabulary(logits: torch.Tensor, built: Built) -> torch.Tensor:
+    """[L, b, padded vocabulary / tensor size] -> [b, L, vocabulary]."""
+    rows = gather_rows(logits.permute(2, 1, 0), built.topology.tensor_group)
+    return rows[: built.context.config.text.vocab_size].permute(1, 2, 0)
 
 
 def _microbatch(kind: Released, built: Built) -> Microbatch:

@@ -1,0 +1,52 @@
+"""What every benchmark writes beside its figures: where, with what, and from which commit it was measured."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import megatron.core
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def spread(seconds: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles of repeated measurements, in milliseconds."""
+    low, middle, high = (1000 * value for value in statistics.quantiles(seconds, n=4))
+    return {"median_ms": round(middle, 3), "quartile1_ms": round(low, 3), "quartile3_ms": round(high, 3), "runs": len(seconds)}
+
+
+def write(name: str, command: str, case: dict[str, Any], figures: dict[str, Any]) -> Path:
+    """Writes one JSON object to `benchmarks/results/NAME.json`."""
+    content = {"command": command, "commit": _commit(), "hardware": _hardware(), "versions": _versions(), "case": case, "figures": figures}
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def _hardware() -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": _cpu_model(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "torch": torch.__version__, "megatron-core": megatron.core.__version__}

@@ -1,0 +1,139 @@
+"""On real folders of real media: what an evaluation writes, that no layout changes it, and that every sample counts once."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launchers.local import launch
+from megatron_mplug2.checkpoint import store
+from megatron_mplug2.checkpoint.state import RunState
+from megatron_mplug2.config.load import resolved_yaml
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.data.manifest import MediaKind, Question
+from megatron_mplug2.errors import UserError
+from megatron_mplug2.evaluation import evaluate as evaluation
+from megatron_mplug2.evaluation import model
+from megatron_mplug2.models.weights import named_weights
+from tests.data.corpus import Sample, clip, make_config, pair, picture, write_corpus, write_stream
+
+PICTURES, CLIPS = 21, 11
+BAD = "pair-0004"
+
+
+def with_motion(sample: Sample, number: int) -> Sample:
+    """With a question about motion, and attributes that its captions name."""
+    way, back = (("left", "right"), ("up", "down"))[number % 2]
+    asked = Question(question="what moves ?", answer=way, kind="motion", reversed_answer=back)
+    told = {"color": "red", "shape": "circle", "motion": way}
+    caption = f"a red circle moves {way}"
+    record = replace(sample.record, captions=(caption,), questions=(*sample.record.questions, asked), attributes=told)
+    return replace(sample, record=record)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """21 pictures, one of them cut off, and 11 clips with questions about motion."""
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(folder)
+    pictures = [pair(number, picture(number)) for number in range(PICTURES)]
+    pictures[4] = replace(pictures[4], media=pictures[4].media[:200])
+    assert pictures[4].key == BAD
+    write_stream(folder / "test/image_text", MediaKind.IMAGE, pictures)
+    clips = [with_motion(pair(number, clip(number), questions=1), number) for number in range(CLIPS)]
+    write_stream(folder / "test/video_text", MediaKind.VIDEO, clips)
+    return folder
+
+
+def config_of(corpus: Path, run_dir: Path, **changes: Any) -> RunConfig:
+    folders = {stream: [str(corpus / "test" / stream)] for stream in ("image_text", "video_text")}
+    return make_config(corpus, run_dir, data__test=folders, model__init_std=0.2, **changes)
+
+
+def written(config: RunConfig) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    results = json.loads((config.run_dir / evaluation.UNTRAINED_NAME).read_text())
+    del results["config"]
+    lines = (config.run_dir / evaluation.UNTRAINED_PREDICTIONS_NAME).read_text().splitlines()
+    return results, [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def reference(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    config = config_of(corpus, tmp_path_factory.mktemp("one"))
+    launch(config, evaluation.evaluate_untrained)
+    return written(config)
+
+
+def test_everything_is_measured_and_every_sample_once(reference: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
+    results, lines = reference
+    retrieval = results["retrieval"]
+    assert (retrieval["image"]["t2v"]["gallery"], retrieval["video"]["v2t"]["gallery"]) == (PICTURES - 1, 2)
+    assert retrieval["image"]["t2v"]["chance_r1"] == pytest.approx(100 / (PICTURES - 1))
+    assert retrieval["video"]["t2v"]["chance_r1"] == pytest.approx(100 * (6 * 6 + 5 * 5) / CLIPS**2)
+    assert retrieval["video"]["t2v"]["r10"] == 100.0
+    assert list(results["left_out"]) == [BAD]
+    assert results["qa"]["chance_motion"] == 50.0
+    assert 0.0 <= results["caption"]["attributes_right"] < 100.0
+    assert [line["index"] for line in lines if line["kind"] == "caption"] == list(range(CLIPS))
+    asked = [(line["index"], line["question"]["kind"]) for line in lines if line["kind"] == "answer"]
+    of_pictures = [(index, "test") for index in range(PICTURES) if index != 4 for _ in range(2)]
+    assert asked == of_pictures + [(index, kind) for index in range(CLIPS) for kind in ("test", "motion")]
+    for line in lines:
+        if line["kind"] == "answer":
+            about_motion = line["question"]["kind"] == "motion"
+            assert (line["said_reversed"] is not None, line["said_single_frame"] is not None) == (about_motion, about_motion)
+    assert any(line["said"] for line in lines), "a random model says something"
+
+
+LAYOUTS = {
+    "dp2": {"layout__data": 2},
+    "tp2": {"layout__tensor": 2},
+    "tp2+sp": {"layout__tensor": 2, "layout__sequence_parallel": True},
+    "dp2 tp2": {"layout__data": 2, "layout__tensor": 2},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_no_layout_changes_what_is_found(
+    layout: str, corpus: Path, tmp_path: Path, reference: tuple[dict[str, Any], list[dict[str, Any]]]
+) -> None:
+    config = config_of(corpus, tmp_path, **LAYOUTS[layout])
+    launch(config, evaluation.evaluate_untrained)
+    assert written(config) == reference
+
+
+def save_changed(config: RunConfig) -> None:
+    """A checkpoint after step 3 whose weights are those of another seed."""
+    other = config.model_copy(update={"training": config.training.model_copy(update={"seed": 9})})
+    inference, stage = model.built(other)
+    topology = inference.context.topology
+    weights = named_weights(stage, topology)
+    state = RunState(step=3, config=resolved_yaml(config))
+    store.save(config.run_dir / model.CHECKPOINTS, state, weights, None, topology, keep=1)
+
+
+def test_the_checkpoint_is_what_is_evaluated(corpus: Path, tmp_path: Path) -> None:
+    config = config_of(corpus, tmp_path, layout__data=2)
+    launch(config, save_changed)
+    launch(config, evaluation.evaluate)
+    other = config_of(corpus, tmp_path / "other", training__seed=9)
+    launch(other, evaluation.evaluate_untrained)
+    results = json.loads((tmp_path / evaluation.RESULTS_NAME).read_text())
+    assert (results["step"], results["config"]) == (3, evaluation.config_digest(config))
+    expected, lines = written(other)
+    assert {key: results[key] for key in ("retrieval", "qa", "caption")} == {key: expected[key] for key in ("retrieval", "qa", "caption")}
+    assert [json.loads(line) for line in (tmp_path / evaluation.PREDICTIONS_NAME).read_text().splitlines()] == lines
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_errors_say_what_to_do(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"layout\.pipeline=2: .*set layout\.pipeline=1"):
+        launch(config_of(corpus, tmp_path, layout__pipeline=2), evaluation.evaluate)
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / model.CHECKPOINTS))):
+        launch(config_of(corpus, tmp_path), evaluation.evaluate)
+    with pytest.raises(UserError, match=r"data\.test"):
+        launch(make_config(corpus, tmp_path, data__test={}), evaluation.evaluate_untrained)
+    assert not list(tmp_path.glob("*.json*"))
