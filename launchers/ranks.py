@@ -12,6 +12,7 @@ import torch.distributed as dist
 from megatron_mplug2.config.schema import LayoutConfig, RunConfig
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.parallel import device
+from megatron_mplug2.parallel.topology import forget_groups
 
 Entry = Callable[[RunConfig], None]
 """The work of a rank; torch.distributed is initialised around it."""
@@ -81,10 +82,9 @@ def _master_port(environ: Mapping[str, str]) -> int:
 def check_world_size(layout: LayoutConfig, ranks: Ranks) -> None:
     """Raises UserError where there are more or fewer ranks than the layout asks for."""
     if ranks.world_size != layout.world_size:
-        raise UserError(
-            f"layout asks for {layout.world_size} rank{'s' if layout.world_size > 1 else ''} = tensor {layout.tensor} x pipeline {layout.pipeline} x data {layout.data}, "
-            f"{ranks.started_by} started {ranks.world_size}"
-        )
+        asked = f"{layout.world_size} rank{'s' if layout.world_size > 1 else ''}"
+        sizes = f"tensor {layout.tensor} x pipeline {layout.pipeline} x data {layout.data}"
+        raise UserError(f"layout asks for {asked} = {sizes}, {ranks.started_by} started {ranks.world_size}")
 
 
 def run_rank(ranks: Ranks, config: RunConfig, entry: Entry) -> None:
@@ -99,6 +99,11 @@ def run_rank(ranks: Ranks, config: RunConfig, entry: Entry) -> None:
         entry(config)
     except BaseException:
         if ranks.world_size == 1:
-            dist.destroy_process_group()
+            _part()
         raise
+    _part()
+
+
+def _part() -> None:
     dist.destroy_process_group()
+    forget_groups()

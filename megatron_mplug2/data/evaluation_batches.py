@@ -164,4 +164,4 @@ class _EvaluationReader:
 
     def _media(self, index: int) -> torch.Tensor:
         draws = SampleDraws(seed=self.config.training.seed, task=self.task, epoch=0, index=index)
-        return read_media(self.manifest, self.manifest.entry(index), index, self.task, self.picture, draws, self.config.data)
+        return read_media(self.manifest, self.picture, draws, self.config.data)

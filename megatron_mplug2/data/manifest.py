@@ -136,6 +136,13 @@ def content_id(role: str, data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8, person=role.encode()).digest(), "little") >> 1
 
 
+def _intact(data: bytes, role: str, row: Any) -> bytes:
+    """Raises OSError where a member's bytes have changed."""
+    if content_id(role, data) != row[f"{role}_id"]:
+        raise OSError(f"the {role} of {row['key'].decode()} is damaged on disk")
+    return data
+
+
 class _Folder:
     """One stream's folder: header and index in memory (the index mapped), tars opened when a sample is asked for.
 
@@ -218,14 +225,16 @@ class Manifest:
         return Entry(key=row["key"].decode(), kind=self.kind, media_id=int(row["media_id"]), meaning_id=int(row["meaning_id"]))
 
     def record(self, i: int) -> Record:
-        """The texts. Raises OSError when they cannot be read."""
+        """The texts. Raises OSError when they cannot be read, or are not those that were sharded."""
         folder, row = self._row(i)
-        return Record.from_json(folder.read(int(row["shard"]), int(row["record_offset"]), int(row["record_size"])))
+        data = folder.read(int(row["shard"]), int(row["record_offset"]), int(row["record_size"]))
+        return Record.from_json(_intact(data, "record", row))
 
     def media(self, i: int) -> bytes:
-        """The file's bytes, undecoded; empty for text. Raises OSError when they cannot be read."""
+        """The file's bytes, undecoded; empty for text. Raises OSError when they cannot be read, or are not those that were sharded."""
         folder, row = self._row(i)
-        return folder.read(int(row["shard"]), int(row["media_offset"]), int(row["media_size"]))
+        data = folder.read(int(row["shard"]), int(row["media_offset"]), int(row["media_size"]))
+        return _intact(data, "media", row) if data else data
 
     @property
     def fingerprint(self) -> str:

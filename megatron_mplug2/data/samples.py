@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from megatron_mplug2.config.schema import DataConfig, ObjectivesConfig, RunConfig, Task
 from megatron_mplug2.data.decode import FULL_VIEW, BadMedia, View, decode_image, decode_video
 from megatron_mplug2.data.draws import Purpose, SampleDraws
-from megatron_mplug2.data.manifest import Entry, Manifest, Record, content_id
+from megatron_mplug2.data.manifest import Manifest, Record
 from megatron_mplug2.data.masking import Masked, mask_tokens
 from megatron_mplug2.data.quarantine import BadSample, retried
 from megatron_mplug2.data.tokenizer import Tokenizer
@@ -69,18 +69,14 @@ def read_record(manifest: Manifest, index: int) -> Record:
         raise BadSample(f"damaged record: {type(error).__name__}: {error}") from None
 
 
-def read_media(
-    manifest: Manifest, entry: Entry, index: int, task: Task, picture: Picture, draws: SampleDraws, data: DataConfig
-) -> torch.Tensor:
-    """[3, T, R, R] float32. Raises BadSample for bad media, OSError where the bytes cannot be read or are not those of the index."""
-    content = retried(lambda: manifest.media(index))
-    if content_id("media", content) != entry.media_id:
-        raise OSError(f"the bytes of {entry.key} are not those that were sharded")
+def read_media(manifest: Manifest, picture: Picture, draws: SampleDraws, data: DataConfig) -> torch.Tensor:
+    """[3, T, R, R] float32. Raises BadSample for bad media, OSError where the bytes cannot be read or have changed."""
+    content = retried(lambda: manifest.media(draws.index))
     view, shares = FULL_VIEW, None
     if picture.augmentation is Augmentation.DRAWN:
         view, shares = draw_view(draws, data), draws.uniforms(picture.frames, Purpose.FRAMES).tolist()
     try:
-        if task is Task.VIDEO_TEXT:
+        if draws.task is Task.VIDEO_TEXT:
             return decode_video(content, picture.frames, picture.resolution, view, shares)
         return decode_image(content, picture.resolution, view)
     except BadMedia as error:
@@ -119,14 +115,14 @@ class SampleReader:
             target=tokenizer.frame_target(pieces[cut:], self._data.target_length),
         )
 
-    def pair(self, manifest: Manifest, task: Task, picture: Picture | None, draws: SampleDraws) -> PairSample:
+    def pair(self, manifest: Manifest, picture: Picture | None, draws: SampleDraws) -> PairSample:
         """A picture or clip with its texts; without media where `picture` is None. Raises BadSample, OSError."""
         entry, record = manifest.entry(draws.index), read_record(manifest, draws.index)
         captions = [caption for caption in record.captions if caption.strip()]
         if not captions:
             raise BadSample("no caption")
-        media = read_media(manifest, entry, draws.index, task, picture, draws, self._data) if picture else None
-        asked = self._asked(task, record, captions, draws)
+        media = read_media(manifest, picture, draws, self._data) if picture else None
+        asked = self._asked(record, captions, draws)
         return PairSample(
             index=draws.index,
             media=media,
@@ -137,10 +133,10 @@ class SampleReader:
             meaning_id=entry.meaning_id,
         )
 
-    def _asked(self, task: Task, record: Record, captions: list[str], draws: SampleDraws) -> list[tuple[str, str]]:
+    def _asked(self, record: Record, captions: list[str], draws: SampleDraws) -> list[tuple[str, str]]:
         """k instructions and answers: a caption, then questions, then other captions where there are too few questions."""
         lm = self._objectives.lm
-        instruction = lm.video_instruction if task is Task.VIDEO_TEXT else lm.image_instruction
+        instruction = lm.video_instruction if draws.task is Task.VIDEO_TEXT else lm.image_instruction
         asked = [question for question in record.questions if question.question.strip() and question.answer.strip()]
         order = draws.order(len(asked), Purpose.QUESTIONS)[: lm.instructions - 1]
         wanted = lm.instructions - len(order)

@@ -119,7 +119,7 @@ class StepReader:
         try:
             if stream.task is Task.TEXT:
                 return self._samples.text(stream.manifest, draws)
-            return self._samples.pair(stream.manifest, stream.task, None if self._media is MediaUse.LEAVE else picture, draws)
+            return self._samples.pair(stream.manifest, None if self._media is MediaUse.LEAVE else picture, draws)
         except BadSample as error:
             return Failure(fault=Fault.CONTENT, reason=str(error))
         except OSError as error:

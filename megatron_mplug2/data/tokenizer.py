@@ -1,7 +1,8 @@
 """BERT's uncased WordPiece over a vocabulary file, with the released model's quirk: a text is `[CLS] X`, without a `[SEP]` after it."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from megatron_mplug2.data.batch import PAD
 from megatron_mplug2.errors import UserError
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_CACHED = 1024
+"""Texts whose ids are kept: instructions, questions and answers come again and again."""
 _WHERE_FROM = "take bert-base-uncased's vocab.txt, or train one with `mplug2 data`"
 
 
@@ -36,6 +39,7 @@ class Tokenizer:
         """[5] ids."""
         self.ordinary: NDArray[np.int64] = np.setdiff1d(np.arange(len(pieces)), self.specials)
         """[pieces - 5] ids of everything but the special tokens."""
+        self._cached = lru_cache(_CACHED)(self.pieces)
         self.fingerprint = hashlib.sha256("\n".join(pieces).encode()).hexdigest()
 
     def pieces(self, text: str) -> list[int]:
@@ -44,17 +48,17 @@ class Tokenizer:
 
     def encode(self, text: str, length: int) -> NDArray[np.int64]:
         """[length] `[CLS] X`, cut or padded."""
-        return self.frame(self.pieces(text), length)
+        return self.frame(self._cached(text), length)
 
     def target(self, text: str, length: int) -> NDArray[np.int64]:
         """[length] `[CLS] X [SEP]`, X cut so that the `[SEP]` stays, or padded: what the decoder is taught."""
-        return self.frame_target(self.pieces(text), length)
+        return self.frame_target(self._cached(text), length)
 
-    def frame(self, pieces: list[int], length: int) -> NDArray[np.int64]:
+    def frame(self, pieces: Sequence[int], length: int) -> NDArray[np.int64]:
         """`encode` of ids."""
         return _padded([self.cls, *pieces[: length - 1]], length)
 
-    def frame_target(self, pieces: list[int], length: int) -> NDArray[np.int64]:
+    def frame_target(self, pieces: Sequence[int], length: int) -> NDArray[np.int64]:
         """`target` of ids."""
         return _padded([self.cls, *pieces[: length - 2], self.sep], length)
 

@@ -1,6 +1,6 @@
 """Floating-point operations of a forward pass, by the unit of the chain: matrix products and attention, a multiply-add as two.
 
-Elementwise work (norms, activations, softmax, the 3-tap convolution over time) is left out: under 1 % at every released size.
+Elementwise work (norms, activations, softmax, the 3-tap convolution over time) is left out, as torch's own counter does.
 A backward pass costs twice a forward pass. Counts are of the whole model, not of one tensor-parallel rank.
 """
 

@@ -1,5 +1,6 @@
 """The only place where process groups are made. Everything else is handed a `Topology`."""
 
+import gc
 from dataclasses import dataclass
 
 import torch.distributed as dist
@@ -83,7 +84,6 @@ def make_topology(layout: LayoutConfig, roles: StageRoles) -> Topology:
     if dist.get_world_size() != layout.world_size:
         raise ValueError(f"the layout needs {layout.world_size} ranks, the world has {dist.get_world_size()}")
     device.install_cpu_backend()
-    parallel_state.destroy_model_parallel()  # a process may run one job after another, each in a world of its own
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tensor,
         pipeline_model_parallel_size=layout.pipeline,
@@ -110,6 +110,15 @@ def make_topology(layout: LayoutConfig, roles: StageRoles) -> Topology:
         features_group=_features_group(layout, roles.features),
         tie_groups=tuple(_tie_group(layout, stages) for stages in roles.ties),
     )
+
+
+def forget_groups() -> None:
+    """Lets go of `make_topology`'s groups, after `dist.destroy_process_group`: the process may then make those of another job, or fork.
+
+    A process that inherits them by fork would wait in their destructors for threads that it hasn't.
+    """
+    parallel_state.destroy_model_parallel()
+    gc.collect()  # what held them may hold itself
 
 
 def _pipelines(layout: LayoutConfig) -> list[list[int]]:

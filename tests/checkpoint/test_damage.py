@@ -13,7 +13,7 @@ import torch
 from megatron_mplug2.checkpoint import commit, storage, store
 from megatron_mplug2.config.schema import LayoutConfig
 from megatron_mplug2.errors import UserError
-from tests.checkpoint.runs import LAYOUTS, load_or_line, refusal, resume, save, train_save_train
+from tests.checkpoint.runs import LAYOUTS, load_or_line, refusal, resume, save, state_of, train_save_train
 from tests.checkpoint.toy import Setup, Toy
 from tests.ranks import run_ranks
 
@@ -105,6 +105,19 @@ def test_a_model_with_less(tmp_path: Path) -> None:
     assert refusal(tmp_path, DP2) == f"{tmp_path}/step-00000002 is of another model: 1 unexpected (extra)"
 
 
+def save_weights(folder: Path, setup: Setup) -> None:
+    toy = Toy(setup)
+    store.save(folder, state_of(2), toy.weights, None, toy.topology, keep=1)
+    assert store.load_weights(folder, toy.weights, toy.topology).step == 2
+
+
+@pytest.mark.parametrize("layout", ["one", "tp2", "dp2 zero1"])
+def test_a_checkpoint_of_weights_alone(tmp_path: Path, layout: str) -> None:
+    run_ranks(LAYOUTS[layout].world_size, save_weights, tmp_path, Setup(layout=LAYOUTS[layout]))
+    said = "has optimizer state none, this run's optimizer keeps exp_avg, exp_avg_sq, step"
+    assert refusal(tmp_path, DP2) == f"{tmp_path}/step-00000002 {said}"
+
+
 def save_step(folder: Path, setup: Setup, step: int, keep: int = 2) -> str | None:
     toy = Toy(setup)
     toy.train(0, 1)
@@ -115,12 +128,16 @@ def save_step(folder: Path, setup: Setup, step: int, keep: int = 2) -> str | Non
     return None
 
 
-def die_at(module: str, name: str, folder: Path, setup: Setup, keep: int) -> None:
-    """Saves step 3, where rank 0 is killed when it comes to a function."""
+def die_at(module: str, name: str, folder: Path, setup: Setup, keep: int, after: bool = False) -> None:
+    """Saves step 3, where rank 0 is killed when it comes to a function, or after it."""
     if os.environ["RANK"] == "0":
         owner: object = {"os": os, "shutil": shutil, "Path": Path, "commit": commit, "storage": storage, "torch": torch}[module]
 
-        def die(*_: object, **__: object) -> None:
+        function = getattr(owner, name)
+
+        def die(*args: object, **kwargs: object) -> None:
+            if after:
+                function(*args, **kwargs)
             os.kill(os.getpid(), signal.SIGKILL)
 
         toy = Toy(setup)
@@ -155,12 +172,12 @@ def test_a_kill_leaves_a_checkpoint(saved: Path, tmp_path: Path, module: str, na
 
 
 def test_a_kill_while_the_only_checkpoint_is_replaced(saved: Path, tmp_path: Path) -> None:
-    """Removing the old one takes longest: by then the new one is there."""
+    """By the time that the old one is removed, the new one is there."""
     folder = tmp_path / "run"
     shutil.copytree(saved, folder)
     (folder / "step-00000002").rename(folder / "step-00000003")
     with pytest.raises(AssertionError, match=r"exit codes \[-9"):
-        run_ranks(2, die_at, "shutil", "rmtree", folder, DP2, 1)
+        run_ranks(2, die_at, "shutil", "rmtree", folder, DP2, 1, True)
     assert commit.latest(folder) == 3
     assert run_ranks(2, load_or_line, folder, DP2) == [None, None]
 

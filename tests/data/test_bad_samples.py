@@ -186,7 +186,7 @@ def load_on_rank(corpora: list[Path], run_dir: Path) -> tuple[list[list[int]], d
 
 
 def test_all_ranks_of_a_replica_see_the_same_samples(tmp_path: Path) -> None:
-    """Bad content is known to the ranks that decode; a damaged record hits rank 2 alone, a fault of the storage rank 1 alone."""
+    """Bad content is known to the ranks that decode; a damaged record hits rank 2 alone, a damaged picture rank 1 alone."""
     corpora = [make_corpus(tmp_path / f"node{rank}") for rank in range(4)]
     planned = planned_ids()[:5]
     hit = [next(one for one in planned[2][part] if one not in BAD) for part in (slice(4), slice(4, 8))]
@@ -195,7 +195,7 @@ def test_all_ranks_of_a_replica_see_the_same_samples(tmp_path: Path) -> None:
     (ids0, state0), (ids1, state1), (ids2, state2), (ids3, state3) = run_ranks(4, load_on_rank, corpora, tmp_path / "run")
     assert ids0 == ids2 and ids1 == ids3
     assert state0 == state1 == state2 == state3 and state0["substituted"] == 5
-    assert [one["index"] for one in state0["substitutions"]] == [hit[1]]
+    assert sorted(one["index"] for one in state0["substitutions"]) == sorted(hit)
     for step, planned_step in enumerate(planned):
         for one, wanted in zip(ids0[step] + ids1[step], planned_step, strict=True):
             assert (one not in planned_step) if wanted in (*BAD, *hit) else one == wanted

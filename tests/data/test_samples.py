@@ -36,7 +36,7 @@ class Reading:
         return self._reader.text(self.manifest, self.draws(index, epoch))
 
     def pair(self, index: int = 0, epoch: int = 0, picture: Picture | None = None) -> PairSample:
-        return self._reader.pair(self.manifest, self.task, picture, self.draws(index, epoch))
+        return self._reader.pair(self.manifest, picture, self.draws(index, epoch))
 
 
 def words(tokens: np.ndarray) -> list[int]:
@@ -170,10 +170,22 @@ def overwrite(folder: Path, found: bytes, replaced: bytes) -> None:
     tar.write_bytes(tar.read_bytes().replace(found, replaced))
 
 
-def test_a_damaged_record_is_bad_content(tmp_path: Path) -> None:
-    reading = Reading(tmp_path, MediaKind.IMAGE, Task.IMAGE_TEXT, [pair(0, picture(0))])
-    overwrite(tmp_path / "stream", b'{"attributes"', b'["attributes"')
+class Odd(Record):
+    def to_json(self) -> bytes:
+        return b'{"captions": 3}'
+
+
+def test_a_record_of_another_form_is_bad_content(tmp_path: Path) -> None:
+    reading = Reading(tmp_path, MediaKind.IMAGE, Task.IMAGE_TEXT, [Sample(key="odd", media=picture(0), record=Odd(attributes={}))])
     with pytest.raises(BadSample, match="damaged record"):
+        reading.pair()
+
+
+def test_changed_texts_are_a_fault_of_the_storage(tmp_path: Path) -> None:
+    reading = Reading(tmp_path, MediaKind.IMAGE, Task.IMAGE_TEXT, [pair(0, picture(0))])
+    caption = reading.manifest.record(0).captions[0].encode()
+    overwrite(tmp_path / "stream", caption, caption[::-1])
+    with pytest.raises(OSError, match="record of pair-0000 is damaged"):
         reading.pair()
 
 
@@ -181,5 +193,5 @@ def test_changed_bytes_are_a_fault_of_the_storage(tmp_path: Path) -> None:
     """Even where they still decode."""
     reading = Reading(tmp_path, MediaKind.IMAGE, Task.IMAGE_TEXT, [pair(0, picture(0))])
     overwrite(tmp_path / "stream", picture(0), picture(0)[:-9] + bytes(7) + picture(0)[-2:])
-    with pytest.raises(OSError, match="not those that were sharded"):
+    with pytest.raises(OSError, match="media of pair-0000 is damaged"):
         reading.pair(picture=TRAINING)

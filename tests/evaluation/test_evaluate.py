@@ -111,7 +111,7 @@ def save_changed(config: RunConfig) -> None:
     inference, stage = model.built(other)
     topology = inference.context.topology
     weights = named_weights(stage, topology)
-    state = RunState(step=3, config=resolved_yaml(config))
+    state = RunState(step=3, config=resolved_yaml(config), data={})
     store.save(config.run_dir / model.CHECKPOINTS, state, weights, None, topology, keep=1)
 
 

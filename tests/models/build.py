@@ -1,12 +1,16 @@
 """A whole model on this rank's tensor-parallel share, with its weights by name."""
 
+import zlib
 from dataclasses import dataclass
+
+import torch
 
 from megatron_mplug2.config.schema import LayoutConfig, ModelConfig
 from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.mplug2 import Stage, chain
 from megatron_mplug2.models.weights import Weight, named_weights
 from megatron_mplug2.parallel.dropout import KeyedDropout
+from megatron_mplug2.parallel.gather import gather_rows
 from megatron_mplug2.parallel.topology import StageRoles, Topology, make_topology
 
 LAYOUTS = {
@@ -33,3 +37,21 @@ def build(config: ModelConfig, layout: LayoutConfig) -> Built:
     context = ModelContext(config=config, topology=topology, dropout=KeyedDropout(0, topology))
     stage = Stage(chain(config), context)
     return Built(stage=stage, context=context, weights=named_weights(stage, topology))
+
+
+def randomise(built: Built) -> None:
+    """Noise on every weight, drawn by its name: none stays zero or one, and no layout gives another value."""
+    for weight in built.weights:
+        generator = torch.Generator().manual_seed(zlib.crc32(weight.name.encode()))
+        full = torch.randn(weight.full_size, generator=generator) * 0.2 + ("norm.weight" in weight.name)
+        weight.load_full(full, built.topology)
+
+
+def whole(shard: torch.Tensor, weight: Weight, topology: Topology) -> torch.Tensor:
+    """This rank's part of a weight, or of its gradient -> the full, unpadded tensor, on every tensor-parallel rank. Not differentiable."""
+    if weight.partition_dim is None:
+        return shard
+    rows = gather_rows(shard.movedim(weight.partition_dim, 0), topology.tensor_group)
+    size = weight.full_size[weight.partition_dim]
+    assert not rows[size:].any()  # the vocabulary's padding
+    return rows[:size].movedim(0, weight.partition_dim)

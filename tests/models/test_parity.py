@@ -8,10 +8,7 @@ import torch.distributed as dist
 
 from megatron_mplug2.config.schema import LayoutConfig
 from megatron_mplug2.conversion.released import from_released
-from megatron_mplug2.models.weights import Weight
-from megatron_mplug2.parallel.gather import gather_rows
-from megatron_mplug2.parallel.topology import Topology
-from tests.models.build import LAYOUTS
+from tests.models.build import LAYOUTS, whole
 from tests.models.golden import Released, build_released, load, model_config, run
 from tests.ranks import run_ranks
 from tests.shared import needs_shared
@@ -39,17 +36,8 @@ def _gradients(kind: Released, layout: LayoutConfig) -> dict[str, torch.Tensor]:
             continue
         if getattr(weight.param, "sequence_parallel", False):
             dist.all_reduce(gradient, group=built.topology.tensor_group)
-        gradients[weight.name] = _whole(gradient, weight, built.topology)
+        gradients[weight.name] = whole(gradient, weight, built.topology)
     return gradients
-
-
-def _whole(shard: torch.Tensor, weight: Weight, topology: Topology) -> torch.Tensor:
-    if weight.partition_dim is None:
-        return shard
-    rows = gather_rows(shard.movedim(weight.partition_dim, 0), topology.tensor_group)
-    size = weight.full_size[weight.partition_dim]
-    assert not rows[size:].any()  # the vocabulary's padding
-    return rows[:size].movedim(0, weight.partition_dim)
 
 
 @cache
@@ -72,10 +60,10 @@ def test_equals_the_released_model(kind: Released, name: str) -> None:
 @needs_shared
 @pytest.mark.parametrize(("kind", "name"), SPLIT)
 def test_gradients_do_not_depend_on_the_split(kind: Released, name: str) -> None:
-    layout, whole = LAYOUTS[name], _whole_gradients(kind)
+    layout, expected = LAYOUTS[name], _whole_gradients(kind)
     for gradients in run_ranks(layout.world_size, _gradients, kind, layout):
-        assert gradients.keys() == whole.keys()
-        errors = {name: float((gradients[name] - full).norm() / full.norm()) for name, full in whole.items()}
+        assert gradients.keys() == expected.keys()
+        errors = {name: float((gradients[name] - full).norm() / full.norm()) for name, full in expected.items()}
         assert max(errors.values()) <= GRADIENT_TOLERANCE, {name: error for name, error in errors.items() if error > GRADIENT_TOLERANCE}
 
 
