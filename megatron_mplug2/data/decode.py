@@ -116,6 +116,6 @@ def _square(picture: Image.Image, resolution: int, view: View) -> Image.Image:
 
 def _normalise(squares: Sequence[Image.Image]) -> torch.Tensor:
     """[3, T, R, R] from T RGB pictures of R x R."""
-    pixels = torch.from_numpy(np.stack([np.asarray(square) for square in squares])).permute(3, 0, 1, 2).float()
+    pixels = torch.from_numpy(np.stack([np.asarray(square) for square in squares])).permute(3, 0, 1, 2).contiguous().float()
     mean, deviation = (torch.tensor(numbers).view(3, 1, 1, 1) for numbers in (MEAN, DEVIATION))
-    return pixels.div_(255).sub_(mean).div_(deviation).contiguous()
+    return pixels.div_(255).sub_(mean).div_(deviation)

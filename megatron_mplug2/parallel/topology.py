@@ -118,6 +118,8 @@ def forget_groups() -> None:
     A process that inherits them by fork would wait in their destructors for threads that it hasn't.
     """
     parallel_state.destroy_model_parallel()
+    # Megatron-Core 0.16.1 forgets to clear this one.
+    parallel_state._INTRA_PARTIAL_DATA_PARALLEL_GROUP_WITH_CP = None
     gc.collect()  # what held them may hold itself
 
 

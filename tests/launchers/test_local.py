@@ -111,7 +111,7 @@ if __name__ == "__main__":
 def start(folder: Path, *, handles: bool) -> "subprocess.Popen[str]":
     script = folder / "script.py"
     script.write_text(SCRIPT.format(handles=handles, folder=folder))
-    environ = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    environ = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(
         [sys.executable, script],
         cwd=PROJECT,
