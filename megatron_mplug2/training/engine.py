@@ -30,6 +30,7 @@ class Engine:
     config: RunConfig
     partition: Partition
     topology: Topology
+    context: ModelContext
     stage: Stage
     pipeline_stage: PipelineStage
     ddp: DistributedDataParallel
@@ -94,6 +95,7 @@ def make_engine(config: RunConfig) -> Engine:
         config=config,
         partition=partition,
         topology=topology,
+        context=context,
         stage=stage,
         pipeline_stage=pipeline_stage,
         ddp=ddp,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from megatron.core import optimizer as megatron_optimizers
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer.optimizer_config import OptimizerConfig, ParamKey
@@ -50,6 +51,9 @@ def make_optimizer(config: RunConfig, ddp: DistributedDataParallel, weights: Seq
         overlap_param_gather=config.layout.overlap_param_gather,
         clip_grad=settings.clip_norm,
     )
+    # Where Transformer Engine or apex is installed Megatron-Core would take their Adam, whose state has another form: one optimizer, and
+    # one form of checkpoint, everywhere.
+    megatron_optimizers.USING_PYTORCH_OPTIMIZER = True
     with megatron_runtime():
         return get_megatron_optimizer(core, [ddp], _overrides(settings), use_gloo_process_groups=False, pg_collection=topology.groups)
 

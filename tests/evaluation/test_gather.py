@@ -5,7 +5,7 @@ import torch.distributed as dist
 from megatron_mplug2.evaluation.gather import gather_lists, gather_samples
 from tests.ranks import run_ranks
 
-OWN = ([4, 1, 0], [], [2, 3])
+OWN: tuple[list[int], ...] = ([4, 1, 0], [], [2, 3])
 """Samples of three ranks, as uneven as can be."""
 
 

@@ -1,4 +1,4 @@
-"""N steps equal k steps, a kill or a stop, and a resume: bit for bit at the same layout, to rounding at another. Real corpus, real ranks."""
+"""N steps equal k steps, a kill or a stop, and a resume: bit for bit at the same layout, to rounding at another. On real media."""
 
 import json
 import multiprocessing
