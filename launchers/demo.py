@@ -17,7 +17,9 @@ from rich.console import Console
 from launchers.demo_corpus import prepare_corpus
 from launchers.demo_report import clips_to_show, results_table, write_contact_sheet
 from launchers.local import launch
+from launchers.ranks import Entry
 from megatron_mplug2.checkpoint import commit
+from megatron_mplug2.checkpoint.store import checkpoint_folder
 from megatron_mplug2.config.load import load_config
 from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.evaluation.evaluate import (
@@ -29,8 +31,6 @@ from megatron_mplug2.evaluation.evaluate import (
     evaluate,
     evaluate_untrained,
 )
-from megatron_mplug2.evaluation.model import CHECKPOINTS
-from megatron_mplug2.training.loop import pretrain
 
 SUMMARY_NAME, SHEET_NAME, SPENT_NAME = "summary.json", "report.png", "seconds.json"
 MEASURED = ("retrieval", "qa", "caption")
@@ -38,8 +38,10 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 
 
-def run_demo(config_path: Path, overrides: list[str]) -> None:
+def run_demo(config_path: Path, overrides: list[str], pretrain: Entry) -> None:
     """Runs whatever is still to be done of the demo, and writes `report.png` and `summary.json` into the run folder.
+
+    `pretrain` is the work of a training rank, which lies above this room.
 
     Raises:
         UserError: as `load_config`, the tools of the corpus, `pretrain` and `evaluate` do.
@@ -48,12 +50,12 @@ def run_demo(config_path: Path, overrides: list[str]) -> None:
     torch.set_num_threads(1)  # ranks are forked from here: no thread may have been started
     one_gpu = ["layout.data=1"] if torch.cuda.device_count() == 1 else []
     config = load_config(config_path, [*one_gpu, *overrides])
-    _Demo(config, Console(stderr=True, highlight=False)).run()
+    _Demo(config, pretrain, Console(stderr=True, highlight=False)).run()
 
 
 class _Demo:
-    def __init__(self, config: RunConfig, console: Console) -> None:
-        self._config, self._console = config, console
+    def __init__(self, config: RunConfig, pretrain: Entry, console: Console) -> None:
+        self._config, self._pretrain, self._console = config, pretrain, console
         self._run_dir = config.run_dir
         self._spent = _Spent(config.run_dir / SPENT_NAME)
 
@@ -81,13 +83,13 @@ class _Demo:
         return _read(self._run_dir / name)
 
     def _train(self) -> None:
-        folder, steps = self._run_dir / CHECKPOINTS, self._config.steps
+        folder, steps = checkpoint_folder(self._run_dir), self._config.steps
         before = commit.latest(folder)
         if before is None:
             self._note(f"pretraining: {steps} steps")
         else:
             self._note(f"pretraining: {folder} has a checkpoint after step {before} of {steps}, which is taken up")
-        launch(self._config, pretrain)
+        launch(self._config, self._pretrain)
         after = commit.latest(folder)
         if after != before:
             self._spent.keep()

@@ -58,8 +58,9 @@ def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
 def demo(overrides: Overrides = None) -> None:
     """Make a small corpus of moving shapes, pretrain on it, and show what was learned. Needs a checkout, for its config."""
     from launchers.demo import run_demo
+    from megatron_mplug2.training import loop
 
-    run_demo(DEMO_CONFIG, overrides or [])
+    run_demo(DEMO_CONFIG, overrides or [], loop.pretrain)
 
 
 @app.command("config")

@@ -19,7 +19,6 @@ FLOORS = (
     ("models", "objectives", "checkpoint", "data_tools"),
     ("evaluation", "conversion", "observability", "launchers"),
     ("training",),
-    ("launchers.demo",),  # a whole job: corpus, training, evaluation
     ("cli",),
 )
 """Rooms from the ground up. Rooms of one floor may import one another in one direction."""

@@ -1,4 +1,5 @@
-"""Draws poses of shapes on a dark, lightly noisy ground."""
+"""Draws poses of shapes on a grey, lightly noisy ground: near the mean colour that inputs are normalised by, so that empty patches say
+little but where they are (on a dark ground a tiny model is slow to learn places)."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ _RGB = {
 }
 _RADIUS = {Size.SMALL: 6.5, Size.LARGE: 11.0}
 """Pixels, of a circle; the other shapes have about its area."""
+_GROUND = np.array([122.8, 116.7, 104.1])
+"""CLIP's mean colour."""
 _NOISE = 5.0
 """Deviation of the noise in grey levels (of 255)."""
 
@@ -28,13 +31,13 @@ _ROWS, _COLUMNS = np.mgrid[0:SIDE, 0:SIDE] + 0.5
 
 def draw(poses: list[Pose], rng: np.random.Generator) -> list[Pixels]:
     """One picture for each pose, all on the same ground. The generator draws the ground and the noise."""
-    ground = rng.uniform(15, 35) + rng.normal(0, _NOISE, (SIDE, SIDE, 3))
+    ground = _GROUND + rng.uniform(-10, 10) + rng.normal(0, _NOISE, (SIDE, SIDE, 3))
     return [_paint(pose, ground) for pose in poses]
 
 
 def _paint(pose: Pose, ground: NDArray[np.float64]) -> Pixels:
     opacity = pose.opacity * np.clip(0.5 - _distance(pose), 0, 1)[..., None]
-    painted = ground + opacity * (np.array(_RGB[pose.look.color]) - 25.0)
+    painted = ground + opacity * (np.array(_RGB[pose.look.color]) - _GROUND)
     return painted.clip(0, 255).round().astype(np.uint8)
 
 

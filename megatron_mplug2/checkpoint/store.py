@@ -22,6 +22,11 @@ RUN = "run.json"
 """File of the run's state."""
 
 
+def checkpoint_folder(run_dir: Path) -> Path:
+    """Where a run keeps its checkpoints."""
+    return run_dir / "checkpoints"
+
+
 def latest(folder: Path) -> int | None:
     """Step of the checkpoint that a run goes on from, the same on every rank; None where there is none. Collective over the world."""
     step = None

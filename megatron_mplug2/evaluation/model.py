@@ -4,17 +4,11 @@ from megatron_mplug2.checkpoint import store
 from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.evaluation.inference import Inference
-from megatron_mplug2.models.context import ModelContext, dtype_of
-from megatron_mplug2.models.initialise import initialise
-from megatron_mplug2.models.mplug2 import Stage, chain
+from megatron_mplug2.models.build import build_stage
+from megatron_mplug2.models.mplug2 import chain
 from megatron_mplug2.models.partition import Partition
-from megatron_mplug2.models.weights import named_weights
-from megatron_mplug2.parallel.device import device
-from megatron_mplug2.parallel.dropout import KeyedDropout
+from megatron_mplug2.models.weights import Weight
 from megatron_mplug2.parallel.topology import make_topology
-
-CHECKPOINTS = "checkpoints"
-"""Folder of a run's checkpoints inside its run folder."""
 
 
 def check_layout(config: RunConfig) -> None:
@@ -26,23 +20,12 @@ def check_layout(config: RunConfig) -> None:
         )
 
 
-def built(config: RunConfig) -> tuple[Inference, Stage]:
-    """A model with the weights of step 0, and its stage. Collective over the world; raises UserError as `check_layout`."""
+def built(config: RunConfig) -> tuple[Inference, list[Weight]]:
+    """A model with the weights of step 0. Collective over the world; raises UserError as `check_layout`."""
     check_layout(config)
     partition = Partition(chain(config.model), (0,))
-    topology = make_topology(config.layout, partition.roles)
-    context = ModelContext(
-        config=config.model,
-        topology=topology,
-        dropout=KeyedDropout(config.training.seed, topology),
-        precision=config.training.precision,
-    )
-    stage = Stage(partition.units, context)
-    weights = named_weights(stage, topology)
-    initialise(weights, config.model, config.objectives.vlc.temperature, config.training.seed, topology)
-    for weight in weights:
-        weight.param.data = weight.param.data.to(device(), dtype_of(config.training.precision))
-    return Inference(stage, context), stage
+    stage = build_stage(config, partition, make_topology(config.layout, partition.roles))
+    return Inference(stage.stage, stage.context), stage.weights
 
 
 def trained(config: RunConfig) -> tuple[Inference, int]:
@@ -51,7 +34,6 @@ def trained(config: RunConfig) -> tuple[Inference, int]:
     Raises:
         UserError: as `check_layout`, or there is no checkpoint, or it is damaged or of another model.
     """
-    inference, stage = built(config)
-    topology = inference.context.topology
-    state = store.load_weights(config.run_dir / CHECKPOINTS, named_weights(stage, topology), topology)
+    inference, weights = built(config)
+    state = store.load_weights(store.checkpoint_folder(config.run_dir), weights, inference.context.topology)
     return inference, state.step

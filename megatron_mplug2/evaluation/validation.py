@@ -10,19 +10,16 @@ from megatron_mplug2.data.split import Split
 from megatron_mplug2.evaluation.gather import gather_samples
 from megatron_mplug2.evaluation.inference import Inference
 from megatron_mplug2.evaluation.retrieval import Identities, candidates, recall
-from megatron_mplug2.models.context import ModelContext
-from megatron_mplug2.models.mplug2 import Stage
 
 BATCH = 32
 
 
-def validation_retrieval(stage: Stage, context: ModelContext, config: RunConfig, task: Task, samples: int) -> dict[str, float]:
+def validation_retrieval(inference: Inference, config: RunConfig, task: Task, samples: int) -> dict[str, float]:
     """R@1 in percent among the first `samples` of the validation split, by name: `t2v_r1`, `v2t_r1`. For pictures or clips.
 
-    One pipeline stage, any tensor- and data-parallel size; collective. The next training step switches dropout on again. Raises
-    ValueError for a pipeline, UserError for unusable data.
+    Collective over the world. Raises UserError for unusable data.
     """
-    inference, topology = Inference(stage, context), context.topology
+    topology = inference.context.topology
     batches = evaluation_batches(
         config, Split.VALIDATION, task, data_rank=topology.data_rank, data_size=topology.data_size, batch=min(BATCH, samples)
     )

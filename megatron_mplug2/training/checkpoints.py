@@ -6,16 +6,8 @@ from megatron_mplug2.checkpoint import store
 from megatron_mplug2.checkpoint.state import RunState
 from megatron_mplug2.config.load import parse_resolved, resolved_yaml
 from megatron_mplug2.config.resume import check_resume
-from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.state import DataState
 from megatron_mplug2.training.engine import Engine
-
-CHECKPOINTS = "checkpoints"
-"""Folder in the run folder."""
-
-
-def checkpoint_folder(config: RunConfig) -> Path:
-    return config.run_dir / CHECKPOINTS
 
 
 def resume(engine: Engine) -> DataState | None:
@@ -23,7 +15,7 @@ def resume(engine: Engine) -> DataState | None:
 
     Raises UserError where the config differs from the checkpoint's in a key that may not change, or the checkpoint is damaged.
     """
-    folder = checkpoint_folder(engine.config)
+    folder = store.checkpoint_folder(engine.config.run_dir)
     step = store.latest(folder)
     if step is None:
         return None
@@ -37,6 +29,12 @@ def save(engine: Engine, data: DataState) -> Path:
     """Writes a checkpoint after `data.steps` steps; returns its folder. Collective over the world."""
     config = engine.config
     state = RunState(step=data.steps, config=resolved_yaml(config), data=data.model_dump(mode="json"))
+    folder = store.checkpoint_folder(config.run_dir)
     return store.save(
-        checkpoint_folder(config), state, engine.weights, engine.optimizer, engine.topology, keep=config.training.keep_checkpoints
+        folder,
+        state,
+        engine.weights,
+        engine.optimizer,
+        engine.topology,
+        keep=config.training.keep_checkpoints,
     )

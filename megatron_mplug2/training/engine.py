@@ -3,24 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import MegatronOptimizer
 from torch import nn
 
 from megatron_mplug2.config.schema import LayoutConfig, RunConfig
-from megatron_mplug2.models.context import ModelContext, dtype_of
+from megatron_mplug2.models.build import LOG_TEMPERATURE, build_stage
+from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.flops import chain_costs
-from megatron_mplug2.models.initialise import initialise
 from megatron_mplug2.models.mplug2 import Stage, chain
 from megatron_mplug2.models.partition import Partition, balanced_starts
 from megatron_mplug2.models.units import VisionEmbeddingUnit
-from megatron_mplug2.models.weights import Weight, named_weights
+from megatron_mplug2.models.weights import Weight
 from megatron_mplug2.objectives.contrastive import clamp_log_temperature_
-from megatron_mplug2.parallel.device import device, megatron_runtime
-from megatron_mplug2.parallel.dropout import KeyedDropout
+from megatron_mplug2.parallel.device import megatron_runtime
 from megatron_mplug2.parallel.topology import Topology, make_topology
-from megatron_mplug2.training.optimizer import LOG_TEMPERATURE, LearningRate, make_optimizer
+from megatron_mplug2.training.optimizer import LearningRate, make_optimizer
 from megatron_mplug2.training.pipeline_stage import PipelineStage
 from megatron_mplug2.training.ties import TiedCopy, reduce_ties, tied_copies
 
@@ -75,14 +73,8 @@ def make_engine(config: RunConfig) -> Engine:
     """Makes every group, this rank's stage with its initial weights, and its optimizer. Collective over the world."""
     partition = make_partition(config)
     topology = make_topology(config.layout, partition.roles)
-    context = ModelContext(
-        config=config.model,
-        topology=topology,
-        dropout=KeyedDropout(config.training.seed, topology),
-        precision=config.training.precision,
-    )
-    stage = make_stage(config, partition, context)
-    weights = named_weights(stage, topology)
+    built = build_stage(config, partition, topology, config.training.recompute)
+    context, stage, weights = built.context, built.stage, built.weights
     copies = tied_copies(stage, topology)
     core = replace(context.text)
     pipeline_stage = PipelineStage(stage, partition, config.model, core, topology)
@@ -103,18 +95,6 @@ def make_engine(config: RunConfig) -> Engine:
         learning_rate=LearningRate(config, optimizer),
         weights=weights,
     )
-
-
-def make_stage(config: RunConfig, partition: Partition, context: ModelContext) -> Stage:
-    """This rank's stage with its initial weights, in the config's precision, on this rank's device."""
-    topology = context.topology
-    stage = Stage(partition.stage_units(topology.pipeline_rank), context, config.training.recompute)
-    weights = named_weights(stage, topology)
-    initialise(weights, config.model, config.objectives.vlc.temperature, config.training.seed, topology)
-    for weight in weights:
-        dtype = torch.float32 if weight.name == LOG_TEMPERATURE else dtype_of(config.training.precision)
-        weight.param.data = weight.param.data.to(device(), dtype)
-    return stage
 
 
 def _ddp_config(layout: LayoutConfig) -> DistributedDataParallelConfig:

@@ -11,11 +11,10 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler, Par
 
 from megatron_mplug2.config.schema import OptimizerConfig as Settings
 from megatron_mplug2.config.schema import ParamGroup, Precision, RunConfig
+from megatron_mplug2.models.build import LOG_TEMPERATURE
 from megatron_mplug2.models.weights import Weight
 from megatron_mplug2.parallel.device import megatron_runtime
 from megatron_mplug2.parallel.topology import Topology
-
-LOG_TEMPERATURE = "heads.contrast.log_temperature"
 
 
 def group_of(name: str) -> ParamGroup:

@@ -6,6 +6,7 @@ from megatron_mplug2.config.schema import RunConfig, Task
 from megatron_mplug2.data.evaluation_batches import validation_steps
 from megatron_mplug2.data.mixture import StepPlan
 from megatron_mplug2.data.substitution import Agree
+from megatron_mplug2.evaluation.inference import Inference
 from megatron_mplug2.evaluation.validation import validation_retrieval
 from megatron_mplug2.training.engine import Engine
 from megatron_mplug2.training.step import StepWork, validation_step
@@ -34,7 +35,7 @@ def validate(engine: Engine, agree: Agree | None) -> dict[str, float]:
         values |= {name: total / config.training.validation_batches for name, total in sums.items()}
         if task is not Task.TEXT and topology.pipeline_size == 1:
             samples = config.training.validation_batches * config.training.global_batch
-            found = validation_retrieval(engine.stage, engine.context, config, task, samples)
+            found = validation_retrieval(Inference(engine.stage, engine.context), config, task, samples)
             values |= {f"{task}/retrieval/{name}": value for name, value in found.items()}
     return values
 

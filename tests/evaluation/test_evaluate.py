@@ -17,7 +17,6 @@ from megatron_mplug2.data.manifest import MediaKind, Question
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.evaluation import evaluate as evaluation
 from megatron_mplug2.evaluation import model
-from megatron_mplug2.models.weights import named_weights
 from tests.data.corpus import Sample, clip, make_config, pair, picture, write_corpus, write_stream
 
 PICTURES, CLIPS = 21, 11
@@ -108,11 +107,9 @@ def test_no_layout_changes_what_is_found(
 def save_changed(config: RunConfig) -> None:
     """A checkpoint after step 3 whose weights are those of another seed."""
     other = config.model_copy(update={"training": config.training.model_copy(update={"seed": 9})})
-    inference, stage = model.built(other)
-    topology = inference.context.topology
-    weights = named_weights(stage, topology)
+    inference, weights = model.built(other)
     state = RunState(step=3, config=resolved_yaml(config), data={})
-    store.save(config.run_dir / model.CHECKPOINTS, state, weights, None, topology, keep=1)
+    store.save(store.checkpoint_folder(config.run_dir), state, weights, None, inference.context.topology, keep=1)
 
 
 def test_the_checkpoint_is_what_is_evaluated(corpus: Path, tmp_path: Path) -> None:
@@ -132,7 +129,7 @@ def test_the_checkpoint_is_what_is_evaluated(corpus: Path, tmp_path: Path) -> No
 def test_errors_say_what_to_do(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"layout\.pipeline=2: .*set layout\.pipeline=1"):
         launch(config_of(corpus, tmp_path, layout__pipeline=2), evaluation.evaluate)
-    with pytest.raises(UserError, match=re.escape(str(tmp_path / model.CHECKPOINTS))):
+    with pytest.raises(UserError, match=re.escape(str(store.checkpoint_folder(tmp_path)))):
         launch(config_of(corpus, tmp_path), evaluation.evaluate)
     with pytest.raises(UserError, match=r"data\.test"):
         launch(make_config(corpus, tmp_path, data__test={}), evaluation.evaluate_untrained)

@@ -16,8 +16,8 @@ SAMPLES = 17
 
 
 def found(config: RunConfig, samples: int) -> dict[str, float]:
-    inference, stage = model.built(config)
-    return validation_retrieval(stage, inference.context, config, Task.IMAGE_TEXT, samples)
+    inference, _ = model.built(config)
+    return validation_retrieval(inference, config, Task.IMAGE_TEXT, samples)
 
 
 def by_hand(config: RunConfig) -> dict[str, float]:

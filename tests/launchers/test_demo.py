@@ -18,6 +18,7 @@ from launchers.demo import run_demo
 from launchers.demo_corpus import prepare_corpus
 from megatron_mplug2.config.load import load_config
 from megatron_mplug2.errors import UserError
+from megatron_mplug2.training.loop import pretrain
 
 CONFIG = Path(__file__).parents[2] / "configs/pretrain/demo.yaml"
 SHORT = ["schedule.0.steps=2", "schedule.1.steps=2", "optimizer.warmup_steps=1", "training.validate_every=0", "data.workers=0"]
@@ -97,7 +98,7 @@ def leaves(node: dict[str, Any]) -> dict[str, Any]:
 
 def test_from_nothing_to_a_report_and_a_second_time_quickly(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run_dir = place / "runs/demo"
-    run_demo(CONFIG, SHORT)
+    run_demo(CONFIG, SHORT, pretrain)
     said = capfd.readouterr()
     summary = json.loads((run_dir / "summary.json").read_text())
     assert set(summary) == {"retrieval", "qa", "caption", "untrained", "minutes", "layout"}
@@ -116,7 +117,7 @@ def test_from_nothing_to_a_report_and_a_second_time_quickly(place: Path, capfd: 
     assert "questions about motion" in said.out
     assert said.out.count("test clip") == 3
     written = contents(run_dir)
-    run_demo(CONFIG, SHORT)
+    run_demo(CONFIG, SHORT, pretrain)
     again = capfd.readouterr()
     assert again.out == said.out
     assert "checkpoint after step 4 of 4" in again.err
@@ -128,13 +129,13 @@ def test_from_nothing_to_a_report_and_a_second_time_quickly(place: Path, capfd: 
 
 def test_one_rank_does_all_in_one_process(place: Path) -> None:
     """As on one GPU: three jobs, one after another."""
-    run_demo(CONFIG, [*SHORT, "layout.data=1"])
+    run_demo(CONFIG, [*SHORT, "layout.data=1"], pretrain)
     assert json.loads((place / "runs/demo/summary.json").read_text())["layout"]["data"] == 1
 
 
 @pytest.mark.long
 def test_a_pipeline_trains_and_is_evaluated_whole(place: Path) -> None:
-    run_demo(CONFIG, [*SHORT, "layout.data=1", "layout.pipeline=2"])
+    run_demo(CONFIG, [*SHORT, "layout.data=1", "layout.pipeline=2"], pretrain)
     summary = json.loads((place / "runs/demo/summary.json").read_text())
     assert summary["layout"]["pipeline"] == 2
 
@@ -142,7 +143,8 @@ def test_a_pipeline_trains_and_is_evaluated_whole(place: Path) -> None:
 @pytest.mark.long
 def test_ctrl_c_in_training_saves_and_the_same_command_goes_on(place: Path) -> None:
     steps = ["schedule.0.steps=2", "schedule.1.steps=18", *SHORT[2:]]
-    program = f"from pathlib import Path; from launchers.demo import run_demo; run_demo(Path({str(CONFIG)!r}), {steps!r})"
+    imports = "from pathlib import Path; from launchers.demo import run_demo; from megatron_mplug2.training.loop import pretrain"
+    program = f"{imports}; run_demo(Path({str(CONFIG)!r}), {steps!r}, pretrain)"
     environ = {**os.environ, "PYTHONPATH": str(CONFIG.parents[2])}
     with subprocess.Popen(
         [sys.executable, "-c", program], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environ
@@ -156,5 +158,5 @@ def test_ctrl_c_in_training_saves_and_the_same_command_goes_on(place: Path) -> N
         assert demo.wait() == 130, "".join(said)
     assert "the same command goes on from there" in said[-1]
     assert not (place / "runs/demo/summary.json").exists()
-    run_demo(CONFIG, steps)
+    run_demo(CONFIG, steps, pretrain)
     assert json.loads((place / "runs/demo/summary.json").read_text())["minutes"] > 0

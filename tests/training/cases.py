@@ -24,9 +24,9 @@ from megatron_mplug2.config.schema import (
     VLMConfig,
 )
 from megatron_mplug2.data.batch import IGNORED, Batch, PairBatch, TextBatch
+from megatron_mplug2.models.build import LOG_TEMPERATURE
 from megatron_mplug2.models.weights import Weight
 from megatron_mplug2.parallel.topology import Topology
-from megatron_mplug2.training.optimizer import LOG_TEMPERATURE
 from megatron_mplug2.training.step import StepWork
 
 GLOBAL_BATCH = 16

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from megatron_mplug2.config.schema import LayoutConfig, RunConfig, Task
+from megatron_mplug2.models.build import LOG_TEMPERATURE
 from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.initialise import initialise
 from megatron_mplug2.models.microbatch import ContrastShare, Microbatch
@@ -23,7 +24,6 @@ from megatron_mplug2.objectives.negatives import draw_negatives
 from megatron_mplug2.objectives.result import Objective
 from megatron_mplug2.parallel.dropout import KeyedDropout
 from megatron_mplug2.parallel.topology import StageRoles, make_topology
-from megatron_mplug2.training.optimizer import LOG_TEMPERATURE
 from tests.training import cases
 from tests.training.record import Record, StepRecord
 
