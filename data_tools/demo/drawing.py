@@ -19,7 +19,7 @@ _RGB = {
     Color.PURPLE: (190, 60, 220),
     Color.WHITE: (240, 240, 240),
 }
-_RADIUS = {Size.SMALL: 6.5, Size.LARGE: 11.0}
+_RADIUS = {Size.SMALL: 9.0, Size.LARGE: 14.0}
 """Pixels, of a circle; the other shapes have about its area."""
 _GROUND = np.array([122.8, 116.7, 104.1])
 """CLIP's mean colour."""
@@ -66,4 +66,4 @@ def _distance(pose: Pose) -> _Plane:
 
 def _notched(body: _Plane, x: _Plane, y: _Plane, radius: float) -> _Plane:
     """The body without a disc around the origin of x and y."""
-    return np.maximum(body, 0.45 * radius - np.hypot(x, y))
+    return np.maximum(body, 0.38 * radius - np.hypot(x, y))

@@ -24,7 +24,7 @@ _REACH = 2 * GRID
 """Pixels from the middle of a path to its ends."""
 _MIDDLES = (3, 4, 5)
 """Grid places of the middle of a path, on either axis: nothing leaves the picture, and the middle does not tell the direction."""
-_THIRDS = ((1, 2), (4, 4), (6, 7))
+_THIRDS = (2, 4, 6)
 """Grid places that count as left (or top), middle, and right (or bottom) in a picture."""
 _EIGHTH = np.pi / 4
 
@@ -50,7 +50,7 @@ def poses(scene: Scene, rng: np.random.Generator) -> list[Pose]:
     match scene:
         case PictureScene(look=look, place=place):
             row, column = divmod(list(Place).index(place), 3)
-            return [Pose(look=look, x=GRID * float(rng.choice(_THIRDS[column])), y=GRID * float(rng.choice(_THIRDS[row])))]
+            return [Pose(look=look, x=GRID * _THIRDS[column], y=GRID * _THIRDS[row])]
         case OrderScene(look=look, second=second):
             first = _in_the_middle(look, rng)
             then = replace(first, look=replace(look, color=second))

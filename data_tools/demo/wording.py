@@ -76,11 +76,11 @@ def _questions(scene: Scene) -> tuple[Question, ...]:
             happens = Question(
                 question=_MOTION_QUESTIONS[motion], answer=_answer(motion), kind="motion", reversed_answer=_answer(motion.reverse)
             )
-            return happens, _color(look), _shape(look), _size(look)
+            return happens, _shape(look)
         case OrderScene(look=look, second=second):
             first = Question(question="which color comes first?", answer=look.color, kind="order", reversed_answer=second)
             last = Question(question="which color comes last?", answer=second, kind="order", reversed_answer=look.color)
-            return first, last, _shape(look), _size(look)
+            return first, last, _shape(look)
 
 
 def _answer(motion: Motion) -> str:

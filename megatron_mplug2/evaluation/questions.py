@@ -1,5 +1,6 @@
 """How many questions are answered right, and whether the answers about motion come from the motion."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,7 +38,7 @@ class QuestionResult:
     motion_single_frame: float | None
     """The true answer from one frame: what looks alone give away."""
     chance_motion: float | None
-    """One of the distinct answers to questions about motion, by blind choice."""
+    """By blind choice among the answers that each question about motion has (left, right, up and down, or grows and shrinks)."""
 
 
 def reversed_in_time(media: torch.Tensor) -> torch.Tensor:
@@ -55,11 +56,19 @@ def score_answers(answers: Sequence[Answer]) -> QuestionResult:
     motion = [answer for answer in answers if answer.question.kind == MOTION]
     turned = [(a.said_reversed, a.question.reversed_answer) for a in motion]
     frozen = [(a.said_single_frame, a.question.answer) for a in motion]
-    distinct = {answer.question.answer for answer in motion}
     return QuestionResult(
         all=share([same(answer.said, answer.question.answer) for answer in answers]),
         motion=share([same(answer.said, answer.question.answer) for answer in motion]),
         motion_reversed_opposite=share([same(said, truth) for said, truth in turned if said is not None and truth is not None]),
         motion_single_frame=share([same(said, truth) for said, truth in frozen if said is not None]),
-        chance_motion=100 / len(distinct) if distinct else None,
+        chance_motion=_blind_choice(motion),
     )
+
+
+def _blind_choice(answers: Sequence[Answer]) -> float | None:
+    """Mean over the questions of one part in the number of distinct answers to the question."""
+    possible: dict[str, set[str]] = defaultdict(set)
+    for answer in answers:
+        possible[answer.question.question].add(answer.question.answer)
+    shares = [1 / len(possible[answer.question.question]) for answer in answers]
+    return 100 * sum(shares) / len(shares) if shares else None

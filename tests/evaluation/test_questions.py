@@ -1,4 +1,4 @@
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -32,6 +32,16 @@ def test_answers_are_counted_by_kind() -> None:
             "chance_motion": 100 / 3,
         }
     )
+
+
+def test_chance_is_among_the_answers_of_each_question() -> None:
+    grows = Question(question="what happens to its size?", answer="grows", kind="motion", reversed_answer="shrinks")
+    answers = [
+        *(moves(index, truth, None, ("", "", "")) for index, truth in enumerate(("left", "right", "up", "down"))),
+        Answer(index=4, question=grows, said=""),
+        Answer(index=5, question=replace(grows, answer="shrinks"), said=""),
+    ]
+    assert score_answers(answers).chance_motion == pytest.approx((4 * 25 + 2 * 50) / 6)
 
 
 def test_nothing_to_count_is_none() -> None:
