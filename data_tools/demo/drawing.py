@@ -19,12 +19,14 @@ _RGB = {
     Color.PURPLE: (190, 60, 220),
     Color.WHITE: (240, 240, 240),
 }
-_RADIUS = {Size.SMALL: 9.0, Size.LARGE: 14.0}
+_RADIUS = {Size.SMALL: 8.5, Size.LARGE: 12.5}
 """Pixels, of a circle; the other shapes have about its area."""
 _GROUND = np.array([122.8, 116.7, 104.1])
 """CLIP's mean colour."""
 _NOISE = 5.0
 """Deviation of the noise in grey levels (of 255)."""
+
+_HAND = (25, 25, 25)
 
 _ROWS, _COLUMNS = np.mgrid[0:SIDE, 0:SIDE] + 0.5
 
@@ -36,34 +38,41 @@ def draw(poses: list[Pose], rng: np.random.Generator) -> list[Pixels]:
 
 
 def _paint(pose: Pose, ground: NDArray[np.float64]) -> Pixels:
-    opacity = pose.opacity * np.clip(0.5 - _distance(pose), 0, 1)[..., None]
-    painted = ground + opacity * (np.array(_RGB[pose.look.color]) - _GROUND)
+    color = np.where(_inside(_hand(pose)) > 0, _HAND, np.array(_RGB[pose.look.color])) if pose.hand else np.array(_RGB[pose.look.color])
+    painted = ground + pose.opacity * _inside(_shape(pose)) * (color - _GROUND)
     return painted.clip(0, 255).round().astype(np.uint8)
 
 
-def _distance(pose: Pose) -> _Plane:
-    """Signed distance in pixels to the shape's edge, negative inside. No shape looks the same after a turn: three have a notch, the cross
-    a short arm.
-    """
+def _inside(distance: _Plane) -> _Plane:
+    """[SIDE, SIDE, 1] share of each pixel that is inside, from the signed distance to the edge."""
+    return np.asarray(np.clip(0.5 - distance, 0, 1)[..., None])
+
+
+def _shape(pose: Pose) -> _Plane:
+    """Signed distance in pixels to the shape's edge, negative inside."""
     radius = _RADIUS[pose.look.size] * pose.scale
-    across, down = _COLUMNS - pose.x, _ROWS - pose.y
-    cos, sin = np.cos(pose.angle), np.sin(pose.angle)
-    x, y = across * cos + down * sin, down * cos - across * sin
+    x, y = _turned(pose)
     match pose.look.shape:
         case Shape.CIRCLE:
-            return _notched(np.hypot(x, y) - radius, x, y + 0.9 * radius, radius)
+            return np.asarray(np.hypot(x, y) - radius)
         case Shape.SQUARE:
-            return _notched(np.maximum(abs(x), abs(y)) - 0.89 * radius, x, y + 0.9 * radius, radius)
+            return np.asarray(np.maximum(abs(x), abs(y)) - 0.95 * radius)
         case Shape.TRIANGLE:
-            triangle = np.maximum(y, abs(x) * np.sqrt(0.75) - y / 2) - 0.77 * radius
-            return _notched(triangle, x, y - 0.77 * radius, radius)
+            return np.asarray(np.maximum(y, abs(x) * np.sqrt(0.75) - y / 2) - 0.7 * radius)
         case Shape.CROSS:
-            long, short, thin = 1.25 * radius, 0.7 * radius, 0.36 * radius
-            upright = np.maximum(abs(x) - thin, np.maximum(y - long, -y - short))
-            flat = np.maximum(abs(x) - long, abs(y) - thin)
-            return np.minimum(upright, flat)
+            long, thin = 1.15 * radius, 0.33 * radius
+            return np.minimum(np.maximum(abs(x) - thin, abs(y) - long), np.maximum(abs(x) - long, abs(y) - thin))
 
 
-def _notched(body: _Plane, x: _Plane, y: _Plane, radius: float) -> _Plane:
-    """The body without a disc around the origin of x and y."""
-    return np.maximum(body, 0.38 * radius - np.hypot(x, y))
+def _hand(pose: Pose) -> _Plane:
+    """Like a clock's, from the centre to the edge: it shows how the shape is turned, which a circle would not."""
+    radius = _RADIUS[pose.look.size] * pose.scale
+    x, y = _turned(pose)
+    return np.maximum(abs(x) - 0.3 * radius, np.maximum(y - 0.3 * radius, -y - 1.2 * radius))
+
+
+def _turned(pose: Pose) -> tuple[_Plane, _Plane]:
+    """Across and down from the centre, in the shape's own frame."""
+    across, down = _COLUMNS - pose.x, _ROWS - pose.y
+    cos, sin = np.cos(pose.angle), np.sin(pose.angle)
+    return across * cos + down * sin, down * cos - across * sin

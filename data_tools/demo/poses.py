@@ -23,10 +23,11 @@ _PROGRESS = (-1, 0, 0, 1)
 _REACH = 2 * GRID
 """Pixels from the middle of a path to its ends."""
 _MIDDLES = (3, 4, 5)
-"""Grid places of the middle of a path, on either axis: nothing leaves the picture, and the middle does not tell the direction."""
+"""Grid places of the middle of a path, on either axis: no more than a third of a shape leaves the picture, and the
+middle does not tell the direction."""
 _THIRDS = (2, 4, 6)
-"""Grid places that count as left (or top), middle, and right (or bottom) in a picture."""
-_EIGHTH = np.pi / 4
+"""Grid places of left (or top), middle, and right (or bottom) in a picture."""
+_QUARTER = np.pi / 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ class Pose:
     """Centre, in pixels from the left edge."""
     y: float
     """In pixels from the upper edge."""
+    hand: bool = False
+    """Whether it has a dark hand, as a clock has: only what turns has one."""
     angle: float = 0.0
     """Radians, clockwise as seen."""
     scale: float = 1.0
@@ -75,9 +78,9 @@ def _moving(pose: Pose, motion: Motion, rng: np.random.Generator) -> list[Pose]:
         case Motion.DOWN:
             return [replace(pose, y=pose.y + _REACH * at) for at in _PROGRESS]
         case Motion.CLOCKWISE | Motion.ANTICLOCKWISE:
-            start = float(rng.integers(8)) * _EIGHTH
-            turn = _EIGHTH if motion is Motion.CLOCKWISE else -_EIGHTH
-            return [replace(pose, angle=start + turn * step) for step in range(STEPS)]
+            start = float(rng.integers(4)) * _QUARTER
+            turn = _QUARTER if motion is Motion.CLOCKWISE else -_QUARTER
+            return [replace(pose, hand=True, angle=start + turn * step) for step in range(STEPS)]
         case Motion.GROWS:
             return [replace(pose, scale=1 + 0.5 * at) for at in _PROGRESS]
         case Motion.SHRINKS:
