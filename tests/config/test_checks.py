@@ -77,7 +77,10 @@ CASES = [
     ),
     (["data.train.video_text=[]"], "data.train.video_text names no folder of shards, and schedule.1.video_text needs one"),
     (["data.validation.text=[]"], "data.validation.text names no folder of shards, and schedule.0.text needs one"),
-    (["optimizer.warmup_steps=800"], "optimizer.warmup_steps=800 must be less than the 800 steps of the schedule"),
+    (
+        ["schedule.0.steps=5", "schedule.1.steps=5", "optimizer.warmup_steps=10"],
+        "optimizer.warmup_steps=10 must be less than the 10 steps of the schedule",
+    ),
     (["optimizer.min_lr=0.1"], "optimizer.min_lr=0.1 is more than optimizer.lr=0.0005"),
 ]
 
