@@ -49,7 +49,7 @@ class Pose:
 
 
 def poses(scene: Scene, rng: np.random.Generator) -> list[Pose]:
-    """The scene's different pictures in order: one of a picture, STEPS of a clip. The generator draws the place and the first angle."""
+    """The scene's different pictures in order: one of a picture, STEPS of a clip. The generator draws the place."""
     match scene:
         case PictureScene(look=look, place=place):
             row, column = divmod(list(Place).index(place), 3)
@@ -59,7 +59,7 @@ def poses(scene: Scene, rng: np.random.Generator) -> list[Pose]:
             then = replace(first, look=replace(look, color=second))
             return [first, first, then, then]
         case MotionScene(look=look, motion=motion):
-            return _moving(_in_the_middle(look, rng), motion, rng)
+            return _moving(_in_the_middle(look, rng), motion)
 
 
 def _in_the_middle(look: Look, rng: np.random.Generator) -> Pose:
@@ -67,7 +67,7 @@ def _in_the_middle(look: Look, rng: np.random.Generator) -> Pose:
     return Pose(look=look, x=GRID * float(column), y=GRID * float(row))
 
 
-def _moving(pose: Pose, motion: Motion, rng: np.random.Generator) -> list[Pose]:
+def _moving(pose: Pose, motion: Motion) -> list[Pose]:
     match motion:
         case Motion.LEFT:
             return [replace(pose, x=pose.x - _REACH * at) for at in _PROGRESS]
@@ -78,9 +78,8 @@ def _moving(pose: Pose, motion: Motion, rng: np.random.Generator) -> list[Pose]:
         case Motion.DOWN:
             return [replace(pose, y=pose.y + _REACH * at) for at in _PROGRESS]
         case Motion.CLOCKWISE | Motion.ANTICLOCKWISE:
-            start = float(rng.integers(4)) * _QUARTER
             turn = _QUARTER if motion is Motion.CLOCKWISE else -_QUARTER
-            return [replace(pose, hand=True, angle=start + turn * step) for step in range(STEPS)]
+            return [replace(pose, hand=True, angle=turn * at) for at in _PROGRESS]
         case Motion.GROWS:
             return [replace(pose, scale=1 + 0.5 * at) for at in _PROGRESS]
         case Motion.SHRINKS:

@@ -71,7 +71,7 @@ def _questions(scene: Scene) -> tuple[Question, ...]:
     match scene:
         case PictureScene(look=look, place=place):
             where = Question(question="where is the shape?", answer=place, kind="position")
-            return where, _color(look), _shape(look), _size(look)
+            return where, _color(look), _shape(look)
         case MotionScene(look=look, motion=motion):
             happens = Question(
                 question=_MOTION_QUESTIONS[motion], answer=_answer(motion), kind="motion", reversed_answer=_answer(motion.reverse)
@@ -93,10 +93,6 @@ def _color(look: Look) -> Question:
 
 def _shape(look: Look) -> Question:
     return Question(question="what shape is it?", answer=look.shape, kind="shape")
-
-
-def _size(look: Look) -> Question:
-    return Question(question="is the shape small or large?", answer=look.size, kind="size")
 
 
 def _attributes(scene: Scene) -> dict[str, str]:

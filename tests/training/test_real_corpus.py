@@ -22,6 +22,7 @@ STEPS = 500
 
 @needs_shared
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_a_tiny_model_retrieves_the_clips_and_pictures_that_it_was_trained_on(tmp_path: Path) -> None:
     assert SHARED is not None
     real, shards = SHARED / "corpora" / "real", tmp_path / "shards"
