@@ -55,9 +55,9 @@ def _measure(engine: Engine, config: RunConfig) -> dict[str, list[float]]:
         backward(engine, work)
 
     def shim_everywhere() -> None:
-        pipeline_stage.own_code = nullcontext
+        setattr(pipeline_stage, "own_code", nullcontext)  # noqa: B010 (a stand-in of another type)
         backward(engine, work)
-        pipeline_stage.own_code = device.own_code
+        setattr(pipeline_stage, "own_code", device.own_code)  # noqa: B010
 
     def no_shim() -> None:
         engine.ddp.zero_grad_buffer()

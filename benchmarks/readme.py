@@ -1,0 +1,66 @@
+"""Writes the README's figures from `benchmarks/results/`, between the markers that name them.
+
+python -m benchmarks.readme
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import RESULTS
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def main() -> None:
+    text = README.read_text(encoding="utf-8")
+    for name, write in {"demo": _demo, "device_shim": _device_shim}.items():
+        result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        before, opening, rest = text.partition(f"<!-- {name} -->\n")
+        _, closing, after = rest.partition(f"<!-- /{name} -->")
+        text = before + opening + write(result) + "\n" + closing + after
+    README.write_text(text, encoding="utf-8")
+
+
+def _demo(result: Mapping[str, Any]) -> str:
+    figures, hardware = result["figures"], result["hardware"]
+    untrained, retrieval = figures["untrained"], figures["retrieval"]
+    rows = [
+        (
+            f"{query} finds {found}, R@1 of {retrieval[kind][way]['gallery']}",
+            retrieval[kind][way]["r1"],
+            untrained["retrieval"][kind][way]["r1"],
+            retrieval[kind][way]["chance_r1"],
+        )
+        for kind, medium in (("image", "picture"), ("video", "clip"))
+        for way, query, found in (("t2v", "text", medium), ("v2t", medium, "text"))
+    ]
+    chance = figures["qa"]["chance_motion"]
+    rows += [
+        (said, figures["qa"][key], untrained["qa"][key], chance)
+        for said, key in (
+            ("questions about motion, held-out clips", "motion"),
+            ("the same clips played backwards: the opposite answer", "motion_reversed_opposite"),
+            ("one frame of them repeated: the true answer", "motion_single_frame"),
+        )
+    ]
+    right = "attributes_right"
+    rows.append(("captions right in color, shape and motion", figures["caption"][right], untrained["caption"][right], None))
+    lines = ["| held-out samples, % | trained | untrained | chance |", "|---|---|---|---|"]
+    lines += [f"| {said} | {a:.1f} | {b:.1f} | {'' if c is None else f'{c:.1f}'} |" for said, a, b, c in rows]
+    made = f"From `benchmarks/results/demo.json`: {figures['minutes']:.1f} minutes on {hardware['cores']} cores ({hardware['cpu']})."
+    return "\n".join([*lines, "", made])
+
+
+def _device_shim(result: Mapping[str, Any]) -> str:
+    figures = result["figures"]
+    scheduled, everywhere = figures["shim_on_schedule_only_over_no_shim"], figures["shim_on_forward_too_over_no_shim"]
+    return (
+        f"A step's forward and backward take {scheduled:.2f} times what they take without any shim; around our own forward too it would be "
+        f"{everywhere:.2f} times (`benchmarks/results/device_shim.json`)."
+    )
+
+
+if __name__ == "__main__":
+    main()
