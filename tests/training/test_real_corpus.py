@@ -17,7 +17,7 @@ from megatron_mplug2.training.loop import pretrain
 from tests.shared import SHARED, needs_shared
 from tests.training.corpus import DEMO
 
-STEPS = 500
+STEPS = 600
 
 
 @needs_shared
@@ -42,6 +42,8 @@ def test_a_tiny_model_retrieves_the_clips_and_pictures_that_it_was_trained_on(tm
             *(f"data.{split}.image_text=[{images}]" for split in ("train", "test")),
             *(f"data.{split}.video_text=[{clips}]" for split in ("train", "test")),
             f"schedule=[{{steps: {STEPS}, image_text: 0.75, video_text: 0.25, frames: 4, resolution: 64}}]",
+            "data.text_length=32",  # real captions are longer than the demo's
+            "data.target_length=32",
             "training.global_batch=8",
             "training.microbatch=4",
             "training.validate_every=0",
