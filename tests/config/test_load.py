@@ -64,7 +64,7 @@ def test_merge_leaves_its_arguments() -> None:
 
 
 def test_overrides() -> None:
-    overrides = ["optimizer.lr=2e-4", "layout.sequence_parallel=true", "layout.tensor=2", "schedule.1.steps=9", "optimizer.warmup_steps=3"]
+    overrides = ["optimizer.lr=2e-4", "layout.sequence_parallel=true", "layout.tensor=2", "schedule.1.steps=9", "schedule.0.steps=100"]
     config = load_config(DEMO, [*overrides, "layout.stage_starts=null", "data.crop_scale=[0.5, 0.9]", "optimizer.vision={lr_scale: 0.5}"])
     assert (config.optimizer.lr, config.layout.sequence_parallel, config.layout.tensor) == (2e-4, True, 2)
     assert (config.steps, config.data.crop_scale) == (109, (0.5, 0.9))
