@@ -51,10 +51,29 @@ def read_json(path: Path) -> Any:
     """Raises UserError for a file that is missing or not JSON."""
     try:
         return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: brackets too deep; ValueError: a number too long, too
         raise UserError(f"{path} is not JSON: {error}") from None
 
 
+def as_text(value: Any, what: str) -> str:
+    """A field that must be a text. Raises TypeError for another type, and ValueError for half a character (a lone surrogate)."""
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is {value!r}, not a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} is {value!r}, which is not Unicode text") from None
+    return value
+
+
+def file_in(folder: Path, name: Any) -> Path:
+    """The file of a name in an annotation. Raises TypeError or ValueError for what names no file below the folder."""
+    relative = Path(as_text(name, "a file name"))
+    if "\0" in name or relative.is_absolute() or ".." in relative.parts:
+        raise ValueError(f"the file name {name!r} is not one inside --media")
+    return folder / relative
+
+
 def wrong_layout(path: Path, source: str, error: Exception) -> UserError:
-    """For a KeyError, TypeError or the like while reading fields."""
+    """For a KeyError, TypeError or ValueError while reading fields."""
     return UserError(f"{path} is not in the layout of `{source}` ({type(error).__name__}: {error}); see data_tools/sources/{source}.py")

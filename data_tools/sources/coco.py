@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.sources.base import Sample, read_json, wrong_layout
+from data_tools.sources.base import Sample, as_text, file_in, read_json, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.manifest import Record
@@ -25,10 +25,11 @@ class CocoSource:
         captions: defaultdict[int, list[str]] = defaultdict(list)
         try:
             for caption in fields["annotations"]:
-                captions[caption["image_id"]].append(caption["caption"])
+                said = as_text(caption["caption"], f"a caption of image {caption['image_id']}")
+                captions[caption["image_id"]].append(said)
             for image in fields["images"]:
                 record = Record(captions=tuple(captions[image["id"]]), attributes={})
-                file = media / image["file_name"]
+                file = file_in(media, image["file_name"])
                 yield Sample(split=self.split, stream=Task.IMAGE_TEXT, key=file.stem, media=file, record=record)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise wrong_layout(annotation, "coco", error) from None

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_tools.sources.base import Sample, read_text, wrong_layout
+from data_tools.sources.base import Sample, as_text, file_in, read_text, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.manifest import Record
@@ -25,8 +25,9 @@ class DemoSource:
 
 
 def _sample(split: Split, fields: dict[str, Any], media: Path) -> Sample:
-    file = fields["file"]
+    file = file_in(media, fields["file"])
     record = Record.from_json(json.dumps({"text": ""} | fields).encode())
-    return Sample(
-        split=split, stream=Task(fields["stream"]), key=Path(file).stem, media=media / file, record=record, meaning=fields["meaning"]
-    )
+    for text in (*record.captions, *(text for asked in record.questions for text in (asked.question, asked.answer))):
+        as_text(text, f"a text of {fields['file']}")
+    meaning = as_text(fields["meaning"], f"the meaning of {fields['file']}")
+    return Sample(split=split, stream=Task(fields["stream"]), key=file.stem, media=file, record=record, meaning=meaning)

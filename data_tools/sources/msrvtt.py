@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_tools.sources.base import Sample, read_json, wrong_layout
+from data_tools.sources.base import Sample, as_text, file_in, read_json, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.manifest import Question, Record
@@ -27,21 +27,30 @@ class MsrvttSource:
         for path in sorted(annotation.parent.glob("*qa.json")):
             try:
                 for asked in read_json(path):
-                    questions[_video(asked["video_id"])].append(Question(question=asked["question"], answer=asked["answer"], kind=""))
-            except (KeyError, TypeError) as error:
+                    key = _video(asked["video_id"])
+                    question, answer = (as_text(asked[name], f"the {name} of a question about {key}") for name in ("question", "answer"))
+                    questions[key].append(Question(question=question, answer=answer, kind=""))
+            except (KeyError, TypeError, ValueError) as error:
                 raise wrong_layout(path, "msrvtt", error) from None
         files = {path.stem: path for path in sorted(media.iterdir())} if media.is_dir() else {}
         captions: defaultdict[str, list[str]] = defaultdict(list)
         try:
             for sentence in fields["sentences"]:
-                captions[sentence["video_id"]].append(sentence["caption"])
+                said = as_text(sentence["caption"], f"a caption of {sentence['video_id']}")
+                captions[sentence["video_id"]].append(said)
             for video in fields["videos"]:
-                key = video["video_id"]
+                key = as_text(video["video_id"], "a video_id")
                 record = Record(captions=tuple(captions[key]), questions=tuple(questions[key]), attributes={})
-                file = files.get(key, media / f"{key}.mp4")
-                yield Sample(split=_SPLITS[video["split"]], stream=Task.VIDEO_TEXT, key=key, media=file, record=record)
-        except (KeyError, TypeError) as error:
+                file = files.get(key) or file_in(media, f"{key}.mp4")
+                yield Sample(split=_split(video["split"]), stream=Task.VIDEO_TEXT, key=key, media=file, record=record)
+        except (KeyError, TypeError, ValueError) as error:
             raise wrong_layout(annotation, "msrvtt", error) from None
+
+
+def _split(name: Any) -> Split:
+    if name not in _SPLITS:
+        raise ValueError(f"a video's split is {name!r}, not one of {', '.join(_SPLITS)}")
+    return _SPLITS[name]
 
 
 def _video(number: Any) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,7 +79,15 @@ def test_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reader", [CocoSource(Split.TRAIN), MsrvttSource()])
 @pytest.mark.parametrize(
-    ("contents", "told"), [(b"{", "is not JSON"), (b"[]", "not in the layout"), (b"{}", "not in the layout"), (b"\xff\xfe", "not UTF-8")]
+    ("contents", "told"),
+    [
+        (b"{", "is not JSON"),
+        (b"[]", "not in the layout"),
+        (b"{}", "not in the layout"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"9" * 5000, "is not JSON"),
+    ],
 )
 def test_damaged_annotation(tmp_path: Path, reader: CocoSource | MsrvttSource, contents: bytes, told: str) -> None:
     path = tmp_path / "annotation.json"
@@ -91,3 +100,57 @@ def test_missing_annotation(tmp_path: Path) -> None:
     for reader in (CocoSource(Split.TRAIN), MsrvttSource(), TextSource(Split.TRAIN), DemoSource()):
         with pytest.raises(UserError, match=r"cannot read .*nowhere"):
             list(reader.samples(tmp_path / "nowhere", tmp_path))
+
+
+COCO_IMAGE = {"id": 1, "file_name": "1.jpg"}
+COCO_CAPTION = {"image_id": 1, "caption": "a cat"}
+
+
+@pytest.mark.parametrize(
+    ("image", "caption", "told"),
+    [
+        ({}, {"caption": None}, "a caption of image 1 is None, not a text"),
+        ({}, {"caption": 5}, "a caption of image 1 is 5, not a text"),
+        ({}, {"caption": "half \ud800"}, "a caption of image 1 is .*not Unicode text"),
+        ({"file_name": 7}, {}, "a file name is 7, not a text"),
+        ({"file_name": "\ud800.jpg"}, {}, "not Unicode text"),
+        ({"file_name": "a\0.jpg"}, {}, "not one inside --media"),
+        ({"file_name": "../media/1.jpg"}, {}, "not one inside --media"),
+        ({"file_name": "/media/1.jpg"}, {}, "not one inside --media"),
+    ],
+)
+def test_coco_fields_that_cannot_be(tmp_path: Path, image: dict[str, Any], caption: dict[str, Any], told: str) -> None:
+    path = tmp_path / "captions.json"
+    path.write_text(json.dumps({"images": [COCO_IMAGE | image], "annotations": [COCO_CAPTION | caption]}))
+    with pytest.raises(UserError, match=rf"captions\.json is not in the layout of `coco` .*{told}"):
+        shard(CocoSource(Split.TRAIN), path, tmp_path / "media", tmp_path / "out")
+    assert [file.name for file in tmp_path.iterdir()] == ["captions.json"]
+
+
+@pytest.mark.parametrize(
+    ("video", "caption", "asked", "told"),
+    [
+        ({"video_id": 1}, {}, {}, "a video_id is 1, not a text"),
+        ({"video_id": "../1"}, {}, {}, "not one inside --media"),
+        ({"split": "val"}, {}, {}, "split is 'val', not one of train, validate, test"),
+        ({}, {"caption": None}, {}, "a caption of video1 is None, not a text"),
+        ({}, {}, {"answer": None}, "the answer of a question about video1 is None, not a text"),
+    ],
+)
+def test_msrvtt_fields_that_cannot_be(
+    tmp_path: Path, video: dict[str, Any], caption: dict[str, Any], asked: dict[str, Any], told: str
+) -> None:
+    videos, sentences = [{"video_id": "video1", "split": "train"} | video], [{"video_id": "video1", "caption": "a"} | caption]
+    (tmp_path / "videos.json").write_text(json.dumps({"videos": videos, "sentences": sentences}))
+    (tmp_path / "qa.json").write_text(json.dumps([{"video_id": 1, "question": "a?", "answer": "b"} | asked]))
+    with pytest.raises(UserError, match=f"not in the layout of `msrvtt` .*{told}"):
+        shard(MsrvttSource(), tmp_path / "videos.json", tmp_path, tmp_path / "out")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["qa.json", "videos.json"]
+
+
+@pytest.mark.parametrize("field", ["file", "meaning", "captions"])
+def test_demo_fields_that_cannot_be(tmp_path: Path, field: str) -> None:
+    sample = {"stream": "image_text", "file": "1.jpg", "captions": ["a"], "questions": [], "attributes": {}, "meaning": "a"}
+    (tmp_path / "train.jsonl").write_text(json.dumps(sample | {field: [5]}) + "\n")
+    with pytest.raises(UserError, match=r"train\.jsonl is not in the layout of `demo`"):
+        list(DemoSource().samples(tmp_path, tmp_path))
