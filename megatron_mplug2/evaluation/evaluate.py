@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from megatron_mplug2.checkpoint.together import together
 from megatron_mplug2.config.load import resolved_yaml
 from megatron_mplug2.config.schema import RunConfig, Task
 from megatron_mplug2.data.evaluation_batches import EvaluationBatch, LeftOut, evaluation_batches
@@ -193,11 +194,12 @@ def _evaluate_and_write(inference: Inference, config: RunConfig, step: int, resu
     """Rank 0 writes; predictions first, so that results are there only with them."""
     rank = inference.context.topology.rank
     evaluation = evaluate_stage(inference, config, Split.TEST, EvaluationProgress(speaks=rank == 0))
-    if rank == 0:
-        _write(config.run_dir / predictions_name, "".join(json.dumps(line) + "\n" for line in prediction_lines(evaluation)))
-        left_out = {one.key: one.reason for one in evaluation.left_out}
-        results = asdict(evaluation.results) | {"step": step, "config": config_digest(config), "left_out": left_out}
-        _write(config.run_dir / results_name, json.dumps(results, indent=1) + "\n")
+    with together(f"write the evaluation into {config.run_dir}"):
+        if rank == 0:
+            _write(config.run_dir / predictions_name, "".join(json.dumps(line) + "\n" for line in prediction_lines(evaluation)))
+            left_out = {one.key: one.reason for one in evaluation.left_out}
+            results = asdict(evaluation.results) | {"step": step, "config": config_digest(config), "left_out": left_out}
+            _write(config.run_dir / results_name, json.dumps(results, indent=1) + "\n")
 
 
 def config_digest(config: RunConfig) -> str:

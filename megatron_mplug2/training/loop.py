@@ -5,6 +5,7 @@ from itertools import chain
 
 import torch.distributed as dist
 
+from megatron_mplug2.checkpoint.together import together
 from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.batch import moved
 from megatron_mplug2.data.ledger import Ledger
@@ -17,6 +18,7 @@ from megatron_mplug2.parallel.device import device
 from megatron_mplug2.training import checkpoints
 from megatron_mplug2.training.engine import Engine, make_engine
 from megatron_mplug2.training.interrupt import Interrupt
+from megatron_mplug2.training.only_run import only_run
 from megatron_mplug2.training.recorder import Recorder
 from megatron_mplug2.training.step import StepResult, StepWork, train_step
 from megatron_mplug2.training.validation import validate
@@ -25,13 +27,16 @@ from megatron_mplug2.training.validation import validate
 def pretrain(config: RunConfig) -> None:
     """Trains to the end of the schedule, or until a signal asks to stop; goes on from the run's latest checkpoint. On every rank.
 
-    Raises UserError for data, a checkpoint or a layout that cannot be used, and for a loss that is no number any more.
+    Raises UserError for data, a checkpoint or a layout that cannot be used, for a run folder that cannot be written or that another run is
+    using, and for a loss that is no number any more.
     """
-    with Interrupt() as interrupt:
+    with Interrupt() as interrupt, only_run(config.run_dir):
         engine = make_engine(config)
         state = checkpoints.resume(engine)
         loader = _loader(engine, state)
-        with Recorder(config, engine.topology, state.steps if state else 0) as recorder:
+        with together(f"write into {config.run_dir}"):
+            recorder = Recorder(config, engine.topology, state.steps if state else 0)
+        with recorder:
             if state:
                 recorder.note(f"going on from the checkpoint after step {state.steps} of {config.steps}")
             _train(engine, loader, recorder, interrupt)
