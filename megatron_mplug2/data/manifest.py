@@ -126,6 +126,8 @@ class Header:
     def from_json(data: bytes) -> "Header":
         """Raises ValueError, KeyError or TypeError where the data is not a header of this version."""
         fields: dict[str, Any] = json.loads(data)
+        if not isinstance(fields, dict):
+            raise TypeError(f"a JSON {type(fields).__name__}")
         if fields.pop("version") != VERSION:
             raise ValueError(f"not version {VERSION}")
         return Header(**(fields | {"kind": MediaKind(fields["kind"]), "shards": tuple(Shard(**shard) for shard in fields["shards"])}))
@@ -165,7 +167,9 @@ class _Folder:
         self._handles: OrderedDict[int, int] = OrderedDict()
 
     def read(self, shard: int, offset: int, size: int) -> bytes:
-        """Raises OSError when the tar is missing, ends early or cannot be read."""
+        """Raises OSError when the tar is missing, ends early or cannot be read, or the place is in none."""
+        if not (0 <= shard < len(self.header.shards) and 0 <= offset <= offset + size <= self.header.shards[shard].size):
+            raise OSError(f"{self.path / INDEX} is damaged: it names {size} bytes at {offset} of tar number {shard}")
         name = self.path / self.header.shards[shard].name
         handle = self._handles.pop(shard, None)
         if handle is None:

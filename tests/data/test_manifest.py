@@ -7,6 +7,7 @@ import pickle
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
@@ -186,3 +187,23 @@ def test_check_files_names_the_tar(tmp_path: Path) -> None:
     tar.unlink()
     with pytest.raises(UserError, match=r"000000\.tar is missing"):
         manifest.check_files()
+
+
+@pytest.mark.parametrize("contents", ['"text"', "[]", "1", "null"])
+def test_a_manifest_that_is_other_json(tmp_path: Path, contents: str) -> None:
+    (write(tmp_path / "a", range(2)) / MANIFEST).write_text(contents)
+    with pytest.raises(UserError, match="not readable as a corpus"):
+        Manifest.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("shard", 7), ("shard", -1), ("media_offset", -5), ("media_offset", 1 << 40), ("media_size", 1 << 60)]
+)
+def test_a_damaged_index_names_no_place(tmp_path: Path, field: str, value: int) -> None:
+    index = np.load(write(tmp_path / "a", range(2)) / INDEX)
+    index[field][1] = value
+    np.save(tmp_path / "a" / INDEX, index)
+    manifest = Manifest.load(tmp_path / "a")
+    assert manifest.media(0) == media(0)
+    with pytest.raises(OSError, match=rf"{INDEX} is damaged"):
+        manifest.media(1)
