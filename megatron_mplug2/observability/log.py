@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,7 @@ from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
+from megatron_mplug2.errors import UserError
 from megatron_mplug2.observability.metrics import StepMetrics
 
 METRICS_NAME = "metrics.jsonl"
@@ -22,9 +24,9 @@ class RunLog:
 
     def __init__(self, run_dir: Path, first_step: int = 0) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
-        path = run_dir / METRICS_NAME
-        _keep_before(path, first_step)
-        self._lines = path.open("a", encoding="utf-8")
+        self._path = run_dir / METRICS_NAME
+        _keep_before(self._path, first_step)
+        self._lines = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(run_dir / TENSORBOARD_NAME), purge_step=first_step)
 
     def step(self, metrics: StepMetrics) -> None:
@@ -43,13 +45,17 @@ class RunLog:
             self._board.add_scalar(f"validation/{name}", value, step)
 
     def close(self) -> None:
-        self._lines.close()
+        with suppress(OSError):  # a line that could not be written, which was told
+            self._lines.close()
         self._board.close()
 
     def _write(self, values: Mapping[str, Any]) -> None:
-        json.dump({name: _finite(value) for name, value in values.items()}, self._lines, allow_nan=False)
-        self._lines.write("\n")
-        self._lines.flush()
+        line = json.dumps({name: _finite(value) for name, value in values.items()}, allow_nan=False)
+        try:
+            self._lines.write(f"{line}\n")
+            self._lines.flush()
+        except OSError as error:
+            raise UserError(f"cannot write {self._path}: {error.strerror}; the same command goes on from the last checkpoint") from None
 
     def __enter__(self) -> Self:
         return self
@@ -63,15 +69,20 @@ def _finite(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _step_of(line: str) -> int | None:
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return step if isinstance(step, int) else None
+
+
 def _keep_before(path: Path, step: int) -> None:
-    """Drops the lines of a step and later ones, and a line that a kill cut short."""
+    """Drops the lines of a step and later ones, and what is no line of a step: cut short by a kill, or spoilt by a power cut."""
     if not path.exists():
         return
-    kept = [
-        line
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
-        if line.endswith("\n") and json.loads(line)["step"] < step
-    ]
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and (found := _step_of(line)) is not None and found < step]
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text("".join(kept), encoding="utf-8")
     unfinished.replace(path)

@@ -5,9 +5,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megatron_mplug2.config.schema import Task
+from megatron_mplug2.errors import UserError
 from megatron_mplug2.observability.log import METRICS_NAME, TENSORBOARD_NAME, RunLog
 from tests.observability.samples import metrics_of
 
@@ -85,3 +87,21 @@ def test_a_loss_that_is_no_number_is_still_json(tmp_path: Path) -> None:
 
     line = json.loads((tmp_path / METRICS_NAME).read_text(), parse_constant=refuse)
     assert (line["loss/vlc"], line["loss/lm"]) == ("nan", "inf")
+
+
+def test_lines_that_are_no_steps_are_dropped(tmp_path: Path) -> None:
+    with RunLog(tmp_path) as log:
+        log.step(metrics_of(0, vlc=1.0))
+    with (tmp_path / METRICS_NAME).open("ab") as file:
+        file.write(b'\0\0\n\xff\n[]\n{}\n{"step": "1"}\n\n')
+    with RunLog(tmp_path, first_step=2) as log:
+        log.step(metrics_of(2, vlc=1.0))
+    assert [line["step"] for line in lines_of(tmp_path)] == [0, 2]
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    log._lines.close()
+    log._lines = open("/dev/full", "w", encoding="utf-8")  # noqa: SIM115 (the log closes it)
+    with pytest.raises(UserError, match=r"cannot write .*metrics\.jsonl: No space left on device; the same command goes on"), log:
+        log.step(metrics_of(0, vlc=1.0))
