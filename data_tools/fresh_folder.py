@@ -16,9 +16,9 @@ def fresh_folder(place: Path) -> Iterator[Path]:
     A killed process leaves `NAME.partial-*` beside the place, which may be deleted. Raises UserError when the place is taken or cannot be
     written.
     """
-    if place.exists():
-        raise UserError(f"{place} exists already: choose another folder, or delete this one first")
     try:
+        if place.exists():
+            raise UserError(f"{place} exists already: choose another folder, or delete this one first")
         place.absolute().parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f"{place.name}.partial-", dir=place.absolute().parent))
     except OSError as error:

@@ -20,8 +20,11 @@ def train_vocab(places: Sequence[Path], out: Path, size: int) -> int:
 
     A place is a folder with shards (all streams under it) or a text file. Raises UserError when a place has no texts, or `out` exists.
     """
-    if out.exists():
-        raise UserError(f"{out} exists already: choose another name, or delete it first")
+    try:
+        if out.exists():
+            raise UserError(f"{out} exists already: choose another name, or delete it first")
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}") from None
     letters = _train(places, list(SPECIAL), 0)
     # The trainer numbers letters in the order of a hash table and breaks ties by number: given first, they have fixed ones.
     pieces = _train(places, [*SPECIAL, *sorted(set(letters) - set(SPECIAL))], size)

@@ -90,6 +90,8 @@ def test_mistakes_are_one_line(tmp_path: Path, run: Run) -> None:
         (("verify", tmp_path), "holds no manifest.json"),
         (("vocab", tmp_path / "x", "--out", tmp_path / "v"), "cannot read"),
         (("vocab", tmp_path / "texts.txt", "--out", tmp_path / "v", "--size", "32"), "--size 32 is less than"),
+        (("vocab", tmp_path / "texts.txt", "--out", tmp_path / ("v" * 300)), "File name too long"),
+        (("demo", tmp_path / ("d" * 300)), "File name too long"),
     ):
         code, _, error = run(*words)
         assert code == 2
