@@ -130,6 +130,8 @@ def _apply(tree: Tree, override: str) -> None:
         value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise UserError(f"override {override!r}: the value is not YAML: {_one_line(error)}") from error
+    if isinstance(value, str) and value and text.strip().startswith(value):
+        value = text.strip()  # with what YAML takes for a comment: a folder may be called "run #2"
     *sections, last = key.split(".")
     node: Any = tree
     for depth, section in enumerate(sections):

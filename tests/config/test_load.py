@@ -57,6 +57,17 @@ def test_later_files_win(tmp_path: Path) -> None:
     assert len(config.data.train.image_text) == 1
 
 
+@pytest.mark.parametrize("name", ["run #2", "a  # b", "it's é", "#1"])
+def test_a_folder_of_any_name(name: str) -> None:
+    assert load_config(DEMO, [f"run_dir=/runs/{name}"]).run_dir == Path(f"/runs/{name}")
+    assert load_config(DEMO, [f"run_dir='/runs/{name.replace(chr(39), chr(39) * 2)}'"]).run_dir == Path(f"/runs/{name}")
+
+
+def test_a_comment_after_a_number_and_an_empty_text() -> None:
+    assert load_config(DEMO, ["training.seed=3 # three"]).training.seed == 3
+    assert errors_of("name=''") == ["name: string should have at least 1 character (it is '')"]
+
+
 def test_merge_leaves_its_arguments() -> None:
     base = {"a": {"b": 1, "c": [1, 2]}}
     assert merge(base, {"a": {"c": [3]}, "d": None}) == {"a": {"b": 1, "c": [3]}, "d": None}
