@@ -1,5 +1,7 @@
 """The `mplug2 data` commands."""
 
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +11,14 @@ from data_tools.splits import Split
 from megatron_mplug2.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, help="Make, shard and check corpora.")
+
+_TERMINATED = 128 + signal.SIGTERM
+"""Exit status of a command that SIGTERM ended, as shells write it."""
+
+
+@app.callback()
+def data() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # so that what is half-written is removed, as after a Ctrl-C
 
 
 @app.command()

@@ -37,25 +37,36 @@ def joined_ranks(environ: Mapping[str, str]) -> Ranks | None:
     """The place that torchrun or srun gave this process; None where nobody started ranks.
 
     An srun of one task counts as a shell (`srun --pty bash`, or one task a node that starts the local ranks itself).
+    Raises UserError for variables that are no numbers or are missing beside others.
     """
     if "RANK" in environ and "WORLD_SIZE" in environ:
         return Ranks(
-            rank=int(environ["RANK"]),
-            world_size=int(environ["WORLD_SIZE"]),
-            local_rank=int(environ.get("LOCAL_RANK", "0")),
+            rank=_number(environ, "RANK"),
+            world_size=_number(environ, "WORLD_SIZE"),
+            local_rank=_number(environ, "LOCAL_RANK", "0"),
             init_method="env://",
             started_by="torchrun",
         )
     # SLURM_PROCID alone is set in the batch script too, where there is one process whatever the job's number of tasks.
-    if "SLURM_PROCID" in environ and int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+    if "SLURM_PROCID" in environ and _number(environ, "SLURM_STEP_NUM_TASKS", "1") > 1:
         return Ranks(
-            rank=int(environ["SLURM_PROCID"]),
-            world_size=int(environ["SLURM_STEP_NUM_TASKS"]),
-            local_rank=int(environ["SLURM_LOCALID"]),
+            rank=_number(environ, "SLURM_PROCID"),
+            world_size=_number(environ, "SLURM_STEP_NUM_TASKS"),
+            local_rank=_number(environ, "SLURM_LOCALID"),
             init_method=f"tcp://{_master_address(environ)}:{_master_port(environ)}",
             started_by="srun",
         )
     return None
+
+
+def _number(environ: Mapping[str, str], name: str, default: str = "") -> int:
+    text = environ.get(name, default)
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(
+            f"the environment has {name}={text!r}, which is not a number: unset it, or start ranks by torchrun or srun"
+        ) from None
 
 
 def _master_address(environ: Mapping[str, str]) -> str:
@@ -75,8 +86,8 @@ def _master_address(environ: Mapping[str, str]) -> str:
 
 def _master_port(environ: Mapping[str, str]) -> int:
     if "MASTER_PORT" in environ:
-        return int(environ["MASTER_PORT"])
-    return FIRST_PORT + (int(environ.get("SLURM_JOB_ID", "0")) + int(environ.get("SLURM_STEP_ID", "0"))) % PORTS
+        return _number(environ, "MASTER_PORT")
+    return FIRST_PORT + (_number(environ, "SLURM_JOB_ID", "0") + _number(environ, "SLURM_STEP_ID", "0")) % PORTS
 
 
 def check_world_size(layout: LayoutConfig, ranks: Ranks) -> None:

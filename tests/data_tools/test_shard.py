@@ -192,17 +192,18 @@ def test_several_tars(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert verify(folder) == []
 
 
-def test_killed_while_writing_leaves_no_out(corpus: Path, tmp_path: Path) -> None:
-    """SIGKILL as soon as the first tar is being written."""
+@pytest.mark.parametrize(("sent", "status", "leftovers"), [(signal.SIGKILL, -signal.SIGKILL, 1), (signal.SIGTERM, 143, 0)])
+def test_killed_while_writing_leaves_no_out(corpus: Path, tmp_path: Path, sent: signal.Signals, status: int, leftovers: int) -> None:
+    """As soon as the first tar is being written."""
     out = tmp_path / "out"
     code = "from megatron_mplug2.cli import main; main()"
     process = subprocess.Popen([sys.executable, "-c", code, "data", "shard", "demo", corpus, "--media", corpus, "--out", out])
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("out.partial-*/*/*/*.tar")) and time.monotonic() < deadline:
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.send_signal(sent)
+    assert process.wait() == status
     assert not out.exists()
-    assert list(tmp_path.glob("out.partial-*"))
+    assert len(list(tmp_path.glob("out.partial-*"))) == leftovers
     shard(DemoSource(), corpus, corpus, out)
     assert verify(out) == []

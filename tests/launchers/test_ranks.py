@@ -63,6 +63,11 @@ def test_a_shell_in_a_job_starts_its_own_ranks(environ: dict[str, str]) -> None:
     assert joined_ranks(environ) is None
 
 
+def test_a_rank_that_is_no_number_is_told() -> None:
+    with pytest.raises(UserError, match="RANK='x', which is not a number"):
+        joined_ranks({"RANK": "x", "WORLD_SIZE": "1"})
+
+
 def test_wrong_world_size() -> None:
     ranks = Ranks(rank=0, world_size=8, local_rank=0, init_method="env://", started_by="torchrun")
     with pytest.raises(UserError) as caught:
