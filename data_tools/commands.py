@@ -26,7 +26,7 @@ def demo(
 @app.command()
 def shard(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Layout of the corpus; `mplug2 data sources` lists them")],
-    annotation: Annotated[Path, typer.Argument(metavar="ANNOTATION", help="Its captions file or folder; `mplug2 data sources SOURCE` says which")],
+    annotation: Annotated[Path, typer.Argument(metavar="ANNOTATION", help="Its file or folder; `mplug2 data sources SOURCE` says which")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="New folder to write")],
     media: Annotated[Path, typer.Option(metavar="DIR", help="Folder of its pictures or clips; corpora of text need none")] = Path(),
     split: Annotated[Split, typer.Option(help="What the file is, where it does not say so itself")] = Split.TRAIN,
@@ -44,7 +44,9 @@ def shard(
 
 
 @app.command()
-def sources(name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one's layout", show_default=False)] = None) -> None:
+def sources(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one's layout", show_default=False)] = None,
+) -> None:
     """List the layouts of corpora that `shard` reads, or show one."""
     from data_tools.sources.registry import describe, summaries
 

@@ -15,6 +15,8 @@ from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.manifest import Record
 from megatron_mplug2.errors import UserError
 
+_UNPACK: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
@@ -64,7 +66,7 @@ def read_lines(path: Path) -> Iterator[str]:
 
     Raises UserError for a file that is missing, damaged or not UTF-8.
     """
-    unpack: Callable[..., Any] = {".gz": gzip.open, ".bz2": bz2.open}.get(path.suffix, open)
+    unpack = _UNPACK.get(path.suffix, open)
     number = 0
     try:
         with unpack(path, "rt", encoding="utf-8", newline="") as lines:
@@ -96,7 +98,7 @@ def files_of(place: Path) -> list[Path]:
 
 def first_there(*files: Path) -> Path:
     """The first of the files that exists; the first of all where none does."""
-    return next((file for file in files if os.path.isfile(file)), files[0])  # noqa: PTH113  # Path.is_file raises for a long name
+    return next((file for file in files if os.path.isfile(file)), files[0])  # Path.is_file raises for a long name
 
 
 def file_of_url(folder: Path, url: str, otherwise: str) -> Path:

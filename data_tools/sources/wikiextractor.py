@@ -56,7 +56,7 @@ def _documents(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
 
 def _text(lines: Iterator[str], key: str) -> str:
     """The lines up to the document's end."""
-    text = []
+    text: list[str] = []
     for line in lines:
         if line.strip() == "</doc>":
             return "".join(text)
