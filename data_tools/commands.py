@@ -35,11 +35,11 @@ def demo(
 
 @app.command()
 def shard(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Layout of the corpus: demo, coco, msrvtt or text")],
-    annotation: Annotated[Path, typer.Argument(metavar="ANNOTATION", help="Its captions file (a folder for demo); see data_tools/sources")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Layout of the corpus; `mplug2 data sources` lists them")],
+    annotation: Annotated[Path, typer.Argument(metavar="ANNOTATION", help="Its file or folder; `mplug2 data sources SOURCE` says which")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="New folder to write")],
-    media: Annotated[Path, typer.Option(metavar="DIR", help="Folder of its pictures or clips; text needs none")] = Path(),
-    split: Annotated[Split, typer.Option(help="What a coco or text file is; the others say it themselves")] = Split.TRAIN,
+    media: Annotated[Path, typer.Option(metavar="DIR", help="Folder of its pictures or clips; corpora of text need none")] = Path(),
+    split: Annotated[Split, typer.Option(help="What the file is, where it does not say so itself")] = Split.TRAIN,
 ) -> None:
     """Pack a corpus into shards that training reads: OUT/SPLIT/STREAM."""
     from data_tools.shard import REPORT
@@ -51,6 +51,20 @@ def shard(
         typer.echo(f"{name}: {count} samples")
     for fault, count in report.faults.items():
         typer.echo(f"left out: {count} x {fault} (see {out / REPORT})")
+
+
+@app.command()
+def sources(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one's layout", show_default=False)] = None,
+) -> None:
+    """List the layouts of corpora that `shard` reads, or show one."""
+    from data_tools.sources.registry import describe, summaries
+
+    if name is not None:
+        typer.echo(describe(name))
+        return
+    for each, summary in summaries().items():
+        typer.echo(f"{each}: {summary}")
 
 
 @app.command()

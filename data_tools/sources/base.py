@@ -1,7 +1,11 @@
 """What a reader of a corpus gives, and the helpers that readers share."""
 
+import bz2
+import gzip
 import json
-from collections.abc import Iterator
+import os
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +14,8 @@ from data_tools.splits import Split
 from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.manifest import Record
 from megatron_mplug2.errors import UserError
+
+_UNPACK: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +61,52 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not JSON: {error}") from None
 
 
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a file that may be larger than memory, with their ends; `.gz` and `.bz2` are unpacked on the way.
+
+    Raises UserError for a file that is missing, damaged or not UTF-8.
+    """
+    unpack = _UNPACK.get(path.suffix, open)
+    number = 0
+    try:
+        with unpack(path, "rt", encoding="utf-8", newline="") as lines:
+            for number, line in enumerate(lines, 1):  # noqa: B007  # read below
+                yield line
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"cannot read the annotation {path}: {getattr(error, 'strerror', None) or error}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text: after line {number}") from None
+
+
+def read_json_lines(path: Path, source: str) -> Iterator[tuple[int, Any]]:
+    """Each line's number, from 1, and value; empty lines are passed over. Raises UserError as `read_lines` and for what is not JSON."""
+    for number, line in enumerate(read_lines(path), 1):
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise wrong_layout(path, source, ValueError(f"line {number} is not JSON: {error}")) from None
+            yield number, value
+
+
+def files_of(place: Path) -> list[Path]:
+    """The file itself, or every file below a folder, in the order of their names; hidden ones are passed over."""
+    if not place.is_dir():
+        return [place]
+    return sorted(path for path in place.rglob("*") if path.is_file() and not path.name.startswith("."))
+
+
+def first_there(*files: Path) -> Path:
+    """The first of the files that exists; the first of all where none does."""
+    return next((file for file in files if os.path.isfile(file)), files[0])  # Path.is_file raises for a long name
+
+
+def file_of_url(folder: Path, url: str, otherwise: str) -> Path:
+    """The file that has the name a URL ends in; `otherwise` where it ends in none. Raises ValueError as `file_in`."""
+    name = url.split("?")[0].split("#")[0].rsplit("/", 1)[-1]
+    return file_in(folder, otherwise if name in ("", ".", "..") else name)
+
+
 def as_text(value: Any, what: str) -> str:
     """A field that must be a text. Raises TypeError for another type, and ValueError for half a character (a lone surrogate)."""
     if not isinstance(value, str):
@@ -76,4 +128,4 @@ def file_in(folder: Path, name: Any) -> Path:
 
 def wrong_layout(path: Path, source: str, error: Exception) -> UserError:
     """For a KeyError, TypeError or ValueError while reading fields."""
-    return UserError(f"{path} is not in the layout of `{source}` ({type(error).__name__}: {error}); see data_tools/sources/{source}.py")
+    return UserError(f"{path} is not in the layout of `{source}` ({type(error).__name__}: {error}); see `mplug2 data sources {source}`")

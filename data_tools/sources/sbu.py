@@ -1,0 +1,30 @@
+"""SBU captions: ANNOTATION is `sbu-captions-all.json`, --media the folder of the pictures under the names their URLs end in.
+
+    {"image_urls": ["http://static.flickr.com/2723/4385058960_b0f291553e.jpg", ...], "captions": ["A wooden chair", ...], ...}
+
+The two lists belong together item by item. SBU has no splits; --split says what it is. Other fields are passed over.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_tools.sources.base import Sample, as_text, file_of_url, read_json, wrong_layout
+from data_tools.splits import Split
+from megatron_mplug2.config.schema import Task
+from megatron_mplug2.data.manifest import Record
+
+
+@dataclass(frozen=True)
+class SbuSource:
+    split: Split
+
+    def samples(self, annotation: Path, media: Path) -> Iterator[Sample]:
+        fields = read_json(annotation)
+        try:
+            for number, (url, caption) in enumerate(zip(fields["image_urls"], fields["captions"], strict=True)):
+                file = file_of_url(media, as_text(url, f"image_urls[{number}]"), f"item{number}")
+                record = Record(captions=(as_text(caption, f"captions[{number}]"),), attributes={})
+                yield Sample(split=self.split, stream=Task.IMAGE_TEXT, key=file.stem, media=file, record=record)
+        except (KeyError, TypeError, ValueError) as error:
+            raise wrong_layout(annotation, "sbu", error) from None
