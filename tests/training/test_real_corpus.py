@@ -17,7 +17,7 @@ from megatron_mplug2.training.loop import pretrain
 from tests.shared import SHARED, needs_shared
 from tests.training.corpus import DEMO
 
-STEPS = 600
+STEPS = 900
 
 
 @needs_shared
