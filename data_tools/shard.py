@@ -12,12 +12,14 @@ from pathlib import Path
 
 from data_tools.fresh_folder import fresh_folder
 from data_tools.progress import track
+from data_tools.sample import Sample
 from data_tools.shards import ShardWriter
-from data_tools.sources.base import Sample, Source
+from data_tools.sources.base import Source
 from data_tools.splits import Split
 from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.decode import FULL_VIEW, BadMedia, decode_image, decode_video
-from megatron_mplug2.data.manifest import MediaKind, Record
+from megatron_mplug2.data.manifest import MediaKind
+from megatron_mplug2.data.record import Record
 from megatron_mplug2.errors import UserError
 
 REPORT = "report.json"
@@ -73,7 +75,7 @@ def shard(source: Source, annotation: Path, media: Path, out: Path) -> Report:
             name = f"{sample.split}/{sample.stream}"
             if name not in writers:
                 writers[name] = ShardWriter(folder / name, _KINDS[sample.stream])
-            suffix = sample.media.suffix if sample.media else ""
+            suffix = sample.media.extension if sample.media else ""
             writers[name].add(sample.key, suffix, looked, _stripped(sample.record), sample.meaning)
         report = Report(written={name: writer.close() for name, writer in writers.items()}, skipped=tuple(skipped))
         if not writers:
@@ -98,7 +100,7 @@ def _look_at(sample: Sample) -> bytes | Skipped:
     if sample.media is None:
         return b""
     try:
-        data = sample.media.read_bytes()
+        data = sample.media.read()
         if sample.stream is Task.IMAGE_TEXT:
             decode_image(data, _TRIED_SIDE, FULL_VIEW)
         else:
@@ -113,7 +115,7 @@ def _look_at(sample: Sample) -> bytes | Skipped:
 
 
 def _skip(sample: Sample, fault: Fault, detail: str) -> Skipped:
-    return Skipped(split=sample.split, key=sample.key, file=str(sample.media or ""), fault=fault, detail=detail)
+    return Skipped(split=sample.split, key=sample.key, file=sample.media.name if sample.media else "", fault=fault, detail=detail)
 
 
 def _stripped(record: Record) -> Record:

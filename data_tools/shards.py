@@ -10,7 +10,8 @@ import numpy as np
 import webdataset
 from numpy.typing import NDArray
 
-from megatron_mplug2.data.manifest import INDEX, KEY_LENGTH, MANIFEST, ROW, Header, MediaKind, Record, Shard, content_id
+from megatron_mplug2.data.manifest import INDEX, KEY_LENGTH, MANIFEST, ROW, Header, MediaKind, Shard, content_id
+from megatron_mplug2.data.record import Record
 
 _SHARD_BYTES = 256 << 20
 """A tar is closed once it has so many bytes."""
@@ -66,7 +67,8 @@ class ShardWriter:
             texts = members[f"{name}.json"]
             media = members[f"{name}.{suffix}"] if suffix else None
             place = (media.offset_data, media.size) if media else (texts.offset_data, 0)
-            rows.append((name.encode(), media_id, meaning_id, len(self._shards), *place, texts.offset_data, texts.size, record_id))
+            identity = (name.encode(), media_id, meaning_id, len(self._shards))
+            rows.append((*identity, *place, 0, 0, 0, texts.offset_data, texts.size, record_id, b"", 0, 0, 0, 0.0, 0.0, False))
         self._tables.append(np.array(rows, dtype=ROW))
         self._shards.append(Shard(name=self._path.name, size=self._path.stat().st_size, sha256=file_sha256(self._path)))
 

@@ -6,7 +6,7 @@ The words are few, so that a tiny model learns them.
 import numpy as np
 
 from data_tools.demo.scene import Look, Motion, MotionScene, OrderScene, PictureScene, Place, Scene
-from megatron_mplug2.data.manifest import Question, Record
+from megatron_mplug2.data.record import Question, Record
 
 _WHERE = {
     Place.TOP_LEFT: "at the top left",

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.sources.base import Sample, as_text, file_in, read_json, wrong_layout
+from data_tools.sample import MediaPlace, Sample
+from data_tools.sources.base import as_text, file_in, read_json, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schema import Task
-from megatron_mplug2.data.manifest import Record
+from megatron_mplug2.data.record import Record
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class AlbefSource:
                 captions.setdefault(_file(row, media), []).extend(_captions(row["caption"]))
             for (stream, file), said in captions.items():
                 record = Record(captions=tuple(said), attributes={})
-                yield Sample(split=self.split, stream=stream, key=file.stem, media=file, record=record)
+                yield Sample(split=self.split, stream=stream, key=file.stem, media=MediaPlace(path=file), record=record)
         except (KeyError, TypeError, ValueError) as error:
             raise wrong_layout(annotation, "albef", error) from None
 

@@ -6,31 +6,13 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_tools.splits import Split
-from megatron_mplug2.config.schema import Task
-from megatron_mplug2.data.manifest import Record
+from data_tools.sample import Sample
 from megatron_mplug2.errors import UserError
 
 _UNPACK: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One sample as its corpus has it, not looked into yet."""
-
-    split: Split
-    stream: Task
-    key: str
-    """The corpus's own name for it."""
-    media: Path | None
-    """The picture or clip, which may not be there; None for text."""
-    record: Record
-    meaning: str | None = None
-    """Equal for samples that mean the same, where the corpus knows."""
 
 
 class Source(Protocol):

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.sources.base import Sample, as_text, files_of, read_json_lines, wrong_layout
+from data_tools.sample import Sample
+from data_tools.sources.base import as_text, files_of, read_json_lines, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schema import Task
-from megatron_mplug2.data.manifest import Record
+from megatron_mplug2.data.record import Record
 
 
 @dataclass(frozen=True)

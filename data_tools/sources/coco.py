@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.sources.base import Sample, as_text, file_in, read_json, wrong_layout
+from data_tools.sample import MediaPlace, Sample
+from data_tools.sources.base import as_text, file_in, read_json, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schema import Task
-from megatron_mplug2.data.manifest import Record
+from megatron_mplug2.data.record import Record
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,6 @@ class CocoSource:
             for image in fields["images"]:
                 record = Record(captions=tuple(captions[image["id"]]), attributes={})
                 file = file_in(media, image["file_name"])
-                yield Sample(split=self.split, stream=Task.IMAGE_TEXT, key=file.stem, media=file, record=record)
+                yield Sample(split=self.split, stream=Task.IMAGE_TEXT, key=file.stem, media=MediaPlace(path=file), record=record)
         except (KeyError, TypeError, ValueError) as error:
             raise wrong_layout(annotation, "coco", error) from None

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.sources.base import Sample, as_text, file_of_url, read_lines, wrong_layout
+from data_tools.sample import MediaPlace, Sample
+from data_tools.sources.base import as_text, file_of_url, read_lines, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schema import Task
-from megatron_mplug2.data.manifest import Record
+from megatron_mplug2.data.record import Record
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 
@@ -31,7 +32,7 @@ class ConceptualSource:
                     caption, url = _caption_and_url(number, line.rstrip("\r\n"))
                     file = file_of_url(media, url, f"row{number}")
                     record = Record(captions=(as_text(caption, f"the caption in row {number}"),), attributes={})
-                    yield Sample(split=self.split, stream=Task.IMAGE_TEXT, key=file.stem, media=file, record=record)
+                    yield Sample(split=self.split, stream=Task.IMAGE_TEXT, key=file.stem, media=MediaPlace(path=file), record=record)
         except ValueError as error:
             raise wrong_layout(annotation, "conceptual", error) from None
 

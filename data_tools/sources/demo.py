@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_tools.sources.base import Sample, as_text, file_in, read_text, wrong_layout
+from data_tools.sample import MediaPlace, Sample
+from data_tools.sources.base import as_text, file_in, read_text, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schema import Task
-from megatron_mplug2.data.manifest import Record
+from megatron_mplug2.data.record import Record
 
 
 class DemoSource:
@@ -30,4 +31,4 @@ def _sample(split: Split, fields: dict[str, Any], media: Path) -> Sample:
     for text in (*record.captions, *(text for asked in record.questions for text in (asked.question, asked.answer))):
         as_text(text, f"a text of {fields['file']}")
     meaning = as_text(fields["meaning"], f"the meaning of {fields['file']}")
-    return Sample(split=split, stream=Task(fields["stream"]), key=file.stem, media=file, record=record, meaning=meaning)
+    return Sample(split=split, stream=Task(fields["stream"]), key=file.stem, media=MediaPlace(path=file), record=record, meaning=meaning)

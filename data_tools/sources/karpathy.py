@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_tools.sources.base import Sample, as_text, file_in, first_there, read_json, wrong_layout
+from data_tools.sample import MediaPlace, Sample
+from data_tools.sources.base import as_text, file_in, first_there, read_json, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schema import Task
-from megatron_mplug2.data.manifest import Record
+from megatron_mplug2.data.record import Record
 
 _SPLITS = {"train": Split.TRAIN, "restval": Split.TRAIN, "val": Split.VALIDATION, "test": Split.TEST}
 
@@ -28,7 +29,9 @@ class KarpathySource:
                 flat = file_in(media, name)
                 file = first_there(file_in(file_in(media, image["filepath"]), name), flat) if "filepath" in image else flat
                 record = Record(captions=captions, attributes={})
-                yield Sample(split=_split(image["split"]), stream=Task.IMAGE_TEXT, key=flat.stem, media=file, record=record)
+                yield Sample(
+                    split=_split(image["split"]), stream=Task.IMAGE_TEXT, key=flat.stem, media=MediaPlace(path=file), record=record
+                )
         except (KeyError, TypeError, ValueError) as error:
             raise wrong_layout(annotation, "karpathy", error) from None
 

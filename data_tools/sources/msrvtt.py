@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_tools.sources.base import Sample, as_text, file_in, read_json, wrong_layout
+from data_tools.sample import MediaPlace, Sample
+from data_tools.sources.base import as_text, file_in, read_json, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schema import Task
-from megatron_mplug2.data.manifest import Question, Record
+from megatron_mplug2.data.record import Question, Record
 
 _SPLITS = {"train": Split.TRAIN, "validate": Split.VALIDATION, "test": Split.TEST}
 
@@ -42,7 +43,7 @@ class MsrvttSource:
                 key = as_text(video["video_id"], "a video_id")
                 record = Record(captions=tuple(captions[key]), questions=tuple(questions[key]), attributes={})
                 file = files.get(key) or file_in(media, f"{key}.mp4")
-                yield Sample(split=_split(video["split"]), stream=Task.VIDEO_TEXT, key=key, media=file, record=record)
+                yield Sample(split=_split(video["split"]), stream=Task.VIDEO_TEXT, key=key, media=MediaPlace(path=file), record=record)
         except (KeyError, TypeError, ValueError) as error:
             raise wrong_layout(annotation, "msrvtt", error) from None
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_tools.sources.base import Sample, as_text, file_in, first_there, read_json_lines, wrong_layout
+from data_tools.sample import MediaPlace, Sample
+from data_tools.sources.base import as_text, file_in, first_there, read_json_lines, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schema import Task
-from megatron_mplug2.data.manifest import Question, Record
+from megatron_mplug2.data.record import Question, Record
 
 
 @dataclass
@@ -51,7 +52,7 @@ class ReleasedSource:
                 clips.setdefault(key, _Texts()).add(row, f"line {number}")
             for key, texts in clips.items():
                 record = Record(captions=tuple(texts.captions), questions=tuple(texts.questions), attributes={})
-                yield Sample(split=self.split, stream=Task.VIDEO_TEXT, key=key, media=_clip(media, key), record=record)
+                yield Sample(split=self.split, stream=Task.VIDEO_TEXT, key=key, media=MediaPlace(path=_clip(media, key)), record=record)
         except (KeyError, TypeError, ValueError) as error:
             raise wrong_layout(annotation, "released", error) from None
 

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.sources.base import Sample, as_text, file_of_url, read_json, wrong_layout
+from data_tools.sample import MediaPlace, Sample
+from data_tools.sources.base import as_text, file_of_url, read_json, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schema import Task
-from megatron_mplug2.data.manifest import Record
+from megatron_mplug2.data.record import Record
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,6 @@ class SbuSource:
             for number, (url, caption) in enumerate(zip(fields["image_urls"], fields["captions"], strict=True)):
                 file = file_of_url(media, as_text(url, f"image_urls[{number}]"), f"item{number}")
                 record = Record(captions=(as_text(caption, f"captions[{number}]"),), attributes={})
-                yield Sample(split=self.split, stream=Task.IMAGE_TEXT, key=file.stem, media=file, record=record)
+                yield Sample(split=self.split, stream=Task.IMAGE_TEXT, key=file.stem, media=MediaPlace(path=file), record=record)
         except (KeyError, TypeError, ValueError) as error:
             raise wrong_layout(annotation, "sbu", error) from None

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.sources.base import Sample, as_text, first_there, read_json, wrong_layout
+from data_tools.sample import MediaPlace, Sample
+from data_tools.sources.base import as_text, first_there, read_json, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schema import Task
-from megatron_mplug2.data.manifest import Question, Record
+from megatron_mplug2.data.record import Question, Record
 
 _FOLDERS = (".", "VG_100K", "VG_100K_2")
 
@@ -35,7 +36,7 @@ class VisualGenomeSource:
                 phrases = tuple(as_text(region["phrase"], f"a phrase of image {key}") for region in image["regions"])
                 file = first_there(*(media / folder / f"{key}.jpg" for folder in _FOLDERS))
                 record = Record(captions=phrases, questions=questions.get(key, ()), attributes={})
-                yield Sample(split=self.split, stream=Task.IMAGE_TEXT, key=str(key), media=file, record=record)
+                yield Sample(split=self.split, stream=Task.IMAGE_TEXT, key=str(key), media=MediaPlace(path=file), record=record)
         except (KeyError, TypeError, ValueError) as error:
             raise wrong_layout(annotation, "visual_genome", error) from None
 

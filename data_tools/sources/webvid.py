@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.sources.base import Sample, as_text, file_in, file_of_url, first_there, read_lines, wrong_layout
+from data_tools.sample import MediaPlace, Sample
+from data_tools.sources.base import as_text, file_in, file_of_url, first_there, read_lines, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schema import Task
-from megatron_mplug2.data.manifest import Record
+from megatron_mplug2.data.record import Record
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,6 @@ class WebvidSource:
                 url = as_text(row["contentUrl"], f"the contentUrl of {key}")
                 page = file_in(media, as_text(row["page_dir"], f"the page_dir of {key}"))
                 file = first_there(file_in(page, f"{key}.mp4"), file_in(media, f"{key}.mp4"), file_of_url(media, url, f"{key}.mp4"))
-                yield Sample(split=self.split, stream=Task.VIDEO_TEXT, key=key, media=file, record=record)
+                yield Sample(split=self.split, stream=Task.VIDEO_TEXT, key=key, media=MediaPlace(path=file), record=record)
         except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise wrong_layout(annotation, "webvid", error) from None

@@ -19,10 +19,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.sources.base import Sample, as_text, files_of, read_lines, wrong_layout
+from data_tools.sample import Sample
+from data_tools.sources.base import as_text, files_of, read_lines, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schema import Task
-from megatron_mplug2.data.manifest import Record
+from megatron_mplug2.data.record import Record
 
 _START = re.compile(r'<doc id="([^"]*)".*>\s*')
 

@@ -19,9 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from megatron_mplug2.data.media_facts import MediaFacts
+from megatron_mplug2.data.record import Record
 from megatron_mplug2.errors import UserError
 
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 INDEX = "index.npy"
 KEY_LENGTH = 64
@@ -35,12 +37,26 @@ ROW = np.dtype(
         ("shard", "<i4"),
         ("media_offset", "<i8"),
         ("media_size", "<i8"),
+        ("second_offset", "<i8"),
+        ("second_size", "<i8"),
+        ("second_id", "<i8"),
         ("record_offset", "<i8"),
         ("record_size", "<i8"),
         ("record_id", "<i8"),
+        ("codec", "S12"),
+        ("width", "<i4"),
+        ("height", "<i4"),
+        ("frames", "<i4"),
+        ("fps", "<f4"),
+        ("duration_s", "<f4"),
+        ("variable_rate", "?"),
     ]
 )
-"""A row of the index. Offsets and sizes in bytes inside the tar; `media_id` and `record_id` are also the checksums of the two members."""
+"""A row of the index. Offsets and sizes in bytes inside the tar, 0 for a member that is not there; `second` is the other picture of a pair
+(NLVR2). `media_id`, `second_id` and `record_id` are also the checksums of the members. The rest is `MediaFacts`, zeros for text."""
+
+FACTS = ("width", "height", "frames", "fps", "duration_s", "variable_rate")
+"""`MediaFacts` in a row, beside the codec."""
 
 _OPEN_TARS = 64
 
@@ -51,42 +67,6 @@ class MediaKind(StrEnum):
     IMAGE = "image"
     VIDEO = "video"
     TEXT = "text"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """A question about a picture or a clip."""
-
-    question: str
-    answer: str
-    kind: str
-    """What is asked for ("motion", "color", ...); empty where the corpus does not say."""
-    reversed_answer: str | None = None
-    """The right answer when the clip is played backwards, where the corpus knows it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """The texts of a sample: captions and questions of a picture or a clip, or the text of a document."""
-
-    captions: tuple[str, ...] = ()
-    questions: tuple[Question, ...] = ()
-    text: str = ""
-    attributes: dict[str, str]
-
-    def to_json(self) -> bytes:
-        """The record as it lies in the tar: UTF-8, the same bytes for the same record."""
-        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True).encode()
-
-    @staticmethod
-    def from_json(data: bytes) -> "Record":
-        fields = json.loads(data)
-        return Record(
-            captions=tuple(fields["captions"]),
-            questions=tuple(Question(**question) for question in fields["questions"]),
-            text=fields["text"],
-            attributes=fields["attributes"],
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,9 +216,21 @@ class Manifest:
 
     def media(self, i: int) -> bytes:
         """The file's bytes, undecoded; empty for text. Raises OSError when they cannot be read, or are not those that were sharded."""
+        return self._member(i, "media")
+
+    def second_media(self, i: int) -> bytes:
+        """The other picture of a pair; empty where there is none. Raises as `media`."""
+        return self._member(i, "second")
+
+    def facts(self, i: int) -> MediaFacts:
+        """What is known of the picture or clip."""
+        row = self._row(i)[1]
+        return MediaFacts(codec=row["codec"].decode(), **{name: row[name].item() for name in FACTS})
+
+    def _member(self, i: int, role: str) -> bytes:
         folder, row = self._row(i)
-        data = folder.read(int(row["shard"]), int(row["media_offset"]), int(row["media_size"]))
-        return _intact(data, "media", row) if data else data
+        data = folder.read(int(row["shard"]), int(row[f"{role}_offset"]), int(row[f"{role}_size"]))
+        return _intact(data, role, row) if data else data
 
     @property
     def fingerprint(self) -> str:

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from megatron_mplug2.config.schema import DataConfig, ObjectivesConfig, RunConfig, Task
 from megatron_mplug2.data.decode import FULL_VIEW, BadMedia, View, decode_image, decode_video
 from megatron_mplug2.data.draws import Purpose, SampleDraws
-from megatron_mplug2.data.manifest import Manifest, Record
+from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.masking import Masked, mask_tokens
 from megatron_mplug2.data.quarantine import BadSample, retried
+from megatron_mplug2.data.record import Record
 from megatron_mplug2.data.tokenizer import Tokenizer
 
 _SPLIT_FROM, _SPLIT_TO = 0.3, 0.7

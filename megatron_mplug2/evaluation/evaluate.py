@@ -14,7 +14,8 @@ from megatron_mplug2.checkpoint.together import together
 from megatron_mplug2.config.load import resolved_yaml
 from megatron_mplug2.config.schema import RunConfig, Task
 from megatron_mplug2.data.evaluation_batches import EvaluationBatch, LeftOut, evaluation_batches
-from megatron_mplug2.data.manifest import Manifest, Question, Record
+from megatron_mplug2.data.manifest import Manifest
+from megatron_mplug2.data.record import Question, Record
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.streams import open_stream
 from megatron_mplug2.data.tokenizer import Tokenizer

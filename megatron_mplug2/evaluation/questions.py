@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from megatron_mplug2.data.manifest import Question
+from megatron_mplug2.data.record import Question
 from megatron_mplug2.evaluation.scoring import same, share
 
 MOTION = "motion"

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from megatron_mplug2.config.schema import RunConfig
-from megatron_mplug2.data.manifest import INDEX, MANIFEST, ROW, Header, MediaKind, Question, Record, Shard, content_id
+from megatron_mplug2.data.manifest import INDEX, MANIFEST, ROW, Header, MediaKind, Shard, content_id
+from megatron_mplug2.data.record import Question, Record
 
 WORDS = [
     "a",
@@ -71,7 +72,8 @@ def write_stream(folder: Path, kind: MediaKind, samples: Sequence[Sample]) -> Pa
         media_id = content_id("media", sample.media or sample.record.to_json())
         meaning = content_id("meaning", repr(sample.record.captions).encode())
         text = sample.record.to_json()
-        rows[place] = (sample.key.encode(), media_id, meaning, 0, media, len(sample.media), record, len(text), content_id("record", text))
+        identity = (sample.key.encode(), media_id, meaning, 0, media, len(sample.media), 0, 0, 0)
+        rows[place] = (*identity, record, len(text), content_id("record", text), b"", 0, 0, 0, 0.0, 0.0, False)
     np.save(folder / INDEX, rows)
     digest = sha256((folder / INDEX).read_bytes()).hexdigest()
     tar_bytes = (folder / "00000.tar").read_bytes()

@@ -12,7 +12,8 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from data_tools.shards import ShardWriter
-from megatron_mplug2.data.manifest import INDEX, MANIFEST, Manifest, MediaKind, Question, Record, content_id
+from megatron_mplug2.data.manifest import INDEX, MANIFEST, Manifest, MediaKind, content_id
+from megatron_mplug2.data.record import Question, Record
 from megatron_mplug2.errors import UserError
 
 ASKED = Question(question="which way?", answer="left", kind="motion", reversed_answer="right")

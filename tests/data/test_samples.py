@@ -8,8 +8,9 @@ from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.batch import IGNORED
 from megatron_mplug2.data.decode import FULL_VIEW, decode_image, decode_video
 from megatron_mplug2.data.draws import SampleDraws
-from megatron_mplug2.data.manifest import Manifest, MediaKind, Record
+from megatron_mplug2.data.manifest import Manifest, MediaKind
 from megatron_mplug2.data.quarantine import BadSample
+from megatron_mplug2.data.record import Record
 from megatron_mplug2.data.samples import Augmentation, PairSample, Picture, SampleReader, TextSample, draw_view
 from megatron_mplug2.data.tokenizer import Tokenizer
 from tests.data.corpus import Sample, clip, document, make_config, pair, picture, write_corpus, write_stream

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from data_tools.sample import MediaPlace
 from data_tools.shard import shard
 from data_tools.sources.coco import CocoSource
 from data_tools.sources.demo import DemoSource
@@ -62,7 +63,7 @@ def test_msrvtt_splits_and_question_files(tmp_path: Path) -> None:
     samples = list(MsrvttSource().samples(tmp_path / "videodatainfo.json", tmp_path / "videos"))
     assert [sample.split for sample in samples] == [Split.TRAIN, Split.VALIDATION, Split.TEST]
     assert [[question.answer for question in sample.record.questions] for sample in samples] == [["b"], ["d"], []]
-    assert samples[2].media == tmp_path / "videos/video2.mp4"
+    assert samples[2].media == MediaPlace(path=tmp_path / "videos/video2.mp4")
 
 
 def test_text(tmp_path: Path) -> None:

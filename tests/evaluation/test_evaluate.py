@@ -13,7 +13,8 @@ from megatron_mplug2.checkpoint import store
 from megatron_mplug2.checkpoint.state import RunState
 from megatron_mplug2.config.load import resolved_yaml
 from megatron_mplug2.config.schema import RunConfig
-from megatron_mplug2.data.manifest import MediaKind, Question
+from megatron_mplug2.data.manifest import MediaKind
+from megatron_mplug2.data.record import Question
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.evaluation import evaluate as evaluation
 from megatron_mplug2.evaluation import model

@@ -3,7 +3,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from megatron_mplug2.data.manifest import Question
+from megatron_mplug2.data.record import Question
 from megatron_mplug2.evaluation.questions import Answer, reversed_in_time, score_answers, single_frame
 
 
