@@ -12,6 +12,7 @@ from data_tools.sources.coco import CocoSource
 from data_tools.sources.conceptual import ConceptualSource
 from data_tools.sources.demo import DemoSource
 from data_tools.sources.karpathy import KarpathySource
+from data_tools.sources.listing import ListingSource
 from data_tools.sources.msrvtt import MsrvttSource
 from data_tools.sources.released import ReleasedSource
 from data_tools.sources.sbu import SbuSource
@@ -23,6 +24,7 @@ from data_tools.splits import Split
 from megatron_mplug2.errors import UserError
 
 _SOURCES: dict[str, Callable[[Split], Source]] = {
+    "listing": lambda split: ListingSource(),
     "demo": lambda split: DemoSource(),
     "coco": CocoSource,
     "karpathy": lambda split: KarpathySource(),
