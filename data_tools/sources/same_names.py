@@ -1,6 +1,7 @@
 """Tells whether files that are named by the ends of their URLs are each one URL's."""
 
 from array import array
+from collections import defaultdict
 from hashlib import blake2b
 
 _BUCKETS = 1 << 16
@@ -10,7 +11,7 @@ class _Seen:
     """A set of texts that takes 8 bytes for each: 64-bit digests, so that 12 million (CC12M) differ but for a chance of 4 in a million."""
 
     def __init__(self) -> None:
-        self._buckets = [array("Q") for _ in range(_BUCKETS)]
+        self._buckets: defaultdict[int, array[int]] = defaultdict(lambda: array("Q"))
 
     def add(self, text: str) -> bool:
         """Whether it is new."""

@@ -42,6 +42,11 @@ class _Group:
         self.fault = self.fault or member.fault
         self.members[ending] = member
 
+    @property
+    def largest_text(self) -> int:
+        """Bytes."""
+        return max((self.members[ending].size for ending in _TEXTS if ending in self.members), default=0)
+
 
 @dataclass(frozen=True)
 class WebdatasetSource:
@@ -61,6 +66,8 @@ class WebdatasetSource:
         bare = Sample(split=self.split, stream=stream, key=key, media=None, record=Record(attributes={}))
         if group.fault:
             return bare.without(Reason.UNREADABLE, group.fault)
+        if group.largest_text > _MOST_TEXT:
+            return bare.without(Reason.TOO_LARGE, f"a text of {group.largest_text} bytes, more than {_MOST_TEXT}")
         if ending is None:
             return bare.without(Reason.MISSING, f"{tar} has no picture or clip {key}")
         try:
@@ -88,8 +95,6 @@ def _captions(tar: Path, group: _Group) -> tuple[str, ...]:
     if ending is None:
         return ()
     member = group.members[ending]
-    if member.size > _MOST_TEXT:
-        raise ValueError(f"{member.name!r} has {member.size} bytes, more than {_MOST_TEXT}")
     try:
         data = _place(tar, ending, member).read()
     except OSError as error:

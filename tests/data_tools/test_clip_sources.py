@@ -166,8 +166,12 @@ def test_missing(tmp_path: Path, name: str) -> None:
 def test_real_questions_without_captions(tmp_path: Path) -> None:
     assert SHARED is not None
     place = SHARED / "corpora/real/video"
-    report = shard(source("msrvtt_qa", Split.TRAIN), place / "qa.json", place / "videos", tmp_path / "out")
     rows = json.loads((place / "qa.json").read_text())
-    assert sum(report.written.values()) == len({row["video_id"] for row in rows}) and not report.skipped
+    samples = list(source("msrvtt_qa", Split.TRAIN).samples(place / "qa.json", place / "videos"))
+    assert [each for sample in samples for each in asked(sample)] == [(row["question"], row["answer"]) for row in rows]
+    assert all(sample.media and sample.media.path.is_file() for sample in samples)
+    (tmp_path / "few.json").write_text(json.dumps([row for row in rows if row["video_id"] == 0]))
+    report = shard(source("msrvtt_qa", Split.TRAIN), tmp_path / "few.json", place / "videos", tmp_path / "out")
+    assert report.written == {"train/video_text": 1} and not report.skipped
     record = Manifest.load(tmp_path / "out/train/video_text").record(0)
     assert not record.captions and record.questions[0].answer == "hat"

@@ -14,6 +14,7 @@ from tests.data_tools.test_more_sources import read
 MNLI = (
     "index promptID pairID genre sentence1_binary_parse sentence2_binary_parse sentence1_parse sentence2_parse sentence1 sentence2 label1"
 )
+STS_B = "index genre filename year old_index source1 source2 sentence1 sentence2 score"
 FILES = {
     "CoLA": ("gj04\t1\t\tOur friends won't buy.\n", ("Our friends won't buy.", "", "acceptable")),
     "SST-2": ("sentence\tlabel\nhide new \t0\n", ("hide new ", "", "negative")),
@@ -23,8 +24,7 @@ FILES = {
     ),
     "QQP": ('id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n1\t2\t3\tHow "so"?\tWhy?\t0\n', ('How "so"?', "Why?", "not duplicate")),
     "STS-B": (
-        "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n"
-        "0\tm\tM\t2012\t1\tn\tn\tA plane.\tAn air.\t5.000\n",
+        STS_B.replace(" ", "\t") + "\n0\tm\tM\t2012\t1\tn\tn\tA plane.\tAn air.\t5.000\n",
         ("A plane.", "An air.", "5.000"),
     ),
     "MNLI": (

@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data_tools.sample import Reason, Sample
@@ -138,9 +139,10 @@ def test_a_caption_that_is_none(tmp_path: Path, name: str, text: bytes, told: st
     assert told in fault(bad) and good.record.captions == ("c",)
 
 
-def test_a_sample_without_media(tmp_path: Path) -> None:
-    (sample,) = read(write_tar(tmp_path / "0.tar", [("1.txt", b"a")]))
-    assert sample.fault is not None and sample.fault.reason is Reason.MISSING
+def test_no_media_and_a_text_without_end(tmp_path: Path) -> None:
+    none, endless = read(write_tar(tmp_path / "0.tar", [("1.txt", b"a"), ("2.jpg", b"a"), ("2.txt", bytes((16 << 20) + 1))]))
+    assert none.fault is not None and none.fault.reason is Reason.MISSING
+    assert endless.fault is not None and endless.fault.reason is Reason.TOO_LARGE
 
 
 def test_damaged_tars_are_one_line(tmp_path: Path) -> None:
@@ -164,6 +166,27 @@ def test_damaged_tars_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=r"there is no \.tar in"):
         read(tmp_path / "folder")
+
+
+def test_flipped_bytes_never_end_in_a_traceback(tmp_path: Path) -> None:
+    """Whatever a head says, a damaged tar is told in one line, or its samples are read or left out."""
+    members = [(name, b"a" * 40) for name in ("1.jpg", "1.txt", "long/" * 40 + "2.jpg", "2.txt")]
+    whole = write_tar(tmp_path / "0.tar", members).read_bytes()
+    draws = np.random.default_rng(0)
+    told = 0
+    for number in range(200):
+        flipped = bytearray(whole)
+        for place in draws.choice(len(whole), 3):
+            flipped[place] = draws.integers(256)
+        flipped[124] = draws.choice([ord("0"), 0x80, 0xFF])  # the first size's first byte: as it is, binary, or below zero
+        if number % 2:
+            flipped[148:156] = f"{sum(flipped[:148]) + 8 * ord(' ') + sum(flipped[156:512]):06o}\0 ".encode()  # its checksum
+        (tmp_path / "flipped.tar").write_bytes(flipped)
+        try:
+            assert all(sample.fault or sample.media for sample in read(tmp_path / "flipped.tar"))
+        except UserError:
+            told += 1
+    assert 0 < told < 200
 
 
 @needs_shared
