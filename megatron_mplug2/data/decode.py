@@ -18,12 +18,12 @@ from megatron_mplug2.data.bad_media import MAX_PIXELS, BadMedia
 from megatron_mplug2.data.frame_sampling import frame_indices
 from megatron_mplug2.data.video_file import VideoFacts, VideoFile
 
-__all__ = ["FULL_VIEW", "BadMedia", "VideoFacts", "View", "decode_image", "decode_video", "frame_indices", "probe_video"]
+__all__ = ["FULL_VIEW", "PICTURE_FORMATS", "BadMedia", "VideoFacts", "View", "decode_image", "decode_video", "frame_indices", "probe_video"]
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP, github.com/openai/CLIP clip.py
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _DRAFT = 2
 """A large JPEG is decoded at a half, a quarter or an eighth, but at no less than so many times the size that is needed."""
 
@@ -62,7 +62,7 @@ def decode_image(data: bytes, resolution: int, view: View) -> torch.Tensor:
     if not data:
         raise BadMedia("empty file")
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as image:
             needed = math.ceil(_DRAFT * resolution / math.sqrt(view.area))
             image.draft("RGB", (needed, needed))
             if image.width * image.height > MAX_PIXELS:
