@@ -5,7 +5,7 @@ import io
 from PIL import Image
 
 from megatron_mplug2.data.bad_media import BadMedia
-from megatron_mplug2.data.decode import PICTURE_FORMATS
+from megatron_mplug2.data.decoding.pictures import PICTURE_FORMATS
 from megatron_mplug2.data.media_facts import MediaFacts
 from megatron_mplug2.data.video_file import VideoFile
 
@@ -33,12 +33,12 @@ def clip_facts(data: bytes) -> MediaFacts:
     """Raises BadMedia where there is no clip or none of its frames can be decoded."""
     with VideoFile(data) as video:
         facts, timeline = video.facts, video.timeline
-        width, height = video.upright_size()
-        seconds = timeline.duration_s
+        frame, seconds = video.first_frame(), timeline.duration_s
+        lies = int(frame.rotation) % 180 == 90
         return MediaFacts(
             codec=video.codec,
-            width=width,
-            height=height,
+            width=frame.height if lies else frame.width,
+            height=frame.width if lies else frame.height,
             frames=facts.frames,
             fps=len(timeline.times) / seconds if timeline.variable_rate and seconds else facts.fps,
             duration_s=seconds,

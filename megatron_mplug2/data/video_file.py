@@ -1,5 +1,6 @@
 """A clip in memory, read with PyAV (FFmpeg): counts frames without decoding, decodes the ones that are asked for."""
 
+import bisect
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -26,6 +27,10 @@ _SOUGHT_BY_DTS = {"mpegts"}
 """A seek to the presentation time of a key frame lands after it."""
 
 _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+
+
+MAX_RUN = 1 << 14
+"""Most frames that are decoded to reach one: nine minutes of 30 frames a second without a key frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +81,22 @@ class VideoFile:
         """FFmpeg's name of what the frames are coded in: "h264", "vp9" ..."""
         return self._stream.codec_context.codec.canonical_name
 
-    def upright_size(self) -> tuple[int, int]:
-        """Width and height of the frames as they are to be shown. Decodes up to the first sound one: only frames tell that they are
-        turned."""
+    @property
+    def container(self) -> str:
+        """FFmpeg's name: "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm" ..."""
+        return self._container.format.name
+
+    @property
+    def whole(self) -> bool:
+        """Whether its packets are all frames that the container lists: none cut off, none left out by an edit."""
+        return not self._discards and self._indexed <= len(self.timeline.times)  # Matroska's table has key frames only
+
+    def first_frame(self) -> av.VideoFrame:
+        """The first sound frame as it is stored. Only a decoded frame tells how it is turned, its format and its colours."""
         frame = next((frame for _, frame in self._decode_from(self.timeline.times[0]) if frame is not None), None)
         if frame is None:
             raise BadMedia("no frame can be decoded")
-        lies = int(frame.rotation) % 180 == 90
-        return (frame.height, frame.width) if lies else (frame.width, frame.height)
+        return frame
 
     def pictures(self, indices: Sequence[int]) -> Iterator[tuple[int, Image.Image]]:
         """The asked-for frames as upright RGB pictures with their numbers, ascending, each once. Decodes from the nearest key frame on."""
@@ -94,6 +107,8 @@ class VideoFile:
                 raise BadMedia(f"frame {index} is cut off")
             time = self.timeline.times[index]
             key = self.timeline.key_before(time)
+            if bisect.bisect(self.timeline.times, time) - bisect.bisect(self.timeline.times, max(key, reached or key)) > MAX_RUN:
+                raise BadMedia(f"more than {MAX_RUN} frames have to be decoded to reach frame {index}")
             if reached is None or key > reached:
                 frames = self._decode_from(key)
             frame = next((frame for at, frame in frames if at == time), None)
@@ -112,6 +127,9 @@ class VideoFile:
             self._container.close()
             raise BadMedia("no video stream")
         self._stream = streams[0]
+        if self._stream.codec_context.width * self._stream.codec_context.height > MAX_PIXELS:
+            self._container.close()
+            raise BadMedia(f"frames of {self._stream.codec_context.width}x{self._stream.codec_context.height} pixels are too large")
         self._stream.codec_context.thread_count = 1  # workers decode side by side already
         self._indexed = sum(not entry.is_discard for entry in self._stream.index_entries)  # mp4 and mov list all frames, cut off or not
 
@@ -121,12 +139,13 @@ class VideoFile:
 
     def _read_timeline(self) -> Timeline:
         packets: list[Packet] = []
+        self._discards = 0
         with suppress(FFmpegError):  # a cut-off tail: what is missing shows when it is asked for
-            packets += (
-                Packet(pts=packet.pts, dts=packet.dts, duration=packet.duration or 0, key=packet.is_keyframe)
-                for packet in self._container.demux(self._stream)
-                if packet.size and not packet.is_discard
-            )
+            for packet in self._container.demux(self._stream):
+                if packet.is_discard:
+                    self._discards += 1
+                elif packet.size:
+                    packets.append(Packet(pts=packet.pts, dts=packet.dts, duration=packet.duration or 0, key=packet.is_keyframe))
         try:
             return read_timeline(
                 packets,
