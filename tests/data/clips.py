@@ -30,13 +30,20 @@ class Drawn:
     full_range: bool = False
     declared: bool = True
     """Whether the stream says which matrix and range it has."""
+    times: tuple[int, ...] = ()
+    """Eighths of a second at which the frames come on; 0, 1, 2 ... where empty."""
+    turned: int = 0
+    """Degrees counterclockwise."""
     options: dict[str, str] = field(default_factory=dict)
 
     def encoded(self) -> bytes:
         file = io.BytesIO()
         with av.open(file, "w", format=self.form) as container:
             stream = container.add_stream(self.encoder, rate=8, options=self.options)
+            assert isinstance(stream, av.VideoStream)
             stream.width, stream.height, stream.pix_fmt = self.width, self.height, self.pix_fmt
+            if self.turned:
+                stream.set_display_rotation(self.turned)
             context = stream.codec_context
             context.gop_size = self.gop
             context.bit_rate = 4_000_000
@@ -48,7 +55,7 @@ class Drawn:
                 frame = rgb.reformat(
                     format=self.pix_fmt, src_color_range=ColorRange.JPEG, dst_color_range=span, dst_colorspace=self.matrix, threads=1
                 )
-                frame.pts, frame.time_base = number, Fraction(1, 8)
+                frame.pts, frame.time_base = self.times[number] if self.times else number, Fraction(1, 8)
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
         return file.getvalue()

@@ -139,7 +139,7 @@ def _matrix(operation: Operation, height: int, width: int) -> tuple[tuple[float,
         case _:
             sine, cosine = math.sin(math.radians(30 * share)), math.cos(math.radians(30 * share))
             x, y = (width - 1) / 2, (height - 1) / 2
-            return (cosine, sine, x - cosine * x - sine * y), (-sine, cosine, y + sine * x - cosine * y)
+            return (cosine, -sine, x - cosine * x + sine * y), (sine, cosine, y - sine * x - cosine * y)
 
 
 def _warped(frames: torch.Tensor, across: tuple[float, float, float], down: tuple[float, float, float]) -> torch.Tensor:
