@@ -1,5 +1,6 @@
 """Both decoders by one contract, on clips of every codec that can be made here, with drawn content."""
 
+import gc
 import hashlib
 import importlib.util
 import io
@@ -219,6 +220,23 @@ def test_an_answer_depends_on_its_request_alone(decoder: Decoder) -> None:
     finally:
         forked.kill()
         forked.join(60)
+
+
+def test_a_forked_process_outlives_its_parents_graphs() -> None:
+    """DALI's pipelines end a process that frees those of its parent."""
+    decoder = DaliDecoder(gpu=False)
+    assert digests(decoder, [clip_request(Drawn().encoded())])
+    held = [decoder]
+    del decoder
+
+    def let_go() -> None:
+        held.clear()
+        gc.collect()
+
+    forked = multiprocessing.get_context("fork").Process(target=let_go, daemon=True)
+    forked.start()
+    forked.join(60)
+    assert forked.exitcode == 0
 
 
 def test_choice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -14,6 +15,18 @@ from torch.utils.dlpack import from_dlpack
 
 BATCH = 16
 """Most items of a call, which bounds the memory."""
+
+
+_built: WeakSet[Any] = WeakSet()
+_inherited: list[Any] = []
+
+
+def _keep_inherited() -> None:
+    """A forked process has its parent's pipelines without their threads: to free one ends the process with a segmentation fault."""
+    _inherited.extend(_built)
+
+
+os.register_at_fork(after_in_child=_keep_inherited)
 
 
 class Source(StrEnum):
@@ -55,6 +68,7 @@ class Graph:
         with self._pipeline:
             self._pipeline.set_outputs(_squares(source, resolution, gpu=gpu))
         self._pipeline.build()
+        _built.add(self._pipeline)
 
     def __call__(self, items: Sequence[Item]) -> list[torch.Tensor]:
         """[T, R, R, 3] uint8 for each of up to BATCH items. Raises RuntimeError where one is bad; the graph is then of no further use."""
