@@ -210,7 +210,10 @@ class DataConfig(Frozen):
     flip: bool = False
     """Mirror half of the training samples. Off by default: captions name directions."""
     workers: int = Field(default=1, ge=0)
-    """Decoding processes a rank; 0 decodes in the training process."""
+    """Decoding processes a rank (of tensor-parallel ranks only the first decodes); more than `prefetch` are of no use. 0 decodes in the
+    training process, where nobody watches: a file that hangs or crashes its decoder then takes the run with it."""
+    sample_timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds that one sample may take to read and decode before its process is replaced, and on the second time the sample."""
     prefetch: int = Field(default=4, gt=0)
     """Global batches that are prepared ahead."""
     bad_sample_limit: float = Field(default=0.05, ge=0, le=1)

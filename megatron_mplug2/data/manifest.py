@@ -82,6 +82,16 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a sample lies, by names that say the same on every machine."""
+
+    dataset: str
+    """Name of the folder."""
+    shard: str
+    """File name of the tar."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Shard:
     """A tar: file name, size in bytes, SHA-256 of the file."""
 
@@ -207,6 +217,11 @@ class Manifest:
     def entry(self, i: int) -> Entry:
         row = self._row(i)[1]
         return Entry(key=row["key"].decode(), kind=self.kind, media_id=int(row["media_id"]), meaning_id=int(row["meaning_id"]))
+
+    def place(self, i: int) -> Place:
+        folder, row = self._row(i)
+        shards, number = folder.header.shards, int(row["shard"])
+        return Place(dataset=folder.path.name, shard=shards[number].name if 0 <= number < len(shards) else f"tar number {number}")
 
     def record(self, i: int) -> Record:
         """The texts. Raises OSError when they cannot be read, or are not those that were sharded."""

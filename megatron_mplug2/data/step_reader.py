@@ -16,6 +16,7 @@ from megatron_mplug2.data.sampler import Order, Part
 from megatron_mplug2.data.samples import Augmentation, PairSample, Picture, SampleReader, TextSample
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.substitution import Fault, Substitution, Substitutions
+from megatron_mplug2.data.watch import LostDecoder, SampleInWork, Watch
 from megatron_mplug2.errors import UserError
 
 
@@ -70,7 +71,7 @@ class StepReader:
         self._media = media
         self._augmentation = augmentation
 
-    def load(self, planned: PlannedStep, recorded: Recorded) -> LoadedStep:
+    def load(self, planned: PlannedStep, recorded: Recorded, watch: Watch) -> LoadedStep:
         """Raises UserError where a bad sample has no substitute."""
         stream = self._streams[planned.task]
         positions = self._part.positions(planned.stream_position).ravel()
@@ -79,7 +80,7 @@ class StepReader:
         pairs: list[PairSample] = []
         substitutions: list[Substitution] = []
         for position, epoch, index in zip(positions.tolist(), drawn.epochs.tolist(), drawn.indices.tolist(), strict=True):
-            sample, substitution = self._at(stream, planned, position, epoch, index, recorded.get((planned.task, position)))
+            sample, substitution = self._at(stream, planned, position, epoch, index, recorded.get((planned.task, position)), watch)
             if isinstance(sample, TextSample):
                 texts.append(sample)
             else:
@@ -90,7 +91,7 @@ class StepReader:
         return LoadedStep(batch=without_media(batch) if self._media is MediaUse.CHECK else batch, substitutions=tuple(substitutions))
 
     def _at(
-        self, stream: Stream, planned: PlannedStep, position: int, epoch: int, index: int, recorded: Substitution | None
+        self, stream: Stream, planned: PlannedStep, position: int, epoch: int, index: int, recorded: Substitution | None, watch: Watch
     ) -> tuple[TextSample | PairSample, Substitution | None]:
         """The sample of a position, or the first candidate in its place that is good and not before the recorded one."""
         training, first = self._training, recorded.attempt if recorded else 0
@@ -105,7 +106,7 @@ class StepReader:
         )
         for attempt, candidate in islice(enumerate(chain([index], substitutes)), first, None):
             draws = SampleDraws(seed=training.seed, task=stream.task, epoch=epoch, index=candidate)
-            sample = self._read(stream, planned, draws)
+            sample = self._read(stream, planned, draws, position, watch)
             if not isinstance(sample, Failure):
                 return sample, _substitution(stream, position, index, failures, attempt, candidate) if attempt else None
             failures.append(sample)
@@ -114,23 +115,33 @@ class StepReader:
             f"{len(failures) - 1} samples tried in its place ({failures[-1].reason}): check the corpus and its storage"
         )
 
-    def _read(self, stream: Stream, planned: PlannedStep, draws: SampleDraws) -> TextSample | PairSample | Failure:
+    def _read(
+        self, stream: Stream, planned: PlannedStep, draws: SampleDraws, position: int, watch: Watch
+    ) -> TextSample | PairSample | Failure:
         picture = Picture(frames=planned.phase.frames, resolution=planned.phase.resolution, augmentation=self._augmentation)
         try:
-            if stream.task is Task.TEXT:
-                return self._samples.text(stream.manifest, draws)
-            return self._samples.pair(stream.manifest, None if self._media is MediaUse.LEAVE else picture, draws)
+            with watch.working_on(in_work(stream.manifest, stream.task, draws.index, position)):
+                if stream.task is Task.TEXT:
+                    return self._samples.text(stream.manifest, draws)
+                return self._samples.pair(stream.manifest, None if self._media is MediaUse.LEAVE else picture, draws)
         except BadSample as error:
             return Failure(fault=Fault.CONTENT, reason=str(error))
-        except OSError as error:
+        except (OSError, LostDecoder) as error:
             return Failure(fault=Fault.STORAGE, reason=str(error))
 
 
+def in_work(manifest: Manifest, task: Task, index: int, position: int) -> SampleInWork:
+    return SampleInWork(task=task, dataset=manifest.place(index).dataset, key=manifest.entry(index).key, index=index, position=position)
+
+
 def _substitution(stream: Stream, position: int, index: int, failures: Sequence[Failure], attempt: int, substitute: int) -> Substitution:
+    place = stream.manifest.place(index)
     return Substitution(
         split=stream.split,
         task=stream.task,
         corpus=stream.manifest.fingerprint,
+        dataset=place.dataset,
+        shard=place.shard,
         position=position,
         index=index,
         key=stream.manifest.entry(index).key,
