@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from megatron_mplug2.config.schema import RunConfig, Task
-from megatron_mplug2.data.assemble import without_media
 from megatron_mplug2.data.batch import PairBatch
 from megatron_mplug2.data.ledger import Ledger
 from megatron_mplug2.data.mixture import PlannedStep
@@ -156,9 +155,12 @@ def _or_error(read: Callable[[], LoadedStep]) -> LoadedStep | UserError:
 
 def _shared(peers: Peers, loaded: LoadedStep | None) -> LoadedStep:
     """The tensor group's step, on a rank that read it or on another."""
-    media = loaded.batch.media if loaded and isinstance(loaded.batch, PairBatch) else None
-    step, media = peers.share(replace(loaded, batch=without_media(loaded.batch)) if loaded else None, media)
-    return step if media is None or not isinstance(step.batch, PairBatch) else replace(step, batch=replace(step.batch, media=media))
+    media = None
+    if loaded and isinstance(loaded.batch, PairBatch):
+        media = loaded.batch.media
+        loaded = replace(loaded, batch=replace(loaded.batch, media=None))
+    step, media = peers.share(loaded, media)
+    return replace(step, batch=replace(step.batch, media=media)) if isinstance(step.batch, PairBatch) else step
 
 
 def _attempts(substitutions: Iterable[Substitution]) -> set[tuple[int, int]]:

@@ -1,13 +1,17 @@
 """Builds a rank's part of a step, with substitutes for bad samples. This is what worker processes run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain, islice
 
+import torch
+
 from megatron_mplug2.config.schema import RunConfig, Task
-from megatron_mplug2.data.assemble import pair_batch, text_batch, without_media
+from megatron_mplug2.data.assemble import pair_batch, text_batch
+from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.batch import Batch
+from megatron_mplug2.data.decoding.choice import open_decoder
 from megatron_mplug2.data.draws import SampleDraws
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.mixture import PlannedStep
@@ -16,7 +20,8 @@ from megatron_mplug2.data.sampler import Order, Part
 from megatron_mplug2.data.samples import Augmentation, PairSample, Picture, SampleReader, TextSample
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.substitution import Fault, Substitution, Substitutions
-from megatron_mplug2.data.watch import LostDecoder, SampleInWork, Watch
+from megatron_mplug2.data.watch import LostDecoder, Watch
+from megatron_mplug2.data.watched_decoding import NamedRequest, decoded_by_name, in_work
 from megatron_mplug2.errors import UserError
 
 
@@ -53,6 +58,21 @@ Recorded = Mapping[tuple[Task, int], Substitution]
 """Substitutions to repeat, by task and position."""
 
 
+@dataclass(kw_only=True)
+class _Seat:
+    """A place in the batch: candidates for its position are tried until one is good."""
+
+    position: int
+    index: int
+    """What the order has there."""
+    tries: Iterator[tuple[int, SampleDraws]]
+    """Attempts with their candidates."""
+    failures: list[Failure]
+    attempt: int = 0
+    sample: TextSample | PairSample | None = None
+    media: torch.Tensor | None = None
+
+
 class StepReader:
     def __init__(
         self,
@@ -70,32 +90,33 @@ class StepReader:
         self._part = part
         self._media = media
         self._augmentation = augmentation
+        self._decoder = open_decoder(config.data)
 
     def load(self, planned: PlannedStep, recorded: Recorded, watch: Watch) -> LoadedStep:
-        """Raises UserError where a bad sample has no substitute."""
+        """All good samples are decoded together, then the substitutes of the bad ones, until none is left.
+
+        Raises UserError where a bad sample has no substitute.
+        """
         stream = self._streams[planned.task]
         positions = self._part.positions(planned.stream_position).ravel()
         drawn = stream.order.at(positions)
-        texts: list[TextSample] = []
-        pairs: list[PairSample] = []
-        substitutions: list[Substitution] = []
-        for position, epoch, index in zip(positions.tolist(), drawn.epochs.tolist(), drawn.indices.tolist(), strict=True):
-            sample, substitution = self._at(stream, planned, position, epoch, index, recorded.get((planned.task, position)), watch)
-            if isinstance(sample, TextSample):
-                texts.append(sample)
-            else:
-                pairs.append(sample)
-            if substitution:
-                substitutions.append(substitution)
-        batch = text_batch(texts) if texts else pair_batch(planned.task, pairs)
-        return LoadedStep(batch=without_media(batch) if self._media is MediaUse.CHECK else batch, substitutions=tuple(substitutions))
+        seats = [
+            self._seat(stream, planned, position, epoch, index, recorded.get((planned.task, position)))
+            for position, epoch, index in zip(positions.tolist(), drawn.epochs.tolist(), drawn.indices.tolist(), strict=True)
+        ]
+        empty = seats
+        while empty:
+            for seat in empty:
+                self._next_candidate(stream, planned, seat, watch)
+            self._decode(stream, [seat for seat in empty if seat.sample], watch)
+            empty = [seat for seat in empty if seat.sample is None]
+        return LoadedStep(
+            batch=self._batch(planned.task, seats),
+            substitutions=tuple(_substitution(stream, seat) for seat in seats if seat.attempt),
+        )
 
-    def _at(
-        self, stream: Stream, planned: PlannedStep, position: int, epoch: int, index: int, recorded: Substitution | None, watch: Watch
-    ) -> tuple[TextSample | PairSample, Substitution | None]:
-        """The sample of a position, or the first candidate in its place that is good and not before the recorded one."""
-        training, first = self._training, recorded.attempt if recorded else 0
-        failures = [Failure(fault=recorded.fault, reason=recorded.reason)] if recorded else []
+    def _seat(self, stream: Stream, planned: PlannedStep, position: int, epoch: int, index: int, recorded: Substitution | None) -> _Seat:
+        training = self._training
         substitutes = candidates(
             stream.order,
             seed=training.seed,
@@ -104,16 +125,48 @@ class StepReader:
             global_batch=training.global_batch,
             position=position,
         )
-        for attempt, candidate in islice(enumerate(chain([index], substitutes)), first, None):
-            draws = SampleDraws(seed=training.seed, task=stream.task, epoch=epoch, index=candidate)
-            sample = self._read(stream, planned, draws, position, watch)
-            if not isinstance(sample, Failure):
-                return sample, _substitution(stream, position, index, failures, attempt, candidate) if attempt else None
-            failures.append(sample)
-        raise UserError(
-            f"{stream.manifest.entry(index).key} of data.{stream.split}.{stream.task} is bad ({failures[0].reason}), and so are all "
-            f"{len(failures) - 1} samples tried in its place ({failures[-1].reason}): check the corpus and its storage"
+        tries = (
+            (attempt, SampleDraws(seed=training.seed, task=stream.task, epoch=epoch, index=candidate))
+            for attempt, candidate in enumerate(chain([index], substitutes))
         )
+        return _Seat(
+            position=position,
+            index=index,
+            tries=islice(tries, recorded.attempt if recorded else 0, None),
+            failures=[Failure(fault=recorded.fault, reason=recorded.reason)] if recorded else [],
+        )
+
+    def _next_candidate(self, stream: Stream, planned: PlannedStep, seat: _Seat, watch: Watch) -> None:
+        """Reads the seat's next candidate; without a sample afterwards where that is bad. Raises UserError where there is none left."""
+        tried = next(seat.tries, None)
+        if tried is None:
+            raise UserError(
+                f"{stream.manifest.entry(seat.index).key} of data.{stream.split}.{stream.task} is bad ({seat.failures[0].reason}), "
+                f"and so are all {len(seat.failures) - 1} samples tried in its place ({seat.failures[-1].reason}): "
+                "check the corpus and its storage"
+            )
+        seat.attempt, draws = tried
+        read = self._read(stream, planned, draws, seat.position, watch)
+        if isinstance(read, Failure):
+            seat.failures.append(read)
+        else:
+            seat.sample = read
+
+    def _decode(self, stream: Stream, seats: Sequence[_Seat], watch: Watch) -> None:
+        """Gives the seats their media, and takes the samples from those whose media are bad."""
+        asked = [
+            (seat, NamedRequest(sample=in_work(stream.manifest, stream.task, seat.sample.index, seat.position), media=seat.sample.media))
+            for seat in seats
+            if isinstance(seat.sample, PairSample) and seat.sample.media
+        ]
+        answers = decoded_by_name(self._decoder, [request for _, request in asked], watch)
+        for (seat, _), answer in zip(asked, answers, strict=True):
+            if isinstance(answer, torch.Tensor):
+                seat.media = answer
+            else:
+                fault = Fault.CONTENT if isinstance(answer, BadMedia) else Fault.STORAGE
+                seat.failures.append(Failure(fault=fault, reason=str(answer)))
+                seat.sample = None
 
     def _read(
         self, stream: Stream, planned: PlannedStep, draws: SampleDraws, position: int, watch: Watch
@@ -129,24 +182,28 @@ class StepReader:
         except (OSError, LostDecoder) as error:
             return Failure(fault=Fault.STORAGE, reason=str(error))
 
+    def _batch(self, task: Task, seats: Sequence[_Seat]) -> Batch:
+        if task is Task.TEXT:
+            return text_batch([seat.sample for seat in seats if isinstance(seat.sample, TextSample)])
+        pairs = [seat.sample for seat in seats if isinstance(seat.sample, PairSample)]
+        handed_out = seats if self._media is MediaUse.HAND_OUT else ()
+        return pair_batch(task, pairs, [seat.media for seat in handed_out if seat.media is not None])
 
-def in_work(manifest: Manifest, task: Task, index: int, position: int) -> SampleInWork:
-    return SampleInWork(task=task, dataset=manifest.place(index).dataset, key=manifest.entry(index).key, index=index, position=position)
 
-
-def _substitution(stream: Stream, position: int, index: int, failures: Sequence[Failure], attempt: int, substitute: int) -> Substitution:
-    place = stream.manifest.place(index)
+def _substitution(stream: Stream, seat: _Seat) -> Substitution:
+    assert seat.sample is not None
+    place = stream.manifest.place(seat.index)
     return Substitution(
         split=stream.split,
         task=stream.task,
         corpus=stream.manifest.fingerprint,
         dataset=place.dataset,
         shard=place.shard,
-        position=position,
-        index=index,
-        key=stream.manifest.entry(index).key,
-        fault=Fault.STORAGE if any(failure.fault is Fault.STORAGE for failure in failures) else Fault.CONTENT,
-        reason=failures[0].reason,
-        attempt=attempt,
-        substitute=substitute,
+        position=seat.position,
+        index=seat.index,
+        key=stream.manifest.entry(seat.index).key,
+        fault=Fault.STORAGE if any(failure.fault is Fault.STORAGE for failure in seat.failures) else Fault.CONTENT,
+        reason=seat.failures[0].reason,
+        attempt=seat.attempt,
+        substitute=seat.sample.index,
     )

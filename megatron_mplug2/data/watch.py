@@ -74,6 +74,10 @@ class Watch:
         self._slot = slot
         self._given_up = given_up or {}
 
+    @property
+    def watched(self) -> bool:
+        return self._slot is not None
+
     @contextmanager
     def working_on(self, sample: SampleInWork) -> Iterator[None]:
         """Raises LostDecoder for a sample that was given up."""

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 from PIL import Image
 
 from megatron_mplug2.data.video_file import VideoFile
@@ -43,6 +44,7 @@ def clip(
     file = io.BytesIO()
     with av.open(file, "w", format=form) as container:
         stream = container.add_stream(encoder, rate=10, options={"crf": "8"} if encoder == "libx264" else {})
+        assert isinstance(stream, VideoStream)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = pix_fmt
         stream.codec_context.gop_size = keyframe_every
