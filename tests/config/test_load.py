@@ -53,7 +53,8 @@ def test_later_files_win(tmp_path: Path) -> None:
     (tmp_path / "sub/top.yaml").write_text("base: [../one.yaml, ../two.yaml]\ndata: {train: {text: [a, b]}}\n")
     config = load_config(tmp_path / "sub/top.yaml")
     assert (config.name, config.training.seed, config.training.threads, config.training.global_batch) == ("two", 2, 3, 32)
-    assert config.data.train.text == (Path("a"), Path("b")), "a list replaces the list below it, and stays relative to the current folder"
+    folders = [dataset.folder for dataset in config.data.train.text]
+    assert folders == ["a", "b"], "a list replaces the list below it, and stays relative to the current folder"
     assert len(config.data.train.image_text) == 1
 
 

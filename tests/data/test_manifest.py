@@ -126,7 +126,7 @@ def test_few_files_stay_open(tmp_path: Path) -> None:
 
 def test_handles_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data_tools.shards._SHARD_BYTES", 1)
-    monkeypatch.setattr("megatron_mplug2.data.manifest._OPEN_TARS", 4)
+    monkeypatch.setattr("megatron_mplug2.data.tar_files.OPEN_TARS", 4)
     contents = [bytes([number]) * 20_000 for number in range(10)]
     writer = ShardWriter(folder := tmp_path / "a", MediaKind.VIDEO)
     for number, data in enumerate(contents):
@@ -206,5 +206,5 @@ def test_a_damaged_index_names_no_place(tmp_path: Path, field: str, value: int) 
     np.save(tmp_path / "a" / INDEX, index)
     manifest = Manifest.load(tmp_path / "a")
     assert manifest.media(0) == media(0)
-    with pytest.raises(OSError, match=rf"{INDEX} is damaged"):
+    with pytest.raises(UserError, match=rf"a/{INDEX} is damaged: .* which has none there"):
         manifest.media(1)
