@@ -118,28 +118,31 @@ def _name(shard: Shard) -> str:
 
 def _copy(files: TarFiles, shard: Shard, folder: Path) -> str | None:
     """Why there is no copy; None where there is one. Raises _CannotWriteError."""
-    part = folder / f"{_name(shard)}.part"
     free = shutil.disk_usage(folder).free
     if free < shard.size:
         raise _CannotWriteError(f"{shard.name} has {shard.size} bytes, {free} are free")
-    digest = hashlib.sha256()
+    part = folder / f"{_name(shard)}.part"
     try:
-        with part.open("wb") as file:
-            chunks = files.chunks(shard)
-            while chunk := _next(chunks):
-                digest.update(chunk)
-                file.write(chunk)
+        if _write(files, shard, part) != shard.sha256:
+            return "its SHA-256 is not that of the manifest"
+        part.replace(folder / _name(shard))
     except _CannotReadError as error:
         return str(error)
     except OSError as error:
         raise _CannotWriteError(error.strerror or str(error)) from None
     finally:
-        if digest.hexdigest() != shard.sha256:
-            part.unlink(missing_ok=True)
-    if digest.hexdigest() != shard.sha256:
-        return "its SHA-256 is not that of the manifest"
-    part.replace(folder / _name(shard))
+        part.unlink(missing_ok=True)
     return None
+
+
+def _write(files: TarFiles, shard: Shard, part: Path) -> str:
+    """SHA-256 of what was written. Raises _CannotReadError, and OSError of the writing."""
+    digest, chunks = hashlib.sha256(), files.chunks(shard)
+    with part.open("wb") as file:
+        while chunk := _next(chunks):
+            digest.update(chunk)
+            file.write(chunk)
+    return digest.hexdigest()
 
 
 class _CannotReadError(Exception):
