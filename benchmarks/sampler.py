@@ -8,16 +8,17 @@ each epoch; a case that needs more than 8 GB is left out.
 """
 
 import json
+import resource
 import subprocess
 import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from torch.utils.data import Dataset, DistributedSampler
 
@@ -58,7 +59,7 @@ def _randperm(size: int) -> Batches:
 
 
 def _distributed_sampler(size: int) -> Batches:
-    numbers = iter(DistributedSampler(_Numbers(size), num_replicas=1, rank=0))
+    numbers: Iterator[int] = iter(DistributedSampler(_Numbers(size), num_replicas=1, rank=0))
     return (np.fromiter(islice(numbers, BATCH), np.int64) for _ in range(0, size, BATCH))
 
 
@@ -105,16 +106,19 @@ def _first_batch(batches: Batches) -> Batches:
 
 def _start(make: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     """What was made, and what it took: seconds and resident memory of a first time, peak of Python's and numpy's memory of a second."""
-    process = psutil.Process()
-    before, begun = process.memory_info().rss, time.perf_counter()
+    before, begun = _resident_bytes(), time.perf_counter()
     made = make()
-    figures = {"start_s": round(time.perf_counter() - begun, 4), "resident_mb": round((process.memory_info().rss - before) / 1e6, 1)}
+    figures = {"start_s": round(time.perf_counter() - begun, 4), "resident_mb": round((_resident_bytes() - before) / 1e6, 1)}
     if figures["resident_mb"] < 1000:  # tracing an object for each of 100 M numbers would take gigabytes itself
         tracemalloc.start()
         make()
         figures["traced_peak_mb"] = round(tracemalloc.get_traced_memory()[1] / 1e6, 3)
         tracemalloc.stop()
     return made, figures
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def _tars() -> dict[str, float]:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,9 @@ class _Folder:
             self.header = Header.from_json(raw_header)
             _check_shards(self.header.shards)
             self.index = np.load(self.files.on_disk(INDEX, self.header.index_sha256), mmap_mode="r")
-        except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
+        except OSError as error:
+            raise UserError(f"{name}/{INDEX} cannot be read: {error}") from None
+        except (ValueError, KeyError, TypeError, EOFError) as error:
             raise UserError(f"{name} is not readable as a corpus ({error}): make it anew with `mplug2 data shard`") from None
         if self.index.dtype != ROW or self.index.shape != (self.header.samples,):
             raise UserError(f"{name}/{INDEX} does not fit {MANIFEST}: make the folder anew with `mplug2 data shard`")
@@ -197,7 +200,7 @@ class Manifest:
             raise UserError(f"{', '.join(map(str, folders))}: no samples; look into report.json there, then run `mplug2 data shard` again")
 
     @staticmethod
-    def load(folder: Path) -> "Manifest":
+    def load(folder: Path | str) -> "Manifest":
         """Raises UserError for a missing, damaged or empty folder."""
         return Manifest([folder])
 
@@ -233,7 +236,7 @@ class Manifest:
         row = self._row(i)[1]
         return MediaFacts(codec=row["codec"].decode(), **{name: row[name].item() for name in FACTS})
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the folders' headers, and so over all contents and their order, not over where the folders lie."""
         return hashlib.sha256(b"\0".join(folder.raw_header for folder in self._folders)).hexdigest()

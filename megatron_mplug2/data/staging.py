@@ -12,7 +12,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -164,5 +163,10 @@ def _stage_apart(tars: Tars, folder: Path, parent: int) -> None:
         if os.getppid() != parent:  # it died before prctl
             os._exit(1)
     os.nice(10)  # decoding goes first
-    with suppress(BlockingIOError), locked(folder / "staging.lock", wait=False):
-        stage(tars, folder)
+    try:
+        with locked(folder / "staging.lock", wait=False):
+            stage(tars, folder)
+    except BlockingIOError:
+        pass  # another process of the node copies
+    except OSError as error:
+        print(f"staging to {folder} is not possible ({error}): tars are read from where they are", file=sys.stderr, flush=True)

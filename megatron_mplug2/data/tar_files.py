@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-OPEN_TARS = 128
-"""Handles that are kept: more than the tars of a window of the sampler's order."""
+OPEN_TARS = 64
+"""Handles that are kept of a folder: about as many as a window of the sampler's order has tars. A dozen folders stay under 1,024."""
 CHUNK = 16 << 20
 """Bytes at a time of a tar that is read from one end to the other."""
 

@@ -217,7 +217,7 @@ def test_a_manifest_that_points_outside_its_folder(tmp_path: Path, name: str | i
     fields["shards"][0]["name"] = name
     header.write_text(json.dumps(fields))
     with pytest.raises(
-        UserError, match=r"a is not readable as a corpus \(its manifest.json names .*, which is not the name of a tar"
+        UserError, match=r"a is not readable .*manifest.json names .*, which is not the name of a tar in the folder"
     ) as error:
         Manifest.load(tmp_path / "a")
     assert "\n" not in str(error.value)

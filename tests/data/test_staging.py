@@ -48,6 +48,7 @@ def test_copies_are_read_once_they_are_there(folders: list[Path], tmp_path: Path
     manifest = load(folders, tmp_path / "fast")
     expected = [manifest.media(i) for i in range(10)]
     assert copies(tmp_path / "fast") == []
+    (tmp_path / "fast" / f"{manifest.tars[0][1].sha256}.tar.part").write_bytes(b"what a kill left")
     process = start_staging(manifest.tars, tmp_path / "fast")
     process.join(60)
     assert process.exitcode == 0
@@ -84,6 +85,15 @@ def test_a_copy_that_was_damaged_later_is_dropped(folders: list[Path], tmp_path:
     with copy.open("r+b") as file:
         file.write(bytes(manifest.tars[0][1].size))
     assert manifest.media(2) == expected and not copy.exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told(folders: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("in the way")
+    process = start_staging(load(folders, tmp_path / "fast").tars, tmp_path / "file" / "fast")
+    process.join(60)
+    assert process.exitcode == 0
+    told = capfd.readouterr().err
+    assert "file/fast is not possible (" in told and told.count("\n") == 1
 
 
 def _stage_with_little_space(manifest: Manifest, folder: Path) -> None:
