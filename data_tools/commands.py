@@ -1,14 +1,28 @@
 """The `mplug2 data` commands."""
 
+import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from data_tools.splits import Split
 from megatron_mplug2.errors import UserError
+
+if TYPE_CHECKING:
+    from data_tools.stages.listing_stage import Corpus, ListingStage
+    from data_tools.stages.stage import Effort
+
+SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="Layout of the corpus; `mplug2 data sources` lists them")]
+Annotation = Annotated[Path, typer.Argument(metavar="ANNOTATION", help="Its file or folder; `mplug2 data sources SOURCE` says which")]
+Media = Annotated[Path, typer.Option(metavar="DIR", help="Folder of its pictures or clips; corpora of text need none")]
+OfSplit = Annotated[Split, typer.Option("--split", help="What the file is, where it does not say so itself")]
+StageOut = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; one that was begun is gone on with")]
+PartOption = Annotated[str, typer.Option("--part", metavar="I/N", help="Do every N-th piece only, so that N processes share the work")]
+WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Processes; by default one a core", show_default=False)]
+CORES = len(os.sched_getaffinity(0))
 
 app = typer.Typer(no_args_is_help=True, help="Make, shard and check corpora.")
 
@@ -31,6 +45,24 @@ def demo(
 
     make_demo(folder, seed)
     typer.echo(f"wrote {folder}; next: mplug2 data shard demo {folder} --media {folder} --out OUT")
+
+
+@app.command()
+def probe(
+    source: SourceName,
+    annotation: Annotation,
+    out: StageOut,
+    media: Media = Path(),
+    split: OfSplit = Split.TRAIN,
+    part: PartOption = "1/1",
+    workers: WorkersOption = CORES,
+) -> None:
+    """Look into every sample of a corpus and write a listing: codec, size, length, what cannot be used and why."""
+    from data_tools.stages.listing_stage import ListingStage
+    from data_tools.stages.probe import look_into
+
+    stage = ListingStage(name="probe", corpus=_corpus(source, annotation, media, split), settings={}, look=look_into)
+    _run_listing(stage, out, _effort(part, workers))
 
 
 @app.command()
@@ -63,8 +95,10 @@ def sources(
     if name is not None:
         typer.echo(describe(name))
         return
-    for each, summary in summaries().items():
-        typer.echo(f"{each}: {summary}")
+    for group, members in summaries().items():
+        typer.echo(f"{group}:")
+        for each, summary in members.items():
+            typer.echo(f"  {each}: {summary}")
 
 
 @app.command()
@@ -91,3 +125,33 @@ def vocab(
     from data_tools.vocab import train_vocab
 
     typer.echo(f"{out}: {train_vocab(places, out, size)} pieces")
+
+
+def _corpus(source: str, annotation: Path, media: Path, split: Split) -> "Corpus":
+    from data_tools.stages.listing_stage import Corpus
+
+    return Corpus(source=source, annotation=annotation, media=media, split=split)
+
+
+def _effort(part: str, workers: int) -> "Effort":
+    from data_tools.stages.part import Part
+    from data_tools.stages.stage import Effort
+
+    return Effort(part=Part.parse(part), workers=workers)
+
+
+def _run_listing(stage: "ListingStage", out: Path, effort: "Effort") -> None:
+    """Runs it and tells the counts."""
+    from data_tools.stages.listing import ListingHeader
+    from data_tools.stages.stage import run_stage
+
+    if left := run_stage(stage, out, effort):
+        typer.echo(f"part {effort.part} of {out} is done; {left} chunks of other parts are not there yet")
+        return
+    header = ListingHeader.load(out)
+    for name, count in header.kept.items():
+        typer.echo(f"{name}: {count} samples")
+    for reason, count in header.left_out.items():
+        typer.echo(f"left out: {count} x {reason}")
+    if not header.kept:
+        raise UserError(f"no usable sample (see {out}): check the annotation and --media")

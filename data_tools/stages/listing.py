@@ -1,0 +1,111 @@
+"""A listing: what a stage knows of every sample of a corpus, those that it leaves out among them.
+
+A folder with `listing.json` (what was asked, the chunks with their digests, counts) and `chunks/000000.jsonl` ..., a `Sample` a line.
+Every stage reads it as the source `listing`.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data_tools.sample import Reason, Sample
+from data_tools.stages.work_folder import Asked, WorkFolder
+from megatron_mplug2.errors import UserError
+
+LISTING = "listing.json"
+VERSION = 1
+CHUNK = 128
+"""Samples that are looked into in one go."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkFile:
+    """Digest and length of a chunk."""
+
+    name: str
+    sha256: str
+    samples: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListingHeader:
+    """What `listing.json` says."""
+
+    asked: dict[str, str]
+    kept: dict[str, int]
+    """Samples by split and stream, such as "train/image_text"."""
+    left_out: dict[str, int]
+    """Samples by reason."""
+    chunks: tuple[ChunkFile, ...]
+
+    def to_json(self) -> bytes:
+        return (json.dumps({"version": VERSION} | asdict(self), indent=1, ensure_ascii=False) + "\n").encode()
+
+    @staticmethod
+    def load(folder: Path) -> "ListingHeader":
+        """Raises UserError for a listing that is missing, unfinished, damaged or of another version."""
+        try:
+            fields = json.loads((folder / LISTING).read_bytes())
+            if fields.pop("version") != VERSION:
+                raise UserError(f"{folder / LISTING} is of another version: run its stage again with this release")
+            return ListingHeader(**fields | {"chunks": tuple(ChunkFile(**chunk) for chunk in fields["chunks"])})
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(f"{folder} is no finished listing (no {LISTING}): run the stage that makes it, to its end") from None
+        except OSError as error:
+            raise UserError(f"cannot read {folder / LISTING}: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{folder / LISTING} is not readable ({error}): delete {folder} and run its stage again") from None
+
+
+def chunk_name(number: int) -> str:
+    return f"chunks/{number:06d}.jsonl"
+
+
+def write_chunk(folder: WorkFolder, number: int, samples: list[Sample]) -> None:
+    with folder.whole_file(folder.place / chunk_name(number)) as file:
+        file.write("".join(f"{sample.to_json()}\n" for sample in samples).encode())
+
+
+def finish_listing(folder: WorkFolder, asked: Asked, names: Sequence[str]) -> None:
+    """Writes `listing.json` over chunks that are there."""
+    kept: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
+    files = []
+    for name in names:
+        path = folder.place / name
+        data = path.read_bytes()
+        samples = list(_samples(path, data))
+        kept.update(f"{sample.split}/{sample.stream}" for sample in samples if not sample.fault)
+        left_out.update(sample.fault.reason for sample in samples if sample.fault)
+        files.append(ChunkFile(name=name, sha256=hashlib.sha256(data).hexdigest(), samples=len(samples)))
+    header = ListingHeader(
+        asked=dict(asked),
+        kept=dict(sorted(kept.items())),
+        left_out={reason.value: left_out[reason] for reason in Reason if left_out[reason]},
+        chunks=tuple(files),
+    )
+    with folder.whole_file(folder.place / LISTING) as file:
+        file.write(header.to_json())
+
+
+def read_listing(folder: Path) -> Iterator[Sample]:
+    """Every sample, also those that are left out. Raises UserError as `ListingHeader.load`, and for a chunk that is missing or damaged."""
+    for chunk in ListingHeader.load(folder).chunks:
+        path = folder / chunk.name
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}; delete {folder} and run its stage again") from None
+        if hashlib.sha256(data).hexdigest() != chunk.sha256:
+            raise UserError(f"{path} is damaged: delete {folder} and run its stage again")
+        yield from _samples(path, data)
+
+
+def _samples(path: Path, data: bytes) -> Iterator[Sample]:
+    try:
+        yield from (Sample.from_json(line) for line in data.decode().split("\n") if line)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a listing's ({type(error).__name__}: {error}): delete its folder and run its stage again") from None

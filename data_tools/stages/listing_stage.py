@@ -1,0 +1,94 @@
+"""A stage that looks at a corpus a chunk of samples at a time and writes a listing."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+
+from data_tools.sample import Sample
+from data_tools.sources.registry import source as named
+from data_tools.splits import Split
+from data_tools.stages.listing import CHUNK, LISTING, chunk_name, finish_listing, write_chunk
+from data_tools.stages.pool import Faults, Slot
+from data_tools.stages.work_folder import Asked, WorkFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """A corpus as a person names it."""
+
+    source: str
+    """Name of its layout."""
+    annotation: Path
+    media: Path
+    split: Split
+
+    def samples(self) -> Iterator[Sample]:
+        """In the corpus's order. Raises UserError for an unknown source, and as the source does."""
+        return named(self.source, self.split).samples(self.annotation, self.media)
+
+    @property
+    def asked(self) -> Asked:
+        """Names and size of what is read: enough to tell another corpus, or one that has grown, from the one begun with."""
+        places = {"annotation": str(self.annotation.absolute()), "media": str(self.media.absolute())}
+        return {"source": self.source, "split": self.split.value} | places | {"annotation bytes": _size(self.annotation)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    number: int
+    samples: tuple[Sample, ...]
+
+
+Look = Callable[[Sample, WorkFolder], Sample]
+"""Looks into a sample that is not left out yet; gives it with what was found, or with a fault."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListingStage:
+    """See `Stage`."""
+
+    name: str
+    corpus: Corpus
+    settings: Asked
+    look: Look
+    last_file: str = LISTING
+
+    @property
+    def asked(self) -> Asked:
+        return dict(self.corpus.asked) | dict(self.settings)
+
+    def pieces(self) -> Iterator[Chunk]:
+        samples = self.corpus.samples()
+        for number in count():
+            if not (chunk := tuple(islice(samples, CHUNK))):
+                return
+            yield Chunk(number=number, samples=chunk)
+
+    def file(self, piece: Chunk) -> str:
+        return chunk_name(piece.number)
+
+    def make(self, piece: Chunk, folder: WorkFolder, faults: Faults, slot: Slot) -> None:
+        looked = []
+        for number, sample in enumerate(piece.samples):
+            if sample.fault:
+                looked.append(sample)
+            elif fault := faults.get(number):
+                looked.append(sample.without(fault.reason, fault.detail))
+            else:
+                slot.enter(number)
+                looked.append(self.look(sample, folder))
+        slot.leave()
+        write_chunk(folder, piece.number, looked)
+
+    def finish(self, folder: WorkFolder, files: Sequence[str]) -> None:
+        finish_listing(folder, {"stage": self.name} | dict(self.asked), files)
+
+
+def _size(annotation: Path) -> str:
+    """Of a file, or of a listing's header; empty for other folders and where there is nothing."""
+    try:
+        return str(os.stat(annotation / LISTING if annotation.is_dir() else annotation).st_size)
+    except OSError:
+        return ""

@@ -1,0 +1,94 @@
+"""`mplug2 data probe`: looks into every sample: are its texts there, what is its media, can it be decoded, what does it look like."""
+
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from data_tools.sample import Look, MediaPlace, Reason, Sample
+from data_tools.stages.work_folder import WorkFolder
+from megatron_mplug2.config.schema import Task
+from megatron_mplug2.data.decode import FULL_VIEW, BadMedia, decode_image, decode_video
+from megatron_mplug2.data.manifest import content_id
+from megatron_mplug2.data.media_facts import MediaFacts
+from megatron_mplug2.data.probing import clip_facts, picture_facts
+from megatron_mplug2.data.record import Record
+
+_TRIED_FRAMES = 8
+"""Frames of a clip that must be decodable, spread over its length."""
+_SIDE = 64
+"""Pixels a side at which they are decoded."""
+MOST_MEDIA_BYTES = 2 << 30
+"""Bytes of the largest picture or clip: it goes through memory in one piece."""
+MOST_CHARACTERS = 1 << 20
+"""Characters of all texts of a sample together."""
+_LOOK_SIDE = 8
+
+
+def look_into(sample: Sample, folder: WorkFolder) -> Sample:
+    """The sample, its texts stripped, with what was found in its bytes, or with the reason to leave it out."""
+    sample = replace(sample, record=stripped(sample.record))
+    if not has_texts(sample.record):
+        return sample.without(Reason.NO_TEXT)
+    if (characters := len(sample.record.to_json().decode())) > MOST_CHARACTERS:
+        return sample.without(Reason.TOO_LARGE, f"{characters} characters of text")
+    if sample.media is None:
+        return replace(sample, look=Look(facts=None, size=0, media_id=content_id("media", sample.record.to_json()), look_hash=0))
+    try:
+        data = read_media(sample.media)
+        second = read_media(sample.second) if sample.second else b""
+    except FileNotFoundError:
+        return sample.without(Reason.MISSING)
+    except BadMedia as error:
+        return sample.without(Reason.TOO_LARGE, str(error))
+    except OSError as error:
+        return sample.without(Reason.UNREADABLE, error.strerror or str(error))
+    try:
+        facts, look_hash = _decoded(sample.stream, data)
+        if sample.second:
+            _decoded(sample.stream, second)
+    except BadMedia as error:
+        return sample.without(Reason.UNREADABLE, str(error))
+    media_id = content_id("media", data + second)
+    return replace(sample, look=Look(facts=facts, size=len(data) + len(second), media_id=media_id, look_hash=look_hash))
+
+
+def read_media(place: MediaPlace) -> bytes:
+    """Raises OSError, and BadMedia for a file that is too large."""
+    size = place.path.stat().st_size if place.size is None else place.size
+    if size > MOST_MEDIA_BYTES:
+        raise BadMedia(f"{size} bytes of media")
+    return place.read()
+
+
+def has_texts(record: Record) -> bool:
+    """Whether anything could be learned from the record."""
+    return bool(record.captions or record.text or record.questions or record.label or record.regions)
+
+
+def stripped(record: Record) -> Record:
+    """Without blank captions and without questions that lack a text or an answer."""
+    return replace(
+        record,
+        captions=tuple(caption.strip() for caption in record.captions if caption.strip()),
+        questions=tuple(question for question in record.questions if question.question.strip() and question.answer.strip()),
+        text=record.text.strip(),
+        second_text=record.second_text.strip(),
+    )
+
+
+def _decoded(stream: Task, data: bytes) -> tuple[MediaFacts, int]:
+    """Facts and perceptual hash of a file whose pixels could be decoded. Raises BadMedia."""
+    if stream is Task.IMAGE_TEXT:
+        decoded = decode_image(data, _SIDE, FULL_VIEW)
+        return picture_facts(data), look_hash(decoded[:, 0].numpy())
+    decoded = decode_video(data, _TRIED_FRAMES, _SIDE, FULL_VIEW, None)
+    return clip_facts(data), look_hash(decoded[:, _TRIED_FRAMES // 2].numpy())
+
+
+def look_hash(pixels: np.ndarray) -> int:
+    """Difference hash of [3, H, W] pixels in any linear scale: 64 bits, one for each pair of neighbours in a row of the picture at 9 x 8
+    pixels (Krawetz, "Kind of Like That", 2013). Pictures that look alike differ in few bits."""
+    grey = Image.fromarray(pixels.mean(0).astype(np.float32)).resize((_LOOK_SIDE + 1, _LOOK_SIDE), Image.Resampling.BOX)
+    brighter = np.diff(np.asarray(grey), axis=1) > 0
+    return int.from_bytes(np.packbits(brighter).tobytes(), "big")
