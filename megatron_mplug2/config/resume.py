@@ -1,10 +1,11 @@
 """Which keys may change when a run goes on from its checkpoint.
 
 The promise is that N steps equal k steps, a stop, and a resume of N-k steps. A key may change where it does not decide what a step
-computes: that holds for everything in CHANGEABLE, up to the order of floating-point sums, and with the exceptions that it names:
-dropout's masks are keyed by seed, step, microbatch and block, and where tensor parallelism splits a tensor by the rank too, so
-another training.microbatch, layout.tensor or layout.sequence_parallel draws other masks. Without dropout the step is the same.
-Every other key (model, objectives, schedule, optimizer, seed, precision, lengths, augmentation, global batch) is fixed.
+computes: that holds for everything in CHANGEABLE, up to the order of floating-point sums, and with the exceptions that it names.
+Another training.precision rounds otherwise from there on. Dropout's masks are keyed by seed, step, microbatch and block, and where
+tensor parallelism splits a tensor by the rank too, so another training.microbatch, layout.tensor or layout.sequence_parallel draws
+other masks. Without dropout the step is the same.
+Every other key (model, objectives, schedule, optimizer, seed, lengths, augmentation, global batch) is fixed.
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,9 @@ CHANGEABLE: Mapping[str, str] = {
     "name": "a label",
     "run_dir": "the folder may have been moved",
     "layout.*": "weights, optimizer state and the order of samples do not depend on it; dropout, if on: see above",
+    "initialise_from": "read at the beginning of a run only",
+    "initialise_from.*": "as above",
+    "training.precision": "weights and optimizer state are stored in fp32; the steps to come compute in the new precision",
     "training.microbatch": "losses are normalised by counts over the global batch; dropout, if on: see above",
     "training.recompute": "a recompute replays the same forward pass, dropout too",
     "training.threads": "speed only",
@@ -30,9 +34,11 @@ CHANGEABLE: Mapping[str, str] = {
     "training.async_save": "when it is written, not what",
     "objectives.vlc.chunk": "how many columns of the same similarity matrix live at once",
     "data.vocab": "the file may have been moved: its fingerprint in the checkpoint guards what is in it",
-    "data.train.*": "folders may have been moved: their fingerprints in the checkpoint guard what is in them",
+    "data.train.*": "folders may have been moved: the checkpoint's data state guards what is in them, weights and repeats",
     "data.validation.*": "never trained on",
     "data.test.*": "never trained on",
+    "data.cache.*": "where bytes are kept, not which bytes",
+    "data.staging": "as above",
     "data.workers": "the order of samples and their augmentation do not depend on who decodes them",
     "data.prefetch": "as above",
     "data.bad_sample_limit": "decides when a run gives up, not what it computes",

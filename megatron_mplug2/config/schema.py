@@ -6,9 +6,9 @@ config, [PAPER] arXiv 2302.00402. A number without a tag is this project's own c
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationInfo, model_serializer, model_validator
 
 from megatron_mplug2.config import checks
 
@@ -181,16 +181,55 @@ class ObjectivesConfig(Frozen):
     lm: LMConfig = LMConfig()
 
 
+class DatasetConfig(Frozen):
+    """A folder of shards, and how often its samples come. The folder alone may stand for a dataset that is seen once an epoch."""
+
+    folder: str = Field(min_length=1)
+    """A path, or a URL of http(s) or s3."""
+    weight: float | None = Field(default=None, gt=0)
+    """Share of the stream's samples, relative to the weights of its other datasets, whatever their sizes."""
+    repeat: int = Field(default=1, gt=0)
+    """How often each sample comes in an epoch of the stream, where there are no weights."""
+
+    @property
+    def scheme(self) -> str | None:
+        """Of a URL; None for a path."""
+        scheme, separator, _ = self.folder.partition("://")
+        return scheme if separator else None
+
+    @property
+    def plain(self) -> bool:
+        return self.weight is None and self.repeat == 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _folder_alone(cls, value: Any) -> Any:
+        return {"folder": str(value)} if isinstance(value, str | Path) else value
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, whole: SerializerFunctionWrapHandler) -> Any:
+        return self.folder if self.plain else whole(self)
+
+
 class SplitConfig(Frozen):
-    """Folders of shards (each with its manifest) of every stream; a stream without a folder cannot be in a mixture."""
+    """Datasets of every stream; a stream without one cannot be in a mixture."""
 
-    text: tuple[Path, ...] = ()
-    image_text: tuple[Path, ...] = ()
-    video_text: tuple[Path, ...] = ()
+    text: tuple[DatasetConfig, ...] = ()
+    image_text: tuple[DatasetConfig, ...] = ()
+    video_text: tuple[DatasetConfig, ...] = ()
 
-    def of(self, task: Task) -> tuple[Path, ...]:
-        folders: tuple[Path, ...] = getattr(self, task.value)
-        return folders
+    def of(self, task: Task) -> tuple[DatasetConfig, ...]:
+        datasets: tuple[DatasetConfig, ...] = getattr(self, task.value)
+        return datasets
+
+
+class CacheConfig(Frozen):
+    """Where this node keeps what it read of remote folders; its ranks share it, and so may runs."""
+
+    folder: Path | None = None
+    """On a disk of the node. Remote folders need it: their indices lie here too, beside the limit."""
+    limit_gb: float = Field(default=100.0, gt=0)
+    """Most gigabytes (10^9 bytes) of tars' contents that are kept; what was not read for longest goes first."""
 
 
 class DecoderChoice(StrEnum):
@@ -228,6 +267,9 @@ class DataConfig(Frozen):
     train: SplitConfig = SplitConfig()
     validation: SplitConfig = SplitConfig()
     test: SplitConfig = SplitConfig()
+    cache: CacheConfig = CacheConfig()
+    staging: Path | None = None
+    """Folder on a disk of the node, into which the tars of the training streams are copied while the run goes on; None copies nothing."""
     text_length: int = Field(default=32, gt=1)
     """Tokens of a caption or an instruction, padded or cut."""
     document_length: int = Field(default=128, gt=1)
@@ -243,7 +285,10 @@ class DataConfig(Frozen):
     """How clips of validation and test are resized. The released code takes the nearest pixel: for figures to compare with its own."""
     decoder: DecoderChoice = DecoderChoice.AUTO
     workers: int = Field(default=1, ge=0)
-    """Decoding processes a rank; 0 decodes in the training process."""
+    """Decoding processes a rank (of tensor-parallel ranks only the first decodes); more than `prefetch` are of no use. 0 decodes in the
+    training process, where nobody watches: a file that hangs or crashes its decoder then takes the run with it."""
+    sample_timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds that one sample may take to read and decode before its process is replaced, and on the second time the sample."""
     prefetch: int = Field(default=4, gt=0)
     """Global batches that are prepared ahead."""
     bad_sample_limit: float = Field(default=0.05, ge=0, le=1)
@@ -292,6 +337,15 @@ class OptimizerConfig(Frozen):
         return rule
 
 
+class InitialiseConfig(Frozen):
+    """Weights of another run to begin with; what is not named begins as ever."""
+
+    checkpoint: Path
+    """A checkpoint's folder, or a run's, whose newest good one is taken."""
+    modules: tuple[str, ...] = Field(min_length=1)
+    """Beginnings of canonical names, such as "vision" or "text.layers.0": all weights under each, which both models must have alike."""
+
+
 class TrainingConfig(Frozen):
     global_batch: int = Field(gt=0)
     """Samples a step."""
@@ -329,6 +383,8 @@ class RunConfig(Frozen):
     objectives: ObjectivesConfig = ObjectivesConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     layout: LayoutConfig = LayoutConfig()
+    initialise_from: InitialiseConfig | None = None
+    """Read where the run begins, not where it goes on."""
 
     @property
     def steps(self) -> int:

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from megatron_mplug2.config.schema import PhaseConfig, RunConfig, Task
 from megatron_mplug2.data.assemble import split_batch
-from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.batch import Batch
 from megatron_mplug2.data.decoding.choice import open_decoder
 from megatron_mplug2.data.decoding.contract import Decoder
@@ -17,15 +16,17 @@ from megatron_mplug2.data.draws import SampleDraws
 from megatron_mplug2.data.ledger import Ledger
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.mixture import PlannedStep
-from megatron_mplug2.data.quarantine import BadSample
+from megatron_mplug2.data.peers import Peers
+from megatron_mplug2.data.quarantine import BadSample, check_limit
 from megatron_mplug2.data.sampler import ManifestOrder
-from megatron_mplug2.data.samples import Augmentation, MediaRequest, Picture, decoded, media_request, read_record
+from megatron_mplug2.data.samples import Augmentation, MediaRequest, Picture, media_request, read_record
 from megatron_mplug2.data.settled_steps import Reader, SettledSteps
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.step_reader import Stream
 from megatron_mplug2.data.streams import open_stream
-from megatron_mplug2.data.substitution import Agree
 from megatron_mplug2.data.tokenizer import Tokenizer
+from megatron_mplug2.data.watch import LostDecoder, Watch
+from megatron_mplug2.data.watched_decoding import NamedRequest, decoded_by_name, in_work
 from megatron_mplug2.data.workers import Workers
 from megatron_mplug2.errors import UserError
 
@@ -46,14 +47,15 @@ def validation_steps(
     data_rank: int,
     data_size: int,
     needs_media: bool,
-    agree: Agree | None = None,
+    peers: Peers | None = None,
     ledger: Ledger | None = None,
 ) -> Iterator[tuple[PlannedStep, list[Batch]]]:
     """`count` global batches of the validation split in the form of `Loader`, the same ones at every call: manifest order (from its
-    beginning again where it ends), full view, middle frames, draws of epoch 0 on. Arguments and errors as `Loader`."""
+    beginning again where it ends), full view, middle frames, draws of epoch 0 on. Arguments and errors as `Loader`; the limit of bad
+    samples is held against these batches alone: beyond it their losses are those of other samples."""
     phase = last_phase(config, task)
     manifest = open_stream(config.data, Split.VALIDATION, task)
-    reader = Reader(data_rank=data_rank, data_size=data_size, needs_media=needs_media, agree=agree, ledger=ledger)
+    reader = Reader(data_rank=data_rank, data_size=data_size, needs_media=needs_media, peers=peers, ledger=ledger)
     batch = config.training.global_batch
     steps = SettledSteps(
         config,
@@ -65,8 +67,17 @@ def validation_steps(
         plan=lambda step: PlannedStep(step=step, task=task, phase=phase, stream_position=step * batch),
         steps=range(count),
     )
+    substituted = 0
     try:
         for planned, step in steps:
+            substituted += len(step.substitutions)
+            check_limit(
+                Split.VALIDATION,
+                substituted=substituted,
+                seen=(planned.step + 1) * (batch if peers else batch // data_size),
+                limit=config.data.bad_sample_limit,
+                run_dir=config.run_dir,
+            )
             yield planned, split_batch(step.loaded.batch, reader.part(config).microbatches)
     finally:
         steps.close()
@@ -120,7 +131,8 @@ def evaluation_batches(
     )
     mine = range(data_rank, len(read.manifest), data_size)
     batches = [mine[start : start + batch] for start in range(0, len(mine), batch)]
-    workers = Workers(read, batches, count=config.data.workers, ahead=config.data.prefetch)
+    data = config.data
+    workers = Workers(read, batches, count=data.workers, ahead=data.prefetch, timeout_s=data.sample_timeout_s)
     try:
         yield from workers
     finally:
@@ -136,13 +148,16 @@ class _EvaluationReader:
     picture: Picture
     decoder: Decoder
 
-    def __call__(self, indices: range) -> EvaluationBatch:
-        read: list[tuple[int, str, MediaRequest]] = []
+    def __call__(self, indices: range, watch: Watch) -> EvaluationBatch:
+        read: list[tuple[int, str, NamedRequest]] = []
         left_out: dict[int, str] = {}
         for index in indices:
+            sample = in_work(self.manifest, self.task, index, position=index)
             try:
-                read.append((index, *self._read(index)))
-            except BadSample as error:
+                with watch.working_on(sample):
+                    caption, media_asked = self._read(index)
+                read.append((index, caption, NamedRequest(sample=sample, media=media_asked)))
+            except (BadSample, LostDecoder) as error:
                 left_out[index] = str(error)
             except OSError as error:
                 raise UserError(
@@ -151,8 +166,9 @@ class _EvaluationReader:
         kept: list[int] = []
         captions: list[NDArray[np.int64]] = []
         media: list[torch.Tensor] = []
-        for (index, caption, _), answer in zip(read, decoded(self.decoder, [request for _, _, request in read]), strict=True):
-            if isinstance(answer, BadMedia):
+        answers = decoded_by_name(self.decoder, [request for _, _, request in read], watch)
+        for (index, caption, _), answer in zip(read, answers, strict=True):
+            if not isinstance(answer, torch.Tensor):
                 left_out[index] = str(answer)
             else:
                 kept.append(index)

@@ -17,6 +17,7 @@ from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.draws import Purpose
 from megatron_mplug2.data.ledger import LEDGER
 from megatron_mplug2.data.sampler import Int64s, Order, Permutation
+from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.substitution import Fault
 from megatron_mplug2.errors import UserError
 
@@ -43,17 +44,21 @@ class BadSample(Exception):  # noqa: N818 (a sample's property, found while read
 
 
 def candidates(order: Order, *, seed: int, task: Task, start: int, global_batch: int, position: int) -> Iterator[int]:
-    """Substitutes for a position of the global batch that begins at `start`, best first, ATTEMPTS at most: none is in the global batch.
+    """Substitutes for a position of the global batch that begins at `start`, best first, ATTEMPTS at most: of the same dataset, and none
+    in the global batch.
 
-    The positions of a global batch take turns in one keyed permutation of the rest of the manifest, so no two get the same sample before
+    The positions of a global batch take turns in one keyed permutation of the rest of the dataset, so no two get the same sample before
     the rest is used up.
     """
-    batch = np.unique(order.at(np.arange(start, start + global_batch)).indices)
-    permutation = Permutation(order.size, Purpose.SUBSTITUTE, seed, task, start)
-    place, rest = position - start, order.size - len(batch)
+    drawn = order.at(np.arange(start, start + global_batch)).indices
+    place = position - start
+    dataset = order.dataset(int(drawn[place]))
+    batch = np.unique(drawn[(drawn >= dataset.start) & (drawn < dataset.stop)]) - dataset.start
+    permutation = Permutation(len(dataset), Purpose.SUBSTITUTE, seed, task, start)
+    rest = len(dataset) - len(batch)
     turns = chain(range(place, rest, global_batch), range(place % max(rest, 1), rest), range(rest))
     for turn in islice(turns, ATTEMPTS):
-        yield _other(permutation, batch, turn, order.size)
+        yield dataset[_other(permutation, batch, turn, len(dataset))]
 
 
 def _other(permutation: Permutation, batch: Int64s, turn: int, size: int) -> int:
@@ -72,10 +77,10 @@ def retried(read: Callable[[], T]) -> T:
     return read()
 
 
-def check_limit(*, substituted: int, seen: int, limit: float, run_dir: Path) -> None:
-    """Raises UserError where more than a share `limit` of the samples were substituted, once FEWEST_SEEN were seen."""
+def check_limit(split: Split, *, substituted: int, seen: int, limit: float, run_dir: Path) -> None:
+    """Raises UserError where more than a share `limit` of a split's samples were substituted, once FEWEST_SEEN were seen."""
     if seen >= FEWEST_SEEN and substituted > limit * seen:
         raise UserError(
-            f"{substituted} of {seen} samples were bad and substituted, more than data.bad_sample_limit={limit}: "
+            f"{substituted} of {seen} samples of data.{split} were bad and substituted, more than data.bad_sample_limit={limit}: "
             f"{run_dir / LEDGER} names them; mend the corpus or raise the limit"
         )

@@ -23,3 +23,5 @@ class StepMetrics:
     """Time that the step waited for its batch."""
     step_s: float
     """Wall time of the step, the wait included."""
+    substituted: int
+    """Bad samples so far in the run, in whose place others were taken."""

@@ -1,20 +1,19 @@
 """Pretraining: the loop over the planned steps, with validation, checkpoints and a clean stop."""
 
 import math
-from itertools import chain
-
-import torch.distributed as dist
+from dataclasses import dataclass
 
 from megatron_mplug2.checkpoint.together import together
 from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.batch import moved
 from megatron_mplug2.data.ledger import Ledger
 from megatron_mplug2.data.loader import Loader
+from megatron_mplug2.data.peers import Peers
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.state import DataState
-from megatron_mplug2.data.substitution import Substitutions, settled
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.parallel.device import device
+from megatron_mplug2.parallel.topology import Topology
 from megatron_mplug2.training import checkpoints
 from megatron_mplug2.training.engine import Engine, make_engine
 from megatron_mplug2.training.interrupt import Interrupt
@@ -34,7 +33,7 @@ def pretrain(config: RunConfig) -> None:
         engine = make_engine(config)
         begin = checkpoints.start(engine)
         state = begin.state
-        loader = _loader(engine, state)
+        data = _data(engine, state)
         with together(f"write into {config.run_dir}"):
             recorder = Recorder(config, engine.topology, state.steps if state else 0)
         with recorder:
@@ -43,45 +42,56 @@ def pretrain(config: RunConfig) -> None:
             if state:
                 recorder.note(f"going on from the checkpoint after step {state.steps} of {config.steps}")
             with checkpoints.Saver(engine, recorder.note) as saver:
-                _train(engine, loader, recorder, interrupt, saver)
+                _train(engine, data, recorder, interrupt, saver)
 
 
-def _loader(engine: Engine, state: DataState | None) -> Loader:
-    config, topology = engine.config, engine.topology
-    return Loader(
-        config,
+@dataclass(frozen=True, kw_only=True)
+class _Data:
+    """What a rank reads, with whom, and where bad samples are written down."""
+
+    loader: Loader
+    peers: Peers | None
+    ledger: Ledger | None
+
+
+def _data(engine: Engine, state: DataState | None) -> _Data:
+    topology = engine.topology
+    peers = _peers(topology)
+    ledger = Ledger(engine.config.run_dir) if topology.rank == 0 else None
+    loader = Loader(
+        engine.config,
         Split.TRAIN,
         data_rank=topology.data_rank,
         data_size=topology.data_size,
         needs_media=engine.needs_media,
         start_step=state.steps if state else 0,
         state=state,
-        agree=_agree if topology.world_size > 1 else None,
-        ledger=Ledger(config.run_dir) if topology.rank == 0 else None,
+        peers=peers,
+        ledger=ledger,
     )
+    return _Data(loader=loader, peers=peers, ledger=ledger)
 
 
-def _agree(found: Substitutions) -> Substitutions:
-    """All ranks' substitutions, the same on each."""
-    everyone: list[Substitutions] = [()] * dist.get_world_size()
-    dist.all_gather_object(everyone, found)
-    return settled(tuple(chain.from_iterable(everyone)))
+def _peers(topology: Topology) -> Peers | None:
+    if topology.world_size == 1:
+        return None
+    return Peers(topology.tensor_group if topology.tensor_size > 1 else None)
 
 
-def _train(engine: Engine, loader: Loader, recorder: Recorder, interrupt: Interrupt, saver: checkpoints.Saver) -> None:
+def _train(engine: Engine, data: _Data, recorder: Recorder, interrupt: Interrupt, saver: checkpoints.Saver) -> None:
     training, last = engine.config.training, engine.config.steps - 1
-    for planned, batches in loader:
+    for planned, batches in data.loader:
         recorder.batch_arrived()
         work = StepWork(step=planned.step, task=planned.task, phase=planned.phase, batches=[moved(batch, device()) for batch in batches])
         result = train_step(engine, work)
         _check_finite(engine, work, result)
-        recorder.step(work, result)
+        recorder.step(work, result, substituted=data.loader.substituted)
         saver.step_done()
         done, stopping = planned.step + 1, interrupt.asked_anywhere()
         if training.validate_every and not stopping and (done % training.validate_every == 0 or planned.step == last):
-            recorder.validation(planned.step, validate(engine, _agree if engine.topology.world_size > 1 else None))
+            recorder.validation(planned.step, validate(engine, data.peers, data.ledger))
         if stopping or done % training.checkpoint_every == 0 or planned.step == last:
-            saver.save(loader.state_after(planned.step))
+            saver.save(data.loader.state_after(planned.step))
         if stopping and planned.step != last:
             saver.finish()
             recorder.note(f"stopped after step {done} of {engine.config.steps}; the same command goes on from there")

@@ -35,8 +35,8 @@ class Recorder:
         """Call when the step's batch is there."""
         self._wait_s = time.monotonic() - self._marked
 
-    def step(self, work: StepWork, result: StepResult) -> None:
-        """Call when the step is done."""
+    def step(self, work: StepWork, result: StepResult, *, substituted: int) -> None:
+        """Call when the step is done. `substituted`: bad samples so far."""
         now = time.monotonic()
         self._samples.add(self._config.training.global_batch)
         metrics = StepMetrics(
@@ -49,6 +49,7 @@ class Recorder:
             samples_per_s=self._samples.per_second,
             data_wait_s=self._wait_s,
             step_s=now - self._marked,
+            substituted=substituted,
         )
         self._marked = now
         if not self._speaks:

@@ -4,7 +4,7 @@ from megatron_mplug2.config.schema import Task
 from megatron_mplug2.observability.metrics import StepMetrics
 
 
-def metrics_of(step: int, task: Task = Task.VIDEO_TEXT, **losses: float) -> StepMetrics:
+def metrics_of(step: int, task: Task = Task.VIDEO_TEXT, substituted: int = 0, **losses: float) -> StepMetrics:
     return StepMetrics(
         step=step,
         task=task,
@@ -15,4 +15,5 @@ def metrics_of(step: int, task: Task = Task.VIDEO_TEXT, **losses: float) -> Step
         samples_per_s=93.21,
         data_wait_s=0.01,
         step_s=0.5,
+        substituted=substituted,
     )

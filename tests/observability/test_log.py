@@ -32,6 +32,7 @@ def test_a_line_a_step_is_there_at_once(tmp_path: Path) -> None:
                 "samples_per_s": 93.21,
                 "data_wait_s": 0.01,
                 "step_s": 0.5,
+                "substituted": 0,
                 "loss/vlc": 3.5,
                 "loss/lm": 2.0,
             }
