@@ -40,6 +40,17 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
+class OnBadStep(StrEnum):
+    """What follows a step whose loss or gradient norm is no number, or a spike."""
+
+    STOP = "stop"
+    """The run ends before the update."""
+    SKIP = "skip"
+    """The step makes no update: weights, moments and Adam's count stay as they were, and the next step's samples follow."""
+    ROLL_BACK = "roll_back"
+    """Weights and optimizer go back to the newest checkpoint; the samples of all steps since it are left out."""
+
+
 class ParamGroup(StrEnum):
     """Groups of parameters with a learning rate and a weight decay of their own (see `training.optimizer`)."""
 
@@ -368,6 +379,19 @@ class TrainingConfig(Frozen):
     """Write checkpoints beside the next steps, from a copy in host memory as large as what the rank saves."""
     threads: int = Field(default=1, gt=0)
     """CPU threads a rank."""
+    on_bad_step: OnBadStep = OnBadStep.STOP
+    bad_step_limit: int = Field(default=3, gt=0)
+    """Bad steps in a row at which a run stops all the same."""
+    spike_factor: float = Field(default=0.0, ge=0)
+    """A step is a spike where its weighted loss or its gradient norm is more than so many times the median of its task's last steps;
+    0: none is."""
+    hang_timeout_s: float = Field(default=1800.0, ge=0, le=3600)
+    """Without progress of a rank for so long (a step's section, a batch of validation) the run is ended; 0 never. At most half of torch's
+    own limit, `parallel.topology.GROUP_TIMEOUT`."""
+    peak_tflops: float | None = Field(default=None, gt=0)
+    """Peak of one device at the run's precision, for MFU; None takes a known GPU's from `observability.efficiency`."""
+    deterministic: bool = False
+    """Bit-identical repetition on GPUs, slower; on the CPU a run repeats anyway."""
 
 
 class RunConfig(Frozen):

@@ -15,7 +15,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from megatron_mplug2.observability.sections import Position, Section
 
 FOLDER = "health"
-WAITING_IN = ("torch/distributed/", "megatron/core/distributed/", "megatron/core/pipeline_parallel/", "megatron/core/tensor_parallel/mappings")
+WAITING_IN = (
+    "torch/distributed/",
+    "megatron/core/distributed/",
+    "megatron/core/pipeline_parallel/",
+    "megatron/core/tensor_parallel/mappings",
+)
 """Files whose code at the top of a stack means: in a collective, waiting for others."""
 ROOTS = ("megatron_mplug2/", "launchers/", "data_tools/")
 

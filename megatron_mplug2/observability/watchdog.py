@@ -32,16 +32,18 @@ STACKS = "stacks"
 class Watchdog:
     """A context on every rank around all of its work. Does nothing where `limit_s` is 0."""
 
-    def __init__(
-        self, run_dir: Path, rank: int, world_size: int, clock: SectionClock, limit_s: float, ended: Callable[[str], None]
-    ) -> None:
-        """`ended` is called with the line, on the rank that says it, before the process ends."""
+    def __init__(self, run_dir: Path, rank: int, world_size: int, clock: SectionClock, limit_s: float) -> None:
         self._run_dir, self._rank, self._world_size, self._clock = run_dir, rank, world_size, clock
-        self._limit_s, self._ended = limit_s, ended
+        self._limit_s = limit_s
         self._period_s = min(limit_s / BEATS_IN_LIMIT, LONGEST_PERIOD_S)
+        self._ended: Callable[[str], None] = lambda line: None
         self._count = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def tell(self, ended: Callable[[str], None]) -> None:
+        """`ended` is called with the line, on the rank that says it, before its process ends."""
+        self._ended = ended
 
     def _watch(self) -> None:
         while not self._over.wait(self._period_s):

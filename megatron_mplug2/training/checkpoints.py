@@ -1,12 +1,12 @@
 """The run's checkpoints: going on from the newest good one, and saving the next."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from megatron_mplug2.checkpoint import commit, store
 from megatron_mplug2.checkpoint.background import BackgroundSaver
@@ -18,6 +18,9 @@ from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.state import DataState
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.training.engine import Engine
+from megatron_mplug2.training.health_state import HealthState
+
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,7 @@ class Start:
 
     state: DataState | None = None
     """None at the very beginning."""
+    health: HealthState = field(default_factory=HealthState)
     said: tuple[str, ...] = ()
     """Lines about checkpoints that were skipped."""
 
@@ -44,7 +48,7 @@ def start(engine: Engine) -> Start:
     check_resume(_config_of(found), engine.config)
     state = _data_state(found)
     store.load(found, engine.weights, engine.optimizer, engine.topology)
-    return Start(state=state, said=found.said)
+    return Start(state=state, health=health_of(found), said=found.said)
 
 
 class Saver:
@@ -58,16 +62,35 @@ class Saver:
         self._retention = Retention(last=training.keep_checkpoints, every=training.keep_every)
         self._background = BackgroundSaver() if training.async_save else None
 
-    def save(self, data: DataState) -> None:
+    def save(self, data: DataState, health: HealthState) -> None:
         """After `data.steps` steps. Collective over the world. Raises UserError where this save or the one before could not be written."""
         engine = self._engine
-        state = RunState(step=data.steps, config=resolved_yaml(engine.config), data=data.model_dump(mode="json"))
+        state = RunState(
+            step=data.steps,
+            config=resolved_yaml(engine.config),
+            data=data.model_dump(mode="json"),
+            health=health.model_dump(mode="json"),
+        )
         job = self._folder, state, engine.weights, engine.optimizer, engine.topology, self._retention
         if self._background is None:
             self._tell(store.save(*job))
         else:
             self.finish()
             self._background.save(*job)
+
+    def roll_back(self) -> store.Found:
+        """Restores weights and optimizer from the newest good checkpoint. Collective over the world.
+
+        Raises UserError where there is none.
+        """
+        self.finish()
+        engine = self._engine
+        found = store.find(self._folder)
+        if not isinstance(found, store.Found):
+            raise UserError(f"no checkpoint in {self._folder} to roll back to: lower training.checkpoint_every or optimizer.lr")
+        engine.finish_gathering()  # what is still under way would overwrite what is loaded
+        store.load(found, engine.weights, engine.optimizer, engine.topology)
+        return found
 
     def step_done(self) -> None:
         """Tells of a checkpoint that was completed beside the last steps."""
@@ -117,8 +140,17 @@ def _config_of(found: store.Found) -> RunConfig:
 
 
 def _data_state(found: store.Found) -> DataState:
+    return _validated(DataState, found.state.data, f"{found.checkpoint / store.RUN}: data")
+
+
+def health_of(found: store.Found) -> HealthState:
+    """Of the run when it was saved. Raises UserError where it is another version's."""
+    return _validated(HealthState, found.state.health, f"{found.checkpoint / store.RUN}: health")
+
+
+def _validated(kind: type[M], values: Mapping[str, JsonValue], source: str) -> M:
     try:
-        return DataState.model_validate(found.state.data)
+        return kind.model_validate(values)
     except ValidationError as error:
         place = ".".join(map(str, error.errors()[0]["loc"]))
-        raise UserError(f"{found.checkpoint / store.RUN}: data.{place}: {error.errors()[0]['msg']}; it is another version's") from None
+        raise UserError(f"{source}.{place}: {error.errors()[0]['msg']}; it is another version's") from None
