@@ -81,8 +81,8 @@ class Recorder:
             step_s=step_s,
             substituted=substituted,
             bad=result.bad.reason if result.bad else None,
-            module_grad_norms=result.norms.gradients if result.norms else {},
-            module_weight_norms=result.norms.weights if result.norms else {},
+            module_grad_norms=dict(result.norms.gradients) if result.norms else {},
+            module_weight_norms=dict(result.norms.weights) if result.norms else {},
         )
         if self._speaks:
             self._progress.update(metrics)
@@ -104,7 +104,7 @@ class Recorder:
         self._marked = time.monotonic()
 
     def rolled_back(self, back: RolledBack) -> None:
-        """Call before the bad step is told to `step`."""
+        """Call after the bad step was told to `step`."""
         self.productive_s = back.productive_s
         if self._speaks:
             self._history.rolled_back(self._done, back.steps)

@@ -14,6 +14,8 @@ from megatron_mplug2.errors import UserError
 from megatron_mplug2.models.build import LOG_TEMPERATURE
 from megatron_mplug2.training import checkpoints
 from megatron_mplug2.training.engine import Engine, make_engine
+from megatron_mplug2.training.guard import Guard
+from megatron_mplug2.training.health_state import HealthState
 from megatron_mplug2.training.step import train_step
 from tests.ranks import run_ranks
 from tests.training import cases
@@ -31,7 +33,7 @@ def save(config: RunConfig, steps: list[int]) -> None:
     engine = make_engine(config)
     with checkpoints.Saver(engine, print) as saver:
         for step in steps:
-            saver.save(data_state(step))
+            saver.save(data_state(step), HealthState())
 
 
 def started(config: RunConfig) -> checkpoints.Start | str:
@@ -64,7 +66,7 @@ def save_as_another_version(config: RunConfig) -> None:
     text = resolved_yaml(config) + "experts: 8\nqueue: 7\n"
     setattr(checkpoints, "resolved_yaml", lambda config: text)  # noqa: B010 (not exported)
     with checkpoints.Saver(engine, print) as saver:
-        saver.save(data_state(1))
+        saver.save(data_state(1), HealthState())
 
 
 def test_a_setting_of_another_version_is_named_in_one_line(tmp_path: Path) -> None:
@@ -144,9 +146,9 @@ def test_a_run_goes_on_at_another_precision(tmp_path: Path, saved: Precision, lo
 
 def trained_and_saved(config: RunConfig) -> Weights:
     engine = make_engine(config)
-    train_step(engine, cases.work(config, 0, Task.IMAGE_TEXT, 0, 1))
+    train_step(engine, cases.work(config, 0, Task.IMAGE_TEXT, 0, 1), Guard(config, {}))
     with checkpoints.Saver(engine, print) as saver:
-        saver.save(data_state(1))
+        saver.save(data_state(1), HealthState())
     return _state(engine)
 
 

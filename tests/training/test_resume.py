@@ -67,11 +67,12 @@ def _started(config: RunConfig) -> ForkProcess:
 
 
 def _figures(config: RunConfig) -> dict[int, dict[str, float | str]]:
-    """What metrics.jsonl says of each step, without what is time."""
+    """What metrics.jsonl says of each training step, without what is time."""
     path = config.run_dir / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     steps = [json.loads(line) for line in lines if line.endswith("\n")]
-    return {step["step"]: {name: value for name, value in step.items() if not name.endswith("_s")} for step in steps}
+    training = [step for step in steps if step["kind"] == "train"]
+    return {step["step"]: {name: value for name, value in step.items() if not name.endswith("_s")} for step in training}
 
 
 def _tensors(config: RunConfig) -> dict[str, torch.Tensor]:

@@ -5,16 +5,15 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from megatron_mplug2.checkpoint.optimizer_state import held_states
 from megatron_mplug2.config.schema import LayoutConfig, Task
-from megatron_mplug2.training import step as step_module
-from megatron_mplug2.training.engine import Engine, make_engine
+from megatron_mplug2.training.engine import make_engine
 from megatron_mplug2.training.guard import Guard
-from megatron_mplug2.training.step import ModuleNorms, StepLosses, StepWork, train_step
+from megatron_mplug2.training.step import ModuleNorms, train_step
 from tests.ranks import run_ranks
 from tests.training import cases
+from tests.training.faults import fault_at, put_nan
 
 TASKS = (Task.IMAGE_TEXT, Task.TEXT, Task.VIDEO_TEXT)
 LAYOUTS = {
@@ -22,18 +21,6 @@ LAYOUTS = {
     "dp2 zero1 overlapped": LayoutConfig(data=2, overlap_grad_reduce=True, overlap_param_gather=True),
     "pp2": LayoutConfig(pipeline=2),
 }
-
-
-def put_nan_on_last_rank(engine: Engine, work: StepWork) -> StepLosses:
-    """Into the gradient of one number that other tensor-parallel ranks hold too: that of a norm."""
-    losses = REAL_BACKWARD(engine, work)
-    if work.step == 1 and dist.get_rank() == dist.get_world_size() - 1:
-        replicated = next(weight for weight in engine.weights if weight.partition_dim is None and "norm" in weight.name)
-        replicated.param.main_grad.view(-1)[-1] = math.nan
-    return losses
-
-
-REAL_BACKWARD = step_module.backward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,16 +31,16 @@ class Trained:
 
 
 def train(layout: LayoutConfig, steps: tuple[int, ...]) -> Trained:
-    setattr(step_module, "backward", put_nan_on_last_rank)  # noqa: B010 (a fault, in this process only)
-    config = cases.config(layout)
+    config = cases.config(layout, microbatch=8)
     engine = make_engine(config)
     cases.randomise(engine.weights, engine.topology)
     engine.optimizer.reload_model_params()
     guard, bad = Guard(config, {}), []
-    for step in steps:
-        work = cases.work(config, step, TASKS[step], engine.topology.data_rank, engine.topology.data_size)
-        if train_step(engine, work, guard).bad:
-            bad.append(step)
+    with fault_at(step=1, rank=1, fault=put_nan):
+        for step in steps:
+            work = cases.work(config, step, TASKS[step], engine.topology.data_rank, engine.topology.data_size)
+            if train_step(engine, work, guard).bad:
+                bad.append(step)
     engine.finish_gathering()
     held = held_states(engine.optimizer).values()
     states = [tensor for one in held for tensor in (one.values, *one.states.values(), one.step) if tensor is not None]
