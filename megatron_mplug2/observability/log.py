@@ -49,8 +49,8 @@ class RunLog:
             if values[name] is not None:
                 self._board.add_scalar(f"use/{name}", values[name], metrics.step)
         for section, time in metrics.sections.items():
-            self._board.add_scalar(f"seconds/{section}/median", time.median, metrics.step)
-            self._board.add_scalar(f"seconds/{section}/slowest", time.slowest, metrics.step)
+            self._board.add_scalar(f"seconds/{section.tag}/median", time.median, metrics.step)
+            self._board.add_scalar(f"seconds/{section.tag}/slowest", time.slowest, metrics.step)
 
     def validation(self, step: int, values: Mapping[str, float]) -> None:
         """Named figures of a validation that follows a step, such as `image_text/loss/vlc`."""

@@ -28,6 +28,11 @@ class Section(StrEnum):
     CHECKPOINT = "checkpoint"
 
     @property
+    def tag(self) -> str:
+        """A name for TensorBoard, which has no blanks in names."""
+        return self.value.replace(" ", "_")
+
+    @property
     def place(self) -> int:
         """Its number in the order of a step."""
         return _PLACES[self]

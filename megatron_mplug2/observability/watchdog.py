@@ -89,7 +89,7 @@ class Watchdog:
 
     def _say(self, culprit: Culprit) -> None:
         stacks = _stacks_path(self._run_dir, culprit.rank)
-        where = f"is silent since {culprit.doing}" if culprit.silent else f"is stuck in {culprit.doing}"
+        where = f"is silent, last seen in {culprit.doing}" if culprit.silent else f"is stuck in {culprit.doing}"
         line = f"rank {culprit.rank} of {self._world_size} {where}: no progress for {self._limit_s:g} s (training.hang_timeout_s)"
         with suppress(OSError):
             sys.stderr.write(stacks.read_text())

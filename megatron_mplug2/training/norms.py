@@ -28,18 +28,18 @@ def module_of(name: str) -> Module:
     return Module.TEMPORAL if ".temporal." in name else Module(name.split(".")[0])
 
 
-def gradient_norms(engine: Engine) -> dict[Module, float]:
-    """Of the whole step's gradients, once the optimizer has prepared them and before they are clipped. Collective over the world."""
+def gradient_norms(engine: Engine) -> dict[str, float]:
+    """By name of the module: of the whole step's gradients, once the optimizer has prepared them and before they are clipped. Collective over the world."""
     return _norms(engine, lambda main: main.grad)
 
 
-def weight_norms(engine: Engine) -> dict[Module, float]:
+def weight_norms(engine: Engine) -> dict[str, float]:
     """Of the numbers that the optimizer updates (fp32). Collective over the world."""
     return _norms(engine, lambda main: main.detach())
 
 
 @torch.no_grad()
-def _norms(engine: Engine, values: Callable[[torch.Tensor], torch.Tensor | None]) -> dict[Module, float]:
+def _norms(engine: Engine, values: Callable[[torch.Tensor], torch.Tensor | None]) -> dict[str, float]:
     """One reduction over the ranks among which the optimizer has split or shared out the weights."""
     squares = torch.zeros(len(Module), dtype=torch.float64, device=device())
     places = {module: place for place, module in enumerate(Module)}
@@ -48,7 +48,7 @@ def _norms(engine: Engine, values: Callable[[torch.Tensor], torch.Tensor | None]
         if found is not None and found.numel():
             squares[places[module_of(name)]] += torch.linalg.vector_norm(found.float()).double() ** 2
     dist.all_reduce(squares, group=engine.optimizer.get_grad_stats_parallel_group())
-    return dict(zip(Module, squares.sqrt().tolist(), strict=True))
+    return {module.value: norm for module, norm in zip(Module, squares.sqrt().tolist(), strict=True)}
 
 
 def _counted(engine: Engine) -> Iterator[tuple[str, torch.Tensor]]:

@@ -81,8 +81,8 @@ class Recorder:
             step_s=step_s,
             substituted=substituted,
             bad=result.bad.reason if result.bad else None,
-            module_grad_norms=dict(result.norms.gradients) if result.norms else {},
-            module_weight_norms=dict(result.norms.weights) if result.norms else {},
+            module_grad_norms=result.norms.gradients if result.norms else {},
+            module_weight_norms=result.norms.weights if result.norms else {},
         )
         if self._speaks:
             self._progress.update(metrics)

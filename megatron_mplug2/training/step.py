@@ -17,7 +17,7 @@ from megatron_mplug2.parallel.device import device
 from megatron_mplug2.training import contrast
 from megatron_mplug2.training.engine import Engine
 from megatron_mplug2.training.guard import BadStep, Guard
-from megatron_mplug2.training.norms import Module, gradient_norms, weight_norms
+from megatron_mplug2.training.norms import gradient_norms, weight_norms
 from megatron_mplug2.training.passes import run_features, run_microbatches
 
 _OBJECTIVES = tuple(Objective)
@@ -43,9 +43,9 @@ class StepLosses:
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleNorms:
-    gradients: dict[Module, float]
+    gradients: dict[str, float]
     """Before clipping."""
-    weights: dict[Module, float]
+    weights: dict[str, float]
     """After the update."""
 
 
@@ -69,7 +69,7 @@ def train_step(engine: Engine, work: StepWork, guard: Guard, *, by_module: bool 
     """
     values = backward(engine, work)
     engine.clock.enter(Section.OPTIMIZER)
-    gradients: dict[Module, float] = {}
+    gradients: dict[str, float] = {}
     found: list[BadStep] = []
 
     def accept(norm: float) -> bool:

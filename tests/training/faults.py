@@ -38,7 +38,7 @@ def fault_at(step: int, rank: int, fault: Fault) -> Iterator[None]:
 def put_nan(engine: Engine) -> None:
     """Into the gradient of a norm, which tensor-parallel ranks hold all."""
     weight = next(weight for weight in engine.weights if weight.partition_dim is None and "norm" in weight.name)
-    weight.param.main_grad.view(-1)[-1] = math.nan
+    weight.param.main_grad.view(-1)[-1] = math.nan  # type: ignore[attr-defined] # Megatron-Core's
 
 
 def hang(engine: Engine) -> None:

@@ -76,11 +76,6 @@ def test_a_run_goes_back_to_the_newest_checkpoint(corpus: Path, tmp_path: Path, 
     assert "; back to the weights after step 3, without the samples of 2 steps" in capfd.readouterr().err
     assert left_out(config, 5) == left_out(config, 10) == [(3, 4)], "saved at once, for a resume"
     assert history(config) == [("start", 0, 0), ("roll back", 5, 2), ("end", 10, "finished")]
-    never = text_run(corpus, tmp_path / "never", "training.on_bad_step=skip", "training.bad_step_limit=9")
-    with fault_at(3, rank=1, fault=put_nan), fault_at(4, rank=0, fault=put_nan):
-        launch(never, loop.pretrain)
-    after, expected = lines(config), lines(never)
-    assert {step: after[step] for step in range(5, 10)} == {step: expected[step] for step in range(5, 10)}, "as if 3 and 4 had not been"
     summary = json.loads((config.run_dir / "run_summary.json").read_text())
     assert (summary["step"], summary["lost_steps"], summary["steps_left_out"], summary["end"]) == (10, 2, 2, "finished")
     assert 0 < summary["effective_training_time"] < 1
@@ -93,6 +88,22 @@ def test_bad_steps_that_end_a_run(corpus: Path, tmp_path: Path) -> None:
         launch(stops, loop.pretrain)
     assert commit.latest(store.checkpoint_folder(stops.run_dir)) == 3
     assert history(stops)[-1][2].startswith(f"UserError: step 4 (text): {REASON}")
+
+
+@pytest.mark.long
+def test_a_run_that_went_back_is_as_if_the_steps_since_had_not_been(corpus: Path, tmp_path: Path) -> None:
+    config = text_run(corpus, tmp_path / "run", "training.on_bad_step=roll_back")
+    with fault_at(4, rank=1, fault=put_nan):
+        launch(config, loop.pretrain)
+    never = text_run(corpus, tmp_path / "never", "training.on_bad_step=skip", "training.bad_step_limit=9")
+    with fault_at(3, rank=1, fault=put_nan), fault_at(4, rank=0, fault=put_nan):
+        launch(never, loop.pretrain)
+    after, expected = lines(config), lines(never)
+    assert {step: after[step] for step in range(5, 10)} == {step: expected[step] for step in range(5, 10)}, "as if 3 and 4 had not been"
+
+
+@pytest.mark.long
+def test_bad_steps_that_cannot_be_mended(corpus: Path, tmp_path: Path) -> None:
     early = text_run(corpus, tmp_path / "early", "training.on_bad_step=roll_back")
     with fault_at(1, rank=0, fault=put_nan), pytest.raises(UserError, match=r"^no checkpoint in .* to roll back to"):
         launch(early, loop.pretrain)

@@ -81,7 +81,7 @@ def test_modules_make_up_the_whole_norm(of_one_process: list[tuple[float, Module
     for task, (whole, by_module) in zip(TASKS, of_one_process, strict=True):
         assert math.hypot(*by_module.gradients.values()) == pytest.approx(whole, rel=1e-5)
         assert all(norm > 0 for norm in by_module.weights.values())
-        assert (by_module.gradients["temporal"] > 0) == (task is Task.VIDEO_TEXT)  # type: ignore[index]
+        assert (by_module.gradients["temporal"] > 0) == (task is Task.VIDEO_TEXT)
 
 
 @pytest.mark.parametrize(
