@@ -1,8 +1,9 @@
-"""Which steps are bad: a loss or gradient that is no number, or a spike over what the task's last steps had."""
+"""What all ranks agree on before each update: whether the step is bad (a loss or gradient that is no number, or a spike), and whether
+somebody wants the run to stop."""
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from statistics import median
@@ -52,8 +53,11 @@ class BadStep:
 class Guard:
     """Sees every step before its update."""
 
-    def __init__(self, config: RunConfig, recent: Recent) -> None:
-        """`recent`: of the checkpoint that the run goes on from."""
+    def __init__(self, config: RunConfig, recent: Recent, asked: Callable[[], bool] = lambda: False) -> None:
+        """`recent`: of the checkpoint that the run goes on from. `asked`: whether this rank was asked to stop."""
+        self._asked = asked
+        self.stopping = False
+        """Whether a rank had been asked to stop at the last judgement; the same on all ranks."""
         self._factor = config.training.spike_factor
         objectives = config.objectives
         self._weights = {
@@ -76,7 +80,7 @@ class Guard:
         leaves out what other ranks hold too.
         """
         seen = Seen(loss=sum(self._weights[name] * loss for name, loss in losses.items()), grad_norm=grad_norm)
-        fault = _worst(self._own_fault(task, seen) if finite_here else Fault.NO_NUMBER)
+        fault = self._agreed(self._own_fault(task, seen) if finite_here else Fault.NO_NUMBER)
         shown = f"gradient norm {grad_norm:.4g}, losses " + ", ".join(f"{name} {loss:.4g}" for name, loss in losses.items())
         if fault is Fault.NO_NUMBER:
             return BadStep(reason=f"a loss or gradient is no number ({shown})")
@@ -84,6 +88,17 @@ class Guard:
             return BadStep(reason=f"a spike ({shown}; {self._usual(task)})")
         self._recent[task].append(seen)
         return None
+
+    def _agreed(self, fault: Fault) -> Fault:
+        """The worst of all ranks: replicas' norms may differ in the last bit, so that one alone may be over the limit.
+
+        One reduction for both questions, where the gradient norm has just been waited for.
+        """
+        everyones = torch.tensor([int(fault), int(self._asked())], device=device())
+        dist.all_reduce(everyones, op=dist.ReduceOp.MAX)
+        worst, stopping = everyones.tolist()
+        self.stopping = bool(stopping)
+        return Fault(worst)
 
     def _own_fault(self, task: Task, seen: Seen) -> Fault:
         if not (math.isfinite(seen.loss) and math.isfinite(seen.grad_norm)):
@@ -100,10 +115,3 @@ class Guard:
     def _usual(self, task: Task) -> str:
         loss, grad_norm = self._medians(task)
         return f"usual: gradient norm {grad_norm:.4g}, weighted loss {loss:.4g}; training.spike_factor={self._factor:g}"
-
-
-def _worst(fault: Fault) -> Fault:
-    """Of all ranks: replicas' norms may differ in the last bit, so that one alone may be over the limit."""
-    worst = torch.tensor([int(fault)], device=device())
-    dist.all_reduce(worst, op=dist.ReduceOp.MAX)
-    return Fault(int(worst.item()))

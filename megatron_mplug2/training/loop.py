@@ -107,8 +107,8 @@ class _Training:
         saver: checkpoints.Saver,
         health: HealthState,
     ) -> None:
-        self._engine, self._data, self._recorder, self._interrupt, self._saver = engine, data, recorder, interrupt, saver
-        self._guard = Guard(engine.config, health.recent)
+        self._engine, self._data, self._recorder, self._saver = engine, data, recorder, saver
+        self._guard = Guard(engine.config, health.recent, interrupt.asked)
         self._bad_steps = BadSteps(engine.config, health, saver, recorder.note)
 
     def run(self, first: int) -> None:
@@ -118,7 +118,7 @@ class _Training:
         for planned, batches in self._data.loader:
             self._recorder.batch_arrived()
             rolled_back = self._step(planned, batches)
-            stopping = self._interrupt.asked_anywhere()
+            stopping = self._guard.stopping
             self._validate(planned.step, stopping)
             if stopping or rolled_back or (planned.step + 1) % self._engine.config.training.checkpoint_every == 0 or planned.step == last:
                 self._save(planned.step)

@@ -29,7 +29,10 @@ def module_of(name: str) -> Module:
 
 
 def gradient_norms(engine: Engine) -> dict[str, float]:
-    """By name of the module: of the whole step's gradients, once the optimizer has prepared them and before they are clipped. Collective over the world."""
+    """By the module's name: of the whole step's gradients, once the optimizer has prepared them and before they are clipped.
+
+    Collective over the world.
+    """
     return _norms(engine, lambda main: main.grad)
 
 
