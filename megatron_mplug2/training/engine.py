@@ -57,10 +57,9 @@ class Engine:
             self.ddp.start_param_sync(force_sync=True)
 
     def gradients_are_finite(self) -> bool:
-        """All of this rank's own, replicas too."""
-        buffers = [buffer.grad_data for buffer in self.ddp.buffers]
-        largest = [torch.linalg.vector_norm(grads, float("inf")) for grads in buffers if grads.numel()]
-        return bool(torch.stack(largest).isfinite().all()) if largest else True
+        """All of this rank's own, replicas too. By their sum, the quickest to compute: only sums over 3e38 would be taken for infinite."""
+        sums = [buffer.grad_data.sum() for buffer in self.ddp.buffers]
+        return bool(torch.stack(sums).isfinite().all()) if sums else True
 
     def update(self, step: int, accept: Callable[[float], bool] = lambda norm: True) -> tuple[float, float]:
         """One optimizer step from the gradients that the schedule has left. Returns the gradient norm before clipping and the rate.
