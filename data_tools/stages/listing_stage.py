@@ -12,6 +12,7 @@ from data_tools.splits import Split
 from data_tools.stages.listing import CHUNK, LISTING, chunk_name, finish_listing, write_chunk
 from data_tools.stages.pool import Faults, Slot
 from data_tools.stages.work_folder import Asked, WorkFolder
+from megatron_mplug2.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class Corpus:
 
     def samples(self) -> Iterator[Sample]:
         """In the corpus's order. Raises UserError for an unknown source, and as the source does."""
-        return named(self.source, self.split).samples(self.annotation, self.media)
+        return named(self.source, self.split).samples(self.annotation, self.media.absolute())  # a listing may be read from another folder
 
     @property
     def asked(self) -> Asked:
@@ -41,7 +42,17 @@ class Chunk:
     samples: tuple[Sample, ...]
 
 
-Look = Callable[[Sample, WorkFolder], Sample]
+@dataclass(frozen=True, kw_only=True)
+class Spot:
+    """Where what is written of a sample goes."""
+
+    folder: WorkFolder
+    chunk: int
+    number: int
+    """In its chunk."""
+
+
+Look = Callable[[Sample, Spot], Sample]
 """Looks into a sample that is not left out yet; gives it with what was found, or with a fault."""
 
 
@@ -53,6 +64,8 @@ class ListingStage:
     corpus: Corpus
     settings: Asked
     look: Look
+    chunk: int = CHUNK
+    """Samples of a piece."""
     last_file: str = LISTING
 
     @property
@@ -62,7 +75,9 @@ class ListingStage:
     def pieces(self) -> Iterator[Chunk]:
         samples = self.corpus.samples()
         for number in count():
-            if not (chunk := tuple(islice(samples, CHUNK))):
+            if not (chunk := tuple(islice(samples, self.chunk))):
+                if number == 0:
+                    raise UserError(f"no sample in {self.corpus.annotation}: it is empty, or not what `{self.corpus.source}` reads")
                 return
             yield Chunk(number=number, samples=chunk)
 
@@ -72,13 +87,13 @@ class ListingStage:
     def make(self, piece: Chunk, folder: WorkFolder, faults: Faults, slot: Slot) -> None:
         looked = []
         for number, sample in enumerate(piece.samples):
+            slot.enter(number)
             if sample.fault:
                 looked.append(sample)
             elif fault := faults.get(number):
                 looked.append(sample.without(fault.reason, fault.detail))
             else:
-                slot.enter(number)
-                looked.append(self.look(sample, folder))
+                looked.append(self.look(sample, Spot(folder=folder, chunk=piece.number, number=number)))
         slot.leave()
         write_chunk(folder, piece.number, looked)
 
