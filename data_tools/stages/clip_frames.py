@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
+from statistics import median_low
 from types import TracebackType
 
 import av
@@ -37,6 +39,8 @@ class ClipTimes:
     """From the first frame's beginning to the last one's end."""
     rate: Fraction
     """Frames a second on average."""
+    gap: Fraction
+    """Seconds between two frames, the median."""
 
 
 class ClipFrames:
@@ -100,12 +104,16 @@ class ClipFrames:
         known = sorted((pts, duration) for pts, duration in packets if pts is not None)
         self._counted = self._container.format.name in _NO_TIMES or len(known) < len(packets) or not tick
         if self._counted:
-            return ClipTimes(frames=frames, start=Fraction(0), last=(len(packets) - 1) / said, seconds=len(packets) / said, rate=said)
+            return ClipTimes(
+                frames=frames, start=Fraction(0), last=(len(packets) - 1) / said, seconds=len(packets) / said, rate=said, gap=1 / said
+            )
         (first, _), (last, duration) = known[0], known[-1]
         seconds = (last - first) * tick + (duration * tick or 1 / said)
+        gaps = [(after - before) * tick for (before, _), (after, _) in pairwise(known)]
+        gap = median_low(gaps) if gaps else seconds
         counted = max((len(packets) / seconds).limit_denominator(1001), Fraction(1, 1001))
         rate = said if abs(said / counted - 1) <= _SAME_RATE else counted
-        return ClipTimes(frames=frames, start=first * tick, last=(last - first) * tick, seconds=seconds, rate=rate)
+        return ClipTimes(frames=frames, start=first * tick, last=(last - first) * tick, seconds=seconds, rate=rate, gap=gap)
 
 
 def _open(data: bytes) -> tuple[av.container.InputContainer, av.VideoStream]:

@@ -74,7 +74,7 @@ def _slots(clip: ClipFrames, slots: int, rate: Fraction) -> Iterator[av.VideoFra
 
     A frame counts as on show half a frame early, so that time stamps rounded to milliseconds lead to no doubled and dropped frames.
     """
-    early = min(1 / rate, 1 / clip.times.rate) / 2
+    early = min(1 / rate, clip.times.gap) / 2
     shown: av.VideoFrame | None = None
     sound = given = 0
     at = Fraction(0)

@@ -14,7 +14,17 @@ from data_tools.sample import Sample
 from data_tools.stages.choices import Duplicates
 from data_tools.stages.duplicates import Verdict, verdicts
 from data_tools.stages.held_out import HeldOut
-from data_tools.stages.listing import LISTING, ChunkFile, ListingHeader, chunk_name, finish_listing, read_chunk, read_listing, write_chunk
+from data_tools.stages.listing import (
+    LISTING,
+    ChunkFile,
+    ListingHeader,
+    chunk_name,
+    finish_listing,
+    listing_digest,
+    read_chunk,
+    read_listing,
+    write_chunk,
+)
 from data_tools.stages.pool import Faults, Slot
 from data_tools.stages.rules import Rules, obeying
 from data_tools.stages.work_folder import Asked, WorkFolder
@@ -52,7 +62,7 @@ class FilterStage:
     def asked(self) -> Asked:
         of_all = {"listing": str(self.listing.absolute()), "duplicates": self.duplicates.value, "look distance": str(self.look_distance)}
         tests = {f"test {place.absolute()}": _digest(place) for place in self.tests}
-        return of_all | {"listing sha256": _digest(self.listing)} | self.rules.settings | tests
+        return of_all | {"listing sha256": listing_digest(self.listing)} | self.rules.settings | tests
 
     def pieces(self) -> Iterator[FilterChunk]:
         header = ListingHeader.load(self.listing)
@@ -98,11 +108,12 @@ def _names(piece: FilterChunk, listing: Path) -> dict[int | str, str]:
 
 
 def _digest(place: Path) -> str:
-    """Of a listing's header, or of the manifests of shards, which stand for all that is below; of nothing, where there are none."""
-    files = [place / LISTING] if (place / LISTING).exists() else sorted(place.rglob(MANIFEST))
+    """Of a listing, or of the manifests of shards, which stand for all that is below. Raises UserError where they cannot be read."""
+    if (place / LISTING).exists():
+        return listing_digest(place)
     digest = hashlib.sha256()
     try:
-        for file in files:
+        for file in sorted(place.rglob(MANIFEST)):
             digest.update(file.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {place}: {error.strerror or error}") from None

@@ -91,6 +91,14 @@ def finish_listing(folder: WorkFolder, asked: Asked, names: Sequence[str]) -> No
         file.write(header.to_json())
 
 
+def listing_digest(folder: Path) -> str:
+    """SHA-256 of its header, which stands for every sample in it. Raises UserError where it cannot be read."""
+    try:
+        return hashlib.sha256((folder / LISTING).read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {folder / LISTING}: {error.strerror}; probe the corpus first, or run its stage to the end") from None
+
+
 def read_listing(folder: Path) -> Iterator[Sample]:
     """Every sample, also those that are left out. Raises UserError as `ListingHeader.load` and `read_chunk` do."""
     for chunk in ListingHeader.load(folder).chunks:

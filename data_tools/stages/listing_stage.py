@@ -1,6 +1,5 @@
 """A stage that looks at a corpus a chunk of samples at a time and writes a listing."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
@@ -9,7 +8,7 @@ from pathlib import Path
 from data_tools.sample import Sample
 from data_tools.sources.registry import source as named
 from data_tools.splits import Split
-from data_tools.stages.listing import CHUNK, LISTING, chunk_name, finish_listing, write_chunk
+from data_tools.stages.listing import CHUNK, LISTING, chunk_name, finish_listing, listing_digest, write_chunk
 from data_tools.stages.pool import Faults, Slot
 from data_tools.stages.work_folder import Asked, WorkFolder
 from megatron_mplug2.errors import UserError
@@ -33,7 +32,7 @@ class Corpus:
     def asked(self) -> Asked:
         """Names and size of what is read: enough to tell another corpus, or one that has grown, from the one begun with."""
         places = {"annotation": str(self.annotation.absolute()), "media": str(self.media.absolute())}
-        return {"source": self.source, "split": self.split.value} | places | {"annotation bytes": _size(self.annotation)}
+        return {"source": self.source, "split": self.split.value} | places | dict(_state(self.annotation))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +100,11 @@ class ListingStage:
         finish_listing(folder, {"stage": self.name} | dict(self.asked), files)
 
 
-def _size(annotation: Path) -> str:
-    """Of a file, or of a listing's header; empty for other folders and where there is nothing."""
+def _state(annotation: Path) -> Asked:
+    """What changes with a file or a listing; nothing for other folders and where there is nothing."""
+    if annotation.is_dir():
+        return {"listing sha256": listing_digest(annotation)} if (annotation / LISTING).exists() else {}
     try:
-        return str(os.stat(annotation / LISTING if annotation.is_dir() else annotation).st_size)
-    except OSError:
-        return ""
+        return {"annotation bytes": str(annotation.stat().st_size)}
+    except OSError:  # the source tells it better
+        return {}
