@@ -54,7 +54,7 @@ def test_variable_rate_becomes_constant() -> None:
     ten = levels(encode_clip(clip, Recipe(fps=10)))
     assert near(ten, [20] + [100] * 9 + [140] + [180] * 9)
     with ClipFrames(encode_clip(clip, Recipe(fps=10))) as anew:
-        assert (anew.times.rate, anew.times.start, anew.times.seconds) == (10, 0, 2)
+        assert (float(anew.times.rate), float(anew.times.start), float(anew.times.seconds)) == (10.0, 0.0, 2.0)
 
 
 def test_rates_up_and_down() -> None:
@@ -158,8 +158,8 @@ def test_damage() -> None:
 
 
 def test_a_clip_that_claims_to_last_for_days() -> None:
-    clip = grey_steps([0, 40, 2_000_000_000], [50, 60, 70])
-    with pytest.raises(BadMedia, match=r"2000000 s long: .* frames"):
+    clip = grey_steps([0, 40, 60_000_000], [50, 60, 70])
+    with pytest.raises(BadMedia, match=r"60000 s long: .* frames"):
         encode_clip(clip, Recipe(fps=25))
 
 

@@ -210,8 +210,8 @@ def test_near_hashes_are_those_of_a_search_through_all(distance: int) -> None:
     numbers = random.Random(distance)
     hashes = [numbers.getrandbits(64) for _ in range(60)]
     for _ in range(240):  # near others, at and around the distance
-        bits = numbers.sample(range(64), max(0, distance + numbers.randrange(-1, 2)))
-        hashes.append(numbers.choice(hashes) ^ sum(1 << bit for bit in bits))
+        flipped = numbers.sample(range(64), max(0, distance + numbers.randrange(-1, 2)))
+        hashes.append(numbers.choice(hashes) ^ sum(1 << bit for bit in flipped))
     index = NearHashes(distance)
     for number, bits in enumerate(hashes):
         slow = next((other for other in range(number) if (hashes[other] ^ bits).bit_count() <= distance), None)
