@@ -20,8 +20,10 @@ REQUIRES = [
     "rich>=13.9",
     "pycocoevalcap>=1.2",
 ]
+DALI = ["nvidia-dali-cuda130>=2.4"]  # runs without a GPU too
 EXTRAS = {
-    "dev": ["pytest>=8.0", "pytest-timeout>=2.3", "ruff>=0.9", "mypy>=1.14", "pre-commit>=4.0"],
+    "dali": DALI,
+    "dev": [*DALI, "pytest>=8.0", "pytest-timeout>=2.3", "ruff>=0.9", "mypy>=1.14", "pre-commit>=4.0"],
     "hf": ["transformers>=5.0", "safetensors>=0.5"],
 }
 

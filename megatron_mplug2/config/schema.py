@@ -193,6 +193,35 @@ class SplitConfig(Frozen):
         return folders
 
 
+class DecoderChoice(StrEnum):
+    """What decodes pictures and clips; the frames are the same, the pixels nearly."""
+
+    AUTO = "auto"
+    """DALI on a GPU where it is installed and `data.workers` is 0 (worker processes cannot use a GPU), else PyAV."""
+    PYAV = "pyav"
+    """PyAV (FFmpeg) and PIL, on the CPU."""
+    DALI = "dali"
+    """NVIDIA DALI: on a GPU with `data.workers` 0, else on the CPU; PyAV decodes what it cannot."""
+
+
+class ResizeFilter(StrEnum):
+    """How a frame becomes a square."""
+
+    BICUBIC = "bicubic"
+    """Antialiased."""
+    NEAREST = "nearest"
+    """torch's "nearest", not antialiased."""
+
+
+class RandAugmentConfig(Frozen):
+    """Operations on the pixels of a training sample, the same on all frames of a clip."""
+
+    operations: int = Field(default=0, ge=0)
+    """How many, one after the other; released: 2 [CODE]."""
+    magnitude: int = Field(default=5, ge=0, le=10)  # [CODE] clips; pictures 7
+    """Strength of each, of 10."""
+
+
 class DataConfig(Frozen):
     vocab: Path
     """WordPiece vocabulary, one piece a line (bert-base-uncased's, or one trained by `mplug2 data`)."""
@@ -209,6 +238,10 @@ class DataConfig(Frozen):
     """Area of the random crop in training, as a share of the picture; one crop for all frames of a clip."""
     flip: bool = False
     """Mirror half of the training samples. Off by default: captions name directions."""
+    randaugment: RandAugmentConfig = RandAugmentConfig()
+    test_transform: ResizeFilter = ResizeFilter.BICUBIC
+    """How clips of validation and test are resized. The released code takes the nearest pixel: for figures to compare with its own."""
+    decoder: DecoderChoice = DecoderChoice.AUTO
     workers: int = Field(default=1, ge=0)
     """Decoding processes a rank; 0 decodes in the training process."""
     prefetch: int = Field(default=4, gt=0)

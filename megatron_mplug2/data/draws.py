@@ -21,6 +21,7 @@ class Purpose(StrEnum):
     SUBSTITUTE = "substitute"
     VIEW = "view"
     FRAMES = "frames"
+    RANDAUGMENT = "randaugment"
     CAPTION = "caption"
     TARGET_CAPTION = "target_caption"
     QUESTIONS = "questions"
