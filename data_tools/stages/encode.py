@@ -14,8 +14,9 @@ from av.codec.context import Flags
 from av.error import FFmpegError
 
 from data_tools.stages.choices import Encoder
-from data_tools.stages.clip_frames import ClipFrames
+from data_tools.stages.clip_times import ClipTimes, clip_times, sound_frames
 from megatron_mplug2.data.bad_media import MAX_PIXELS, BadMedia
+from megatron_mplug2.data.video_file import VideoFile
 from megatron_mplug2.errors import UserError
 
 MOST_FRAMES = 1 << 18
@@ -48,16 +49,17 @@ def encode_clip(data: bytes, recipe: Recipe) -> bytes:
     The software encoders give the same bytes for the same clip on any number of cores. Raises BadMedia for a clip that cannot be decoded,
     is too long, or has lost too many frames; UserError where the encoder cannot be opened on this machine.
     """
-    with ClipFrames(data) as clip:
-        rate = Fraction(recipe.fps).limit_denominator(1001) if recipe.fps else clip.times.rate
-        slots = max(1, round(clip.times.seconds * rate))
+    with VideoFile(data) as clip:
+        times = clip_times(clip)
+        rate = Fraction(recipe.fps).limit_denominator(1001) if recipe.fps else times.rate
+        slots = max(1, round(times.seconds * rate))
         if slots > MOST_FRAMES:
-            raise BadMedia(f"{float(clip.times.seconds):.0f} s long: {slots} frames")
+            raise BadMedia(f"{float(times.seconds):.0f} s long: {slots} frames")
         file = io.BytesIO()
         with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as out:
             stream = None
             scaler = Scaler(recipe.short_side)
-            for number, frame in enumerate(_slots(clip, slots, rate)):
+            for number, frame in enumerate(_slots(clip, times, slots, rate)):
                 picture = scaler.scaled(frame)
                 if stream is None:
                     stream = _stream(out, recipe, rate, picture)
@@ -69,29 +71,25 @@ def encode_clip(data: bytes, recipe: Recipe) -> bytes:
     return file.getvalue()
 
 
-def _slots(clip: ClipFrames, slots: int, rate: Fraction) -> Iterator[av.VideoFrame]:
+def _slots(clip: VideoFile, times: ClipTimes, slots: int, rate: Fraction) -> Iterator[av.VideoFrame]:
     """The frame on show at each of the times 0, 1 / rate, 2 / rate ..., up to where the clip ends or is lost. Raises BadMedia.
 
     A frame counts as on show half a frame early, so that time stamps rounded to milliseconds lead to no doubled and dropped frames.
     """
-    early = min(1 / rate, clip.times.gap) / 2
+    early = min(1 / rate, times.gap) / 2
     shown: av.VideoFrame | None = None
     sound = given = 0
     at = Fraction(0)
-    for at, frame in clip.sound():
+    for at, frame in sound_frames(clip):
         sound += 1
-        while given < slots and shown is not None and given / rate + early < at:
-            yield shown
+        while given < slots and given / rate + early < at:
+            yield shown or frame  # where what came before is lost
             given += 1
-        if shown is None:
-            while given < slots and given / rate + early < at:  # what came before is lost
-                yield frame
-                given += 1
         shown = frame
-    lost = clip.times.frames - sound
-    if shown is None or lost > MOST_LOST * clip.times.frames:
-        raise BadMedia(f"{lost} of {clip.times.frames} frames are damaged or missing")
-    end = min(slots, given + 1) if at + early < clip.times.last else slots
+    lost = times.frames - sound
+    if shown is None or lost > MOST_LOST * times.frames:
+        raise BadMedia(f"{lost} of {times.frames} frames are damaged or missing")
+    end = min(slots, given + 1) if at + early < times.last else slots
     while given < end:
         yield shown
         given += 1

@@ -3,12 +3,12 @@
 import io
 from dataclasses import dataclass
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from megatron_mplug2.data.bad_media import MAX_PIXELS, BadMedia
+from megatron_mplug2.data.decoding.contract import PictureRequest, Transform
+from megatron_mplug2.data.decoding.pictures import read_picture
+from megatron_mplug2.data.probing import picture_facts
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _QUALITY = 90
 
 
@@ -22,43 +22,16 @@ class Shrunk:
 
 
 def shrink_picture(data: bytes, short_side: int) -> Shrunk | None:
-    """A JPEG (quality 90) of the upright picture with its short side at `short_side` pixels; None where that is no less than it has.
+    """An RGB JPEG (quality 90) of the upright picture with its short side at `short_side` pixels; None where it has no more than that.
 
-    Greyscale stays so, every other mode becomes RGB; what is transparent becomes white. Raises BadMedia.
+    Raises BadMedia.
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            if min(image.size) <= short_side:
-                return None
-            stored = image.size
-            image.draft("RGB", (2 * short_side, 2 * short_side))  # a large JPEG is decoded at a half, a quarter or an eighth
-            if image.width * image.height > MAX_PIXELS:
-                raise BadMedia(f"{image.width}x{image.height} pixels are too large")
-            image.load()
-            upright = _jpeg_mode(_upright(image))
-            before = stored if upright.size == image.size else stored[::-1]
-    except BadMedia:
-        raise
-    except Exception as error:  # PIL's readers raise whatever a damaged file leads them to
-        raise BadMedia(f"not a readable picture: {str(error) or type(error).__name__}") from None
-    scale = short_side / min(upright.size)
-    width, height = (max(1, round(side * scale)) for side in upright.size)
+    facts = picture_facts(data)
+    shortest = min(facts.width, facts.height)
+    if shortest <= short_side:
+        return None
+    picture = read_picture(PictureRequest(data=data, transform=Transform(resolution=short_side)))
+    width, height = (max(1, round(side * short_side / shortest)) for side in (facts.width, facts.height))
     file = io.BytesIO()
-    upright.resize((width, height), Image.Resampling.BICUBIC).save(file, "JPEG", quality=_QUALITY)
-    return Shrunk(data=file.getvalue(), across=width / before[0], down=height / before[1])
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF does not spoil the picture
-        return image
-
-
-def _jpeg_mode(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bit; PIL's own conversion clips to 255
-        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image if image.mode == "L" else image.convert("RGB")
+    picture.resize((width, height), Image.Resampling.BICUBIC).save(file, "JPEG", quality=_QUALITY)
+    return Shrunk(data=file.getvalue(), across=width / facts.width, down=height / facts.height)
