@@ -1,6 +1,5 @@
 """`mplug2 data verify`: checks shards against their manifests, byte by byte."""
 
-import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,16 +9,19 @@ from typing import Any
 import numpy as np
 
 from data_tools.progress import track
+from data_tools.sources.tar_members import read_members
 from data_tools.stages.digest import file_sha256
 from data_tools.stages.part import Part
 from data_tools.stages.rows import Rows
-from data_tools.stages.tar_reader import headers
-from megatron_mplug2.data.manifest import INDEX, MANIFEST, ROW, Header, Shard, content_id
+from megatron_mplug2.data.manifest import INDEX, MANIFEST, ROW, Header, Shard, check_shards, content_id
+from megatron_mplug2.data.tar_files import LocalFiles
 from megatron_mplug2.errors import UserError
 
 _WHOLE = Part()
 _ROLES = {"record": "texts", "media": "media", "second": "second picture"}
-_AGAIN = "make it anew with `mplug2 data index`"
+_MOST_BYTES = 1 << 62
+"""Of a tar, whatever a manifest says: what an index can count."""
+_AGAIN = f"delete {MANIFEST}, then run `mplug2 data index` on its folder"
 
 
 def stream_folders(place: Path) -> list[Path]:
@@ -60,12 +62,11 @@ class _Folder:
     def load(path: Path) -> "_Folder":
         try:
             header = Header.from_json((path / MANIFEST).read_bytes())
+            check_shards(header.shards)
         except OSError as error:
             return _Folder(path=path, faults=(f"{path / MANIFEST}: {error.strerror}",))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             return _Folder(path=path, faults=(f"{path / MANIFEST}: not readable ({error}): {_AGAIN}",))
-        if outside := [shard.name for shard in header.shards if not _is_beside(shard)]:
-            return _Folder(path=path, faults=tuple(f"{path / MANIFEST}: names {name!r}, which is no tar beside it" for name in outside))
         names = {shard.name for shard in header.shards}
         faults = [f"{tar}: not in {MANIFEST}" for tar in sorted(path.glob("*.tar")) if tar.name not in names]
         try:
@@ -81,23 +82,15 @@ class _Folder:
         shard = self.shards[number]
         path = self.path / shard.name
         try:
-            size = path.stat().st_size
-            if size == shard.size and file_sha256(path) == shard.sha256:
+            quick = LocalFiles(self.path).fault(shard)
+            if quick is None and file_sha256(path) == shard.sha256:
                 return []
-            faults = [f"{path}: {size} bytes instead of {shard.size}"] if size != shard.size else []
-            if self.rows is not None:
+            faults = [f"{path} {quick}"] if quick else []
+            if self.rows is not None and path.is_file() and not path.is_symlink():
                 faults += _sample_faults(path, self.rows[self.rows["shard"] == number])
-        except FileNotFoundError:
-            return [f"{path}: missing"]
         except OSError as error:
             return [f"{path}: {error.strerror or error}"]
         return faults or [f"{path}: damaged{'' if self.rows is None else ' outside the samples'}"]
-
-
-def _is_beside(shard: Any) -> bool:
-    """Whether a manifest's tar is in its folder, and has a size."""
-    name = shard.name
-    return isinstance(name, str) and name == Path(name).name and "\0" not in name and type(shard.size) is int and shard.size >= 0
 
 
 def _rows(path: Path, header: Header) -> Rows:
@@ -117,7 +110,7 @@ def _inside(rows: Rows, shards: tuple[Shard, ...]) -> Any:
     """[samples] whether all places of a row lie in its tar."""
     number = rows["shard"]
     inside = (number >= 0) & (number < len(shards))
-    sizes = np.array([shard.size for shard in shards] or [0], np.int64)[np.where(inside, number, 0)]
+    sizes = np.array([min(shard.size, _MOST_BYTES) for shard in shards] or [0])[np.where(inside, number, 0)]
     for role in _ROLES:
         offset, size = rows[f"{role}_offset"], rows[f"{role}_size"]
         inside &= (offset >= 0) & (size >= 0) & (offset <= sizes - np.maximum(size, 0))
@@ -127,10 +120,12 @@ def _inside(rows: Rows, shards: tuple[Shard, ...]) -> Any:
 def _sample_faults(path: Path, rows: Rows) -> list[str]:
     with path.open("rb") as file:
         faults = [f"{path}: {_key(row)}: {what} damaged or cut off" for row in rows for what in _damaged(file, row)]
-    seen, fault = _keys_in(path)
-    faults += [] if fault is None else [f"{path}: not readable as a tar ({fault})"]
-    # behind a place where the tar cannot be read all keys are unseen: one line says so
-    return faults + [f"{path}: {_key(row)}: missing from the tar" for row in rows if fault is None and _key(row) not in seen]
+    seen: set[str] = set()
+    try:
+        seen.update(member.name.partition(".")[0] for member in read_members(path))
+    except UserError as error:  # behind the place where it breaks all keys are unseen: one line says so
+        return [*faults, str(error)]
+    return faults + [f"{path}: {_key(row)}: missing from the tar" for row in rows if _key(row) not in seen]
 
 
 def _damaged(file: Any, row: Any) -> Iterator[str]:
@@ -139,16 +134,6 @@ def _damaged(file: Any, row: Any) -> Iterator[str]:
         file.seek(int(row[f"{role}_offset"]))
         if row[f"{role}_size"] and content_id(role, file.read(int(row[f"{role}_size"]))) != row[f"{role}_id"]:
             yield what
-
-
-def _keys_in(path: Path) -> tuple[set[str], str | None]:
-    """The samples that another reader of the tar sees, and what stops it."""
-    seen: set[str] = set()
-    try:
-        seen.update(member.name.partition(".")[0] for member in headers(path))
-    except tarfile.TarError as error:
-        return seen, str(error)
-    return seen, None
 
 
 def _key(row: Any) -> str:

@@ -107,7 +107,7 @@ def _texts(path: Path, sample: TarSample) -> ShardTexts:
         return ShardTexts.from_json(sample.record.data)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(
-            f"{path}: {sample.key}.json has not the texts as `mplug2 data shard` writes them: pack these tars with "
+            f"{path}: {sample.key}.json has not the texts as `mplug2 data shard` writes them: pack another program's tars with "
             f"`mplug2 data shard webdataset {path.parent} --out DIR`"
         ) from None
 

@@ -22,7 +22,7 @@ Rows = NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Member:
+class Stored:
     """A file of a sample in a tar."""
 
     offset: int
@@ -31,7 +31,7 @@ class Member:
 
 
 def row_of(
-    *, key: str, shard: int, texts: ShardTexts, record: Member, media: Member | None, second: Member | None, facts: MediaFacts | None
+    *, key: str, shard: int, texts: ShardTexts, record: Stored, media: Stored | None, second: Stored | None, facts: MediaFacts | None
 ) -> Any:
     """One ROW; `record` is the member that `texts` lie in, `facts` None for a text."""
     row = np.zeros((), ROW)

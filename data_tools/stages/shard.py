@@ -20,7 +20,7 @@ from data_tools.stages.listing_stage import Corpus, ListingStage
 from data_tools.stages.plan import Packing, TarPlan, plan_tars
 from data_tools.stages.pool import Faults, Slot
 from data_tools.stages.probe import look_into, read_media
-from data_tools.stages.rows import Member, TarRows, join_rows, row_of
+from data_tools.stages.rows import Stored, TarRows, join_rows, row_of
 from data_tools.stages.shard_texts import ShardTexts
 from data_tools.stages.stage import Effort, run_stage
 from data_tools.stages.tar_writer import SECOND, TEXTS, TarWriter, ending, member_key
@@ -135,7 +135,7 @@ def _add(tar: TarWriter, key: str, number: int, sample: Sample) -> object:
     if sample.media and content_id("media", media + second) != look.media_id:
         raise _changed(sample, "it has other contents")
 
-    def add(place: MediaPlace | None, before: str, data: bytes) -> Member | None:
+    def add(place: MediaPlace | None, before: str, data: bytes) -> Stored | None:
         return tar.add(f"{key}.{before}{ending(place.extension)}", data) if place else None
 
     return row_of(

@@ -6,7 +6,7 @@ from typing import IO
 
 from data_tools.sample import Sample
 from data_tools.stages.digest import Digesting
-from data_tools.stages.rows import Member
+from data_tools.stages.rows import Stored
 from megatron_mplug2.data.manifest import KEY_LENGTH, Shard
 
 TEXTS = "json"
@@ -26,7 +26,7 @@ class TarWriter:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = Digesting(file)
 
-    def add(self, name: str, data: bytes) -> Member:
+    def add(self, name: str, data: bytes) -> Stored:
         """`name` is ASCII, at most 100 characters."""
         header = tarfile.TarInfo(name)
         header.size = len(data)
@@ -34,7 +34,7 @@ class TarWriter:
         offset = self._file.size
         self._file.write(data)
         self._fill(tarfile.BLOCKSIZE)
-        return Member(offset=offset, data=data)
+        return Stored(offset=offset, data=data)
 
     def close(self, name: str) -> Shard:
         """Ends the tar, which will be called `name`."""
