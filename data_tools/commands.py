@@ -3,17 +3,20 @@
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from data_tools.splits import Split
+from data_tools.stages.choices import MOST_LOOK_DISTANCE, Duplicates, Encoder
 from megatron_mplug2.errors import UserError
 
 if TYPE_CHECKING:
-    from data_tools.stages.listing_stage import Corpus, ListingStage
-    from data_tools.stages.stage import Effort
+    from data_tools.stages.listing_stage import Corpus
+    from data_tools.stages.pool import Piece
+    from data_tools.stages.stage import Effort, Stage
 
 SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="Layout of the corpus; `mplug2 data sources` lists them")]
 Annotation = Annotated[Path, typer.Argument(metavar="ANNOTATION", help="Its file or folder; `mplug2 data sources SOURCE` says which")]
@@ -62,6 +65,67 @@ def probe(
     from data_tools.stages.probe import look_into
 
     stage = ListingStage(name="probe", corpus=_corpus(source, annotation, media, split), settings={}, look=look_into)
+    _run_listing(stage, out, _effort(part, workers))
+
+
+@app.command()
+def transcode(
+    source: SourceName,
+    annotation: Annotation,
+    out: StageOut,
+    media: Media = Path(),
+    split: OfSplit = Split.TRAIN,
+    short_side: Annotated[int, typer.Option(min=16, metavar="PIXELS", help="Pictures and clips that are smaller stay as they are")] = 256,
+    fps: Annotated[float | None, typer.Option(min=0.1, max=240, help="Frames a second; by default each clip's own average")] = None,
+    keyframe_every: Annotated[int, typer.Option(min=1, metavar="FRAMES", help="The fewer, the quicker to read and the larger")] = 8,
+    encoder: Annotated[Encoder, typer.Option(help="NVENC needs an NVIDIA GPU")] = Encoder.X264,
+    crf: Annotated[int, typer.Option(min=0, max=51, help="Quality in the encoder's scale: less is better and larger")] = 23,
+    part: PartOption = "1/1",
+    workers: WorkersOption = CORES,
+) -> None:
+    """Encode clips and large pictures anew, small and quick to read, and write a listing of them: OUT/media."""
+    from data_tools.stages.encode import Recipe
+    from data_tools.stages.transcode import SAMPLE_TIMEOUT_S, transcode_stage
+
+    recipe = Recipe(short_side=short_side, fps=fps, keyframe_every=keyframe_every, encoder=encoder, crf=crf)
+    stage = transcode_stage(_corpus(source, annotation, media, split), recipe)
+    _run_listing(stage, out, replace(_effort(part, workers), sample_timeout_s=SAMPLE_TIMEOUT_S))
+
+
+@app.command("filter")
+def filter_(
+    source: SourceName,
+    annotation: Annotation,
+    out: StageOut,
+    min_words: Annotated[int | None, typer.Option(min=1, help="Shorter captions are dropped")] = None,
+    max_words: Annotated[int | None, typer.Option(min=1, help="Longer captions are dropped")] = None,
+    min_side: Annotated[int | None, typer.Option(min=1, metavar="PIXELS", help="Shorter side of a picture or clip")] = None,
+    max_aspect: Annotated[float | None, typer.Option(min=1.0, help="Longer side by shorter side")] = None,
+    min_seconds: Annotated[float | None, typer.Option(min=0.0, help="Length of a clip, or of its part that is spoken of")] = None,
+    max_seconds: Annotated[float | None, typer.Option(min=0.0)] = None,
+    duplicates: Annotated[Duplicates, typer.Option(help="What counts as the same sample again; the first one stays")] = Duplicates.KEEP,
+    look_distance: Annotated[int, typer.Option(min=0, max=MOST_LOOK_DISTANCE, metavar="BITS", help="By which equal looks may differ")] = 3,
+    test: Annotated[list[Path] | None, typer.Option(metavar="DIR", help="Listing or shards whose samples are left out; repeatable")] = None,
+    part: PartOption = "1/1",
+    workers: WorkersOption = CORES,
+) -> None:
+    """Leave out samples of a listing: by words, size, length, duplicates, and those that stand in a test set."""
+    from data_tools.stages.filter import FilterStage
+    from data_tools.stages.rules import Rules
+
+    if source != "listing":
+        raise UserError(
+            f"filter needs to know how samples look: run `mplug2 data probe {source} {annotation} --out DIR`, then filter listing DIR"
+        )
+    rules = Rules(
+        min_words=min_words,
+        max_words=max_words,
+        min_side=min_side,
+        max_aspect=max_aspect,
+        min_seconds=min_seconds,
+        max_seconds=max_seconds,
+    )
+    stage = FilterStage(listing=annotation, rules=rules, duplicates=duplicates, look_distance=look_distance, tests=tuple(test or ()))
     _run_listing(stage, out, _effort(part, workers))
 
 
@@ -175,14 +239,17 @@ def _effort(part: str, workers: int) -> "Effort":
     return Effort(part=Part.parse(part), workers=workers)
 
 
-def _run_listing(stage: "ListingStage", out: Path, effort: "Effort") -> None:
+def _run_listing(stage: "Stage[Piece]", out: Path, effort: "Effort") -> None:
     """Runs it and tells the counts."""
-    from data_tools.stages.listing import ListingHeader
+    from data_tools.stages.listing import LISTING, ListingHeader
     from data_tools.stages.stage import run_stage
 
+    finished = (out / LISTING).exists()
     if left := run_stage(stage, out, effort):
         typer.echo(f"part {effort.part} of {out} is done; {left} chunks of other parts are not there yet")
         return
+    if finished:
+        typer.echo(f"{out} was finished before: nothing is done again")
     header = ListingHeader.load(out)
     for name, count in header.kept.items():
         typer.echo(f"{name}: {count} samples")

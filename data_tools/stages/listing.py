@@ -1,24 +1,24 @@
 """A listing: what a stage knows of every sample of a corpus, those that it leaves out among them.
 
 A folder with `listing.json` (what was asked, the chunks with their digests, counts) and `chunks/000000.jsonl` ..., a `Sample` a line.
-Every stage reads it as the source `listing`.
+Every stage reads it as the source `listing`. Media that lie in the folder itself have names relative to it there, so that it can be moved.
 """
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from data_tools.sample import Reason, Sample
+from data_tools.sample import MediaPlace, Reason, Sample
 from data_tools.stages.work_folder import Asked, WorkFolder
 from megatron_mplug2.errors import UserError
 
 LISTING = "listing.json"
 VERSION = 1
 CHUNK = 128
-"""Samples that are looked into in one go."""
+"""Samples that are looked into in one go, if a stage does not say otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,17 +91,36 @@ def finish_listing(folder: WorkFolder, asked: Asked, names: Sequence[str]) -> No
         file.write(header.to_json())
 
 
+def listing_digest(folder: Path) -> str:
+    """SHA-256 of its header, which stands for every sample in it. Raises UserError where it cannot be read."""
+    try:
+        return hashlib.sha256((folder / LISTING).read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {folder / LISTING}: {error.strerror}; probe the corpus first, or run its stage to the end") from None
+
+
 def read_listing(folder: Path) -> Iterator[Sample]:
-    """Every sample, also those that are left out. Raises UserError as `ListingHeader.load`, and for a chunk that is missing or damaged."""
+    """Every sample, also those that are left out. Raises UserError as `ListingHeader.load` and `read_chunk` do."""
     for chunk in ListingHeader.load(folder).chunks:
-        path = folder / chunk.name
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}; delete {folder} and run its stage again") from None
-        if hashlib.sha256(data).hexdigest() != chunk.sha256:
-            raise UserError(f"{path} is damaged: delete {folder} and run its stage again")
-        yield from _samples(path, data)
+        yield from read_chunk(folder, chunk)
+
+
+def read_chunk(folder: Path, chunk: ChunkFile) -> Iterator[Sample]:
+    """The samples of one chunk. Raises UserError for one that is missing or damaged."""
+    path = folder / chunk.name
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; delete {folder} and run its stage again") from None
+    if hashlib.sha256(data).hexdigest() != chunk.sha256:
+        raise UserError(f"{path} is damaged: delete {folder} and run its stage again")
+    place = folder.absolute()
+    for sample in _samples(path, data):
+        yield replace(sample, media=_below(place, sample.media), second=_below(place, sample.second))
+
+
+def _below(folder: Path, media: MediaPlace | None) -> MediaPlace | None:
+    return media and replace(media, path=folder / media.path)
 
 
 def _samples(path: Path, data: bytes) -> Iterator[Sample]:
