@@ -144,13 +144,16 @@ def shard(
 ) -> None:
     """Pack a listing, or a corpus that is probed first, into shards that training reads: OUT/SPLIT/STREAM."""
     from data_tools.stages.plan import Packing
-    from data_tools.stages.shard import Report, listing_of
+    from data_tools.stages.shard import REPORT, Report, listing_of
     from data_tools.stages.shard import shard as write_shards
 
     corpus, effort = _corpus(source, annotation, media, split), _effort(part, workers)
+    finished = (out / REPORT).exists()
     if left := write_shards(corpus, out, Packing(shard_mb=shard_mb, shard_samples=shard_samples, seed=seed), effort):
         typer.echo(f"part {effort.part} of {out} is done; {left} tars of other parts are not there yet")
         return
+    if finished:
+        typer.echo(f"{out} was finished before: nothing is done again")
     report = Report.load(out)
     for name, count in report.written.items():
         typer.echo(f"{name}: {count} samples")

@@ -1,10 +1,9 @@
 """Which samples of a listing go into which tar, and in which order: a pure function of the listing and of how it is packed."""
 
-import hashlib
 import json
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.progress import track
-from data_tools.sample import MediaPlace, Sample
+from data_tools.sample import Sample
 from data_tools.splits import Split
-from data_tools.stages.listing import ChunkFile, ListingHeader, chunk_name
+from data_tools.stages.listing import ListingHeader, chunk_bytes, sample_at
 from data_tools.stages.tar_writer import BYTES_A_MEMBER, BYTES_AT_END
 from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.draws import Purpose
@@ -51,17 +50,7 @@ class TarPlan:
 
     def samples(self, listing: Path) -> Iterator[Sample]:
         """Raises UserError where the listing has changed."""
-        for chunk, offset in zip(self.chunks, self.offsets, strict=True):
-            path = listing / chunk_name(int(chunk))
-            try:
-                with path.open("rb") as file:
-                    file.seek(int(offset))
-                    sample = Sample.from_json(file.readline().decode())
-            except OSError as error:
-                raise UserError(f"cannot read {path}: {error.strerror}; mend that and run the same command again") from None
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise UserError(f"{path} has changed meanwhile: delete what was begun, and begin again") from None
-            yield replace(sample, media=_below(listing, sample.media), second=_below(listing, sample.second))
+        return (sample_at(listing, int(chunk), int(offset)) for chunk, offset in zip(self.chunks, self.offsets, strict=True))
 
 
 @dataclass(frozen=True)
@@ -103,7 +92,7 @@ def _places(listing: Path) -> dict[tuple[Split, Task], _Places]:
     chunks = ListingHeader.load(listing).chunks
     for number, chunk in enumerate(track(chunks, f"reading {listing.name}", len(chunks))):
         offset = 0
-        for line in _lines(listing, chunk).splitlines(keepends=True):
+        for line in chunk_bytes(listing, chunk).splitlines(keepends=True):
             try:
                 fields = json.loads(line)
                 if fields["fault"] is None:
@@ -116,22 +105,6 @@ def _places(listing: Path) -> dict[tuple[Split, Task], _Places]:
                 raise UserError(f"{listing / chunk.name} is no listing's ({what}): delete its folder and run its stage again") from None
             offset += len(line)
     return found
-
-
-def _lines(listing: Path, chunk: ChunkFile) -> bytes:
-    path = listing / chunk.name
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; delete {listing} and run its stage again") from None
-    if hashlib.sha256(data).hexdigest() != chunk.sha256:
-        raise UserError(f"{path} is damaged: delete {listing} and run its stage again")
-    return data
-
-
-def _below(listing: Path, place: MediaPlace | None) -> MediaPlace | None:
-    """Media that a stage wrote beside its listing have names relative to it."""
-    return replace(place, path=listing / place.path) if place else None
 
 
 def _most_bytes(fields: dict[str, object], line: bytes) -> int:

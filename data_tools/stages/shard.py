@@ -4,7 +4,6 @@ OUT/SPLIT/STREAM/000000.tar ..., index.npy, manifest.json
 OUT/report.json                  how many samples were written, and left out by this and all earlier stages
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from data_tools.sample import MediaPlace, Sample
-from data_tools.stages.listing import LISTING, ListingHeader
+from data_tools.stages.listing import ListingHeader, listing_digest
 from data_tools.stages.listing_stage import Corpus, ListingStage
 from data_tools.stages.plan import Packing, TarPlan, plan_tars
 from data_tools.stages.pool import Faults, Slot
@@ -77,7 +76,7 @@ def shard(corpus: Corpus, out: Path, packing: Packing, effort: Effort) -> int:
         with WorkFolder(out, effort.part).begun({"stage": ShardStage.name} | asked):
             run_stage(ListingStage(name="probe", corpus=corpus, settings={}, look=look_into), listing, effort)
     else:
-        asked |= {"listing": str(listing.absolute()), "listing digest": _digest(listing)}
+        asked |= {"listing": str(listing.absolute()), "listing sha256": listing_digest(listing)}
     header = ListingHeader.load(listing)
     if not header.kept:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in header.left_out.items()) or "the annotation lists none"
@@ -164,8 +163,3 @@ def _changed(sample: Sample, how: str) -> UserError:
         f"{names} (sample {sample.key[:80]}) is not as it was when the corpus was probed: {how}; put it back, or delete what was begun and "
         "probe again"
     )
-
-
-def _digest(listing: Path) -> str:
-    ListingHeader.load(listing)  # tells what is wrong with it
-    return hashlib.sha256((listing / LISTING).read_bytes()).hexdigest()
