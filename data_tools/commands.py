@@ -131,22 +131,54 @@ def filter_(
 
 @app.command()
 def shard(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Layout of the corpus; `mplug2 data sources` lists them")],
-    annotation: Annotated[Path, typer.Argument(metavar="ANNOTATION", help="Its file or folder; `mplug2 data sources SOURCE` says which")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="New folder to write")],
-    media: Annotated[Path, typer.Option(metavar="DIR", help="Folder of its pictures or clips; corpora of text need none")] = Path(),
-    split: Annotated[Split, typer.Option(help="What the file is, where it does not say so itself")] = Split.TRAIN,
+    source: SourceName,
+    annotation: Annotation,
+    out: StageOut,
+    media: Media = Path(),
+    split: OfSplit = Split.TRAIN,
+    shard_mb: Annotated[int, typer.Option(min=1, help="Most MiB of a tar")] = 256,
+    shard_samples: Annotated[int, typer.Option(min=1, help="Most samples of a tar")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another order of the samples")] = 0,
+    part: PartOption = "1/1",
+    workers: WorkersOption = CORES,
 ) -> None:
-    """Pack a corpus into shards that training reads: OUT/SPLIT/STREAM."""
-    from data_tools.shard import REPORT
-    from data_tools.shard import shard as write_shards
-    from data_tools.sources.registry import source as named
+    """Pack a listing, or a corpus that is probed first, into shards that training reads: OUT/SPLIT/STREAM."""
+    from data_tools.stages.plan import Packing
+    from data_tools.stages.shard import REPORT, Report, listing_of
+    from data_tools.stages.shard import shard as write_shards
 
-    report = write_shards(named(source, split), annotation, media, out)
+    corpus, effort = _corpus(source, annotation, media, split), _effort(part, workers)
+    finished = (out / REPORT).exists()
+    if left := write_shards(corpus, out, Packing(shard_mb=shard_mb, shard_samples=shard_samples, seed=seed), effort):
+        typer.echo(f"part {effort.part} of {out} is done; {left} tars of other parts are not there yet")
+        return
+    if finished:
+        typer.echo(f"{out} was finished before: nothing is done again")
+    report = Report.load(out)
     for name, count in report.written.items():
         typer.echo(f"{name}: {count} samples")
-    for fault, count in report.faults.items():
-        typer.echo(f"left out: {count} x {fault} (see {out / REPORT})")
+    for reason, count in report.left_out.items():
+        typer.echo(f"left out: {count} x {reason} (see {listing_of(corpus, out)})")
+
+
+@app.command()
+def index(
+    place: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of tars of one stream")],
+    part: PartOption = "1/1",
+    workers: WorkersOption = CORES,
+) -> None:
+    """Make the index and the manifest of tars that `shard` wrote and that came without them."""
+    from data_tools.stages.index import index as write_index
+    from megatron_mplug2.data.manifest import MANIFEST, Manifest
+
+    if (place / MANIFEST).exists():
+        typer.echo(f"{place / MANIFEST} is there already; delete it to make it anew")
+        return
+    effort = _effort(part, workers)
+    if left := write_index(place, effort):
+        typer.echo(f"part {effort.part} of {place} is done; {left} tars of other parts are not there yet")
+        return
+    typer.echo(f"{place}: {len(Manifest.load(place))} samples")
 
 
 @app.command()
@@ -166,17 +198,23 @@ def sources(
 
 
 @app.command()
-def verify(place: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of shards, with all below it")]) -> None:
+def verify(
+    place: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of shards, with all below it")],
+    part: PartOption = "1/1",
+    workers: WorkersOption = CORES,
+) -> None:
     """Check every byte of shards against their manifests."""
     from data_tools.verify import stream_folders
     from data_tools.verify import verify as find_faults
 
-    faults = find_faults(place)
+    effort = _effort(part, workers)
+    faults = find_faults(place, effort.part, effort.workers)
     for fault in faults:
         typer.echo(fault, err=True)
     if faults:
         raise UserError(f"{place} has {len(faults)} faults (listed above): copy the named files anew, or shard the corpus again")
-    typer.echo(f"{place}: {len(stream_folders(place))} streams, all bytes as written")
+    checked = "all bytes" if effort.part.whole else f"the bytes of part {effort.part}"
+    typer.echo(f"{place}: {len(stream_folders(place))} streams, {checked} as written")
 
 
 @app.command()

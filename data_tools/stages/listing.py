@@ -106,7 +106,13 @@ def read_listing(folder: Path) -> Iterator[Sample]:
 
 
 def read_chunk(folder: Path, chunk: ChunkFile) -> Iterator[Sample]:
-    """The samples of one chunk. Raises UserError for one that is missing or damaged."""
+    """The samples of one chunk. Raises UserError as `chunk_bytes` does."""
+    for sample in _samples(folder / chunk.name, chunk_bytes(folder, chunk)):
+        yield _placed(folder, sample)
+
+
+def chunk_bytes(folder: Path, chunk: ChunkFile) -> bytes:
+    """The lines of one chunk. Raises UserError for one that is missing or damaged."""
     path = folder / chunk.name
     try:
         data = path.read_bytes()
@@ -114,9 +120,26 @@ def read_chunk(folder: Path, chunk: ChunkFile) -> Iterator[Sample]:
         raise UserError(f"cannot read {path}: {error.strerror}; delete {folder} and run its stage again") from None
     if hashlib.sha256(data).hexdigest() != chunk.sha256:
         raise UserError(f"{path} is damaged: delete {folder} and run its stage again")
+    return data
+
+
+def sample_at(folder: Path, number: int, offset: int) -> Sample:
+    """The sample whose line begins `offset` bytes into chunk `number`, whose bytes were checked before. Raises UserError where it has
+    changed since."""
+    path = folder / chunk_name(number)
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            (sample,) = _samples(path, file.readline())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; mend that and run the same command again") from None
+    return _placed(folder, sample)
+
+
+def _placed(folder: Path, sample: Sample) -> Sample:
+    """With whole names of media that have names relative to the folder."""
     place = folder.absolute()
-    for sample in _samples(path, data):
-        yield replace(sample, media=_below(place, sample.media), second=_below(place, sample.second))
+    return replace(sample, media=_below(place, sample.media), second=_below(place, sample.second))
 
 
 def _below(folder: Path, media: MediaPlace | None) -> MediaPlace | None:

@@ -145,7 +145,7 @@ def faults(listing: Path) -> dict[str, str]:
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file but the stage's own."""
     names = {path: path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
-    return {str(name): path.read_bytes() for path, name in names.items() if name.parts[0] != WORK}
+    return {str(name): path.read_bytes() for path, name in names.items() if not name.parts[0].startswith(WORK)}
 
 
 def forked(work: Callable[[], object]) -> int:
