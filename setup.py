@@ -12,6 +12,7 @@ REQUIRES = [
     "pydantic>=2.12",
     "pyyaml>=6.0.1",
     "tokenizers>=0.21",
+    "sentencepiece>=0.2.1",
     "av>=14.0",
     "pillow>=11.0",
     "webdataset>=1.0",

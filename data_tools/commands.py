@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from data_tools.splits import Split
+from data_tools.tokenizer_kind import TokenizerKind
 from megatron_mplug2.errors import UserError
 
 if TYPE_CHECKING:
@@ -114,15 +115,16 @@ def verify(place: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of 
 
 
 @app.command()
-def vocab(
-    places: Annotated[list[Path], typer.Argument(metavar="DIR_OR_FILE...", help="Folders of shards, or text files")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Vocabulary to write, one piece a line")],
+def tokenizer(
+    places: Annotated[list[Path], typer.Argument(metavar="DIR_OR_FILE...", help="Folders of shards, listings, or text files")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="What data.vocab is to name: FILE.txt for wordpiece, FILE.model for the other")],
+    kind: Annotated[TokenizerKind, typer.Option(help="BERT's WordPiece, or a sentencepiece unigram model")] = TokenizerKind.WORDPIECE,
     size: Annotated[int, typer.Option(min=32, help="Most pieces")] = 30522,
 ) -> None:
-    """Train a WordPiece vocabulary on a corpus."""
-    from data_tools.vocab import train_vocab
+    """Train a tokenizer on a corpus."""
+    from data_tools.tokenizer import train_tokenizer
 
-    typer.echo(f"{out}: {train_vocab(places, out, size)} pieces")
+    typer.echo(f"{out}: {train_tokenizer(places, out, size=size, kind=kind)} pieces")
 
 
 def _corpus(source: str, annotation: Path, media: Path, split: Split) -> "Corpus":

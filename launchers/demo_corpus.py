@@ -8,8 +8,8 @@ from data_tools.demo.make import make_demo
 from data_tools.shard import shard
 from data_tools.sources.registry import source
 from data_tools.splits import Split
+from data_tools.tokenizer import train_tokenizer
 from data_tools.verify import verify
-from data_tools.vocab import train_vocab
 from megatron_mplug2.config.schema import RunConfig, Task
 from megatron_mplug2.data.manifest import MANIFEST
 from megatron_mplug2.errors import UserError
@@ -40,7 +40,7 @@ def prepare_corpus(config: RunConfig, note: Callable[[str], None]) -> bool:
         note(f"corpus: packing shards into {shards}")
         shard(source("demo", Split.TRAIN), corpus, corpus, shards)
     vocab.unlink(missing_ok=True)  # it belongs to the shards
-    pieces = train_vocab([shards / Split.TRAIN], vocab, config.model.text.vocab_size)
+    pieces = train_tokenizer([shards / Split.TRAIN], vocab, size=config.model.text.vocab_size)
     note(f"corpus: {pieces} word pieces in {vocab}")
     return True
 

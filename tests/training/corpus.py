@@ -7,7 +7,7 @@ from data_tools.demo.make import Sizes, make_demo
 from data_tools.shard import shard
 from data_tools.sources.registry import source
 from data_tools.splits import Split
-from data_tools.vocab import train_vocab
+from data_tools.tokenizer import train_tokenizer
 from megatron_mplug2.config.load import load_config
 from megatron_mplug2.config.schema import RunConfig
 
@@ -23,7 +23,7 @@ def make_corpus(folder: Path) -> Path:
     """Media, shards and vocabulary in a folder; returns it."""
     make_demo(folder / "media", seed=0, sizes=SIZES)
     shard(source("demo", Split.TRAIN), folder / "media", folder / "media", folder / "shards")
-    train_vocab([folder / "shards"], folder / "vocab.txt", 300)
+    train_tokenizer([folder / "shards"], folder / "vocab.txt", size=300)
     return folder
 
 

@@ -8,8 +8,8 @@ import pytest
 from data_tools.shard import shard
 from data_tools.sources.registry import source
 from data_tools.splits import Split
+from data_tools.tokenizer import train_tokenizer
 from data_tools.verify import verify
-from data_tools.vocab import train_vocab
 from launchers.local import launch
 from megatron_mplug2.config.load import load_config
 from megatron_mplug2.evaluation.evaluate import evaluate
@@ -29,7 +29,7 @@ def test_a_tiny_model_retrieves_the_clips_and_pictures_that_it_was_trained_on(tm
     shard(source("coco", Split.TRAIN), real / "image" / "captions.json", real / "image" / "images", shards / "coco")
     shard(source("msrvtt", Split.TRAIN), real / "video" / "videodatainfo.json", real / "video" / "videos", shards / "msrvtt")
     assert verify(shards) == []
-    train_vocab([shards], tmp_path / "vocab.txt", 2000)
+    train_tokenizer([shards], tmp_path / "vocab.txt", size=2000)
     images, clips = shards / "coco" / "train" / "image_text", shards / "msrvtt" / "train" / "video_text"
     config = load_config(
         DEMO,
