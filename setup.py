@@ -36,6 +36,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["megatron_mplug2*", "launchers*", "data_tools*"]),
+    package_data={"data_tools.report": ["style.css"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["mplug2=megatron_mplug2.cli:main"]},

@@ -115,6 +115,19 @@ def verify(place: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of 
 
 
 @app.command()
+def report(
+    place: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of shards, with all below it, or a listing")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Page to write, such as report.html")],
+    pictures: Annotated[int, typer.Option(min=1, max=500, help="Samples to show; fewer where the page would get too large")] = 48,
+) -> None:
+    """Write one HTML page that shows what is in a corpus."""
+    from data_tools.report.page import write_report
+
+    write_report(place, out, pictures)
+    typer.echo(f"wrote {out}")
+
+
+@app.command()
 def tokenizer(
     places: Annotated[list[Path], typer.Argument(metavar="DIR_OR_FILE...", help="Folders of shards, listings, or text files")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="What data.vocab is to name: FILE.txt for wordpiece, FILE.model for the other")],

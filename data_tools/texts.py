@@ -13,15 +13,15 @@ from megatron_mplug2.data.manifest import Manifest, MediaKind
 from megatron_mplug2.data.record import Record
 from megatron_mplug2.errors import UserError
 
-ROOM = 1 << 30
-"""Bytes of memory for the sampled texts: about 4 million captions."""
+ROOM = 1 << 29
+"""Bytes of memory for the sampled texts: 2 million captions. WordPiece's trainer takes as much again, sentencepiece's six times as much."""
 _TEXT_BYTES = 200
 """What a short text in the sample takes beside its characters."""
 PASSAGE = 1000
 """Characters of the longest text in a sample; longer ones are cut, between words where they can be."""
 _PASSAGES = re.compile(rf"\S.{{0,{PASSAGE - 2}}}\S(?=\s|$)|\S{{1,{PASSAGE}}}", re.DOTALL)
 
-_TASKS = {MediaKind.TEXT: Task.TEXT, MediaKind.IMAGE: Task.IMAGE_TEXT, MediaKind.VIDEO: Task.VIDEO_TEXT}
+TASKS = {MediaKind.TEXT: Task.TEXT, MediaKind.IMAGE: Task.IMAGE_TEXT, MediaKind.VIDEO: Task.VIDEO_TEXT}
 _INSTRUCTIONS: dict[Task, tuple[str, ...]] = {
     Task.TEXT: (),
     Task.IMAGE_TEXT: (LMConfig().image_instruction,),
@@ -78,11 +78,12 @@ def _listing_texts(folder: Path) -> Iterator[str]:
 def _manifest_texts(folder: Path) -> Iterator[str]:
     manifest = Manifest.load(folder)
     for number in track(range(len(manifest)), str(folder), len(manifest)):
-        yield from texts_of(_record(manifest, number, folder))
-        yield from _INSTRUCTIONS[_TASKS[manifest.kind]]
+        yield from texts_of(record_at(manifest, number, folder))
+        yield from _INSTRUCTIONS[TASKS[manifest.kind]]
 
 
-def _record(manifest: Manifest, number: int, folder: Path) -> Record:
+def record_at(manifest: Manifest, number: int, folder: Path) -> Record:
+    """Raises UserError where it is damaged."""
     try:
         return manifest.record(number)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 import sentencepiece
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from data_tools.fresh_file import check_free, write_fresh
 from data_tools.texts import PASSAGE, corpus_texts, sampled
 from data_tools.tokenizer_kind import TokenizerKind
 from megatron_mplug2.data.subwords import SPECIALS, UNKNOWN
@@ -22,25 +23,15 @@ _TOO_SMALL = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
 def train_tokenizer(places: Sequence[Path], out: Path, *, size: int, kind: TokenizerKind = TokenizerKind.WORDPIECE) -> int:
     """Writes `out`, the same for the same texts, lower case; returns the number of pieces, at most `size`.
 
-    A place is a folder with shards (all streams under it), a listing or a text file; of more than a gibibyte of texts a sample is taken.
-    Raises UserError when they have no texts, `size` is too small for them, or `out` exists or cannot be written.
+    A place is a folder with shards (all streams under it), a listing or a text file; of more texts than `texts.ROOM` holds a sample is
+    taken. Raises UserError when they have no texts, `size` is too small for them, or `out` exists or cannot be written.
     """
-    try:
-        if out.exists():
-            raise UserError(f"{out} exists already: choose another name, or delete it first")
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}") from None
+    check_free(out)
     texts = sampled(corpus_texts(places))
     if not texts:
         raise UserError(f"no texts in {', '.join(map(str, places))}: nothing to make a vocabulary from")
     count, content = _wordpiece(texts, size) if kind is TokenizerKind.WORDPIECE else _sentencepiece(texts, size)
-    partial = out.with_name(f"{out.name}.partial")
-    try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.rename(out)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}") from None
+    write_fresh(out, content)
     return count
 
 

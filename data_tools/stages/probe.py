@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-from megatron_mplug2.data.probing import clip_facts, picture_facts
 from PIL import Image
 
 from data_tools.sample import Look, MediaPlace, Reason, Sample
@@ -12,6 +11,7 @@ from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.decode import FULL_VIEW, BadMedia, decode_image, decode_video
 from megatron_mplug2.data.manifest import content_id
 from megatron_mplug2.data.media_facts import MediaFacts
+from megatron_mplug2.data.probing import clip_facts, picture_facts
 from megatron_mplug2.data.record import Record
 
 _TRIED_FRAMES = 8
