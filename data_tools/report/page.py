@@ -83,7 +83,7 @@ def _stream(name: str, tally: StreamTally, picks: list[Pick], sheet: Sheet) -> I
     if picks and not sheet.full:
         yield f"<h3>{len(picks)} samples, drawn by their places</h3>{sheet.figures(picks)}"
         if tally.task is not Task.TEXT:
-            yield f"<h3>One sample as training sees it, in eight epochs</h3>{sheet.views(picks[0])}"
+            yield f"<h3>One sample as training sees it, in eight epochs</h3>{sheet.views(picks)}"
     yield "</section>"
 
 

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -41,31 +42,38 @@ class Sheet:
         """Each sample with its texts, in full view, a clip with its middle frames."""
         return f'<div class="sheet">{"".join(self._figure(pick) for pick in picks if not self.full)}</div>'
 
-    def views(self, pick: Pick) -> str:
-        """One sample as training sees it in its first epochs: crops drawn with the default settings; of a clip one frame each time."""
-        tiles = []
-        for epoch in range(VIEWS):
-            draws = SampleDraws(seed=0, task=pick.task, epoch=epoch, index=pick.index)
-            view, shares = draw_view(draws, DataConfig(vocab=Path())), draws.uniforms(1, Purpose.FRAMES).tolist()
-            tiles.append(self._tiles(pick, 1, view, shares))
-        return f'<div class="views">{"".join(tiles)}</div>'
+    def views(self, picks: Sequence[Pick]) -> str:
+        """The first sample that can be decoded as training sees it in its first epochs: crops drawn with the default settings; of a clip
+        one frame each time."""
+        for pick in picks:
+            tiles = ""
+            for epoch in range(VIEWS):
+                draws = SampleDraws(seed=0, task=pick.task, epoch=epoch, index=pick.index)
+                view, shares = draw_view(draws, DataConfig(vocab=Path())), draws.uniforms(1, Purpose.FRAMES).tolist()
+                with suppress(OSError, BadMedia):
+                    tiles += self._tiles(pick, 1, view, shares)
+            if tiles:
+                return f'<div class="views">{tiles}</div>'
+        return ""
 
     def _figure(self, pick: Pick) -> str:
         record = pick.record
         texts = [*record.captions[:_SHOWN_CAPTIONS], record.text, *([record.label] if record.label else [])]
         texts += [f"{question.question} {question.answer}" for question in record.questions[:1]]
         lines = "".join(f"<p><bdi>{shown(text)}</bdi></p>" for text in texts if text)
-        tiles = "" if pick.task is Task.TEXT else self._tiles(pick, FRAMES, FULL_VIEW, None)
-        strip = f'<div class="strip">{tiles}</div>' if tiles else ""
+        strip = ""
+        if pick.task is not Task.TEXT:
+            try:
+                strip = f'<div class="strip">{self._tiles(pick, FRAMES, FULL_VIEW, None)}</div>'
+            except (OSError, BadMedia) as error:
+                strip = f'<p class="bad">not decoded: {shown(error)}</p>'
         return f'<figure class="{pick.task}">{strip}<figcaption>{lines}<small>{shown(pick.key, 80)}</small></figcaption></figure>'
 
     def _tiles(self, pick: Pick, frames: int, view: View, shares: list[float] | None) -> str:
-        try:
-            data = pick.read()
-            clip = pick.task is Task.VIDEO_TEXT
-            decoded = decode_video(data, frames, SIDE, view, shares) if clip else decode_image(data, SIDE, view)
-        except (OSError, BadMedia) as error:
-            return f'<p class="bad">not decoded: {shown(error)}</p>'
+        """Raises OSError or BadMedia where there is nothing to show."""
+        data = pick.read()
+        clip = pick.task is Task.VIDEO_TEXT
+        decoded = decode_video(data, frames, SIDE, view, shares) if clip else decode_image(data, SIDE, view)
         size = f'width="{SIDE}" height="{SIDE}"'
         tiles = "".join(f'<img src="{_jpeg(frame)}" {size} alt="">' for frame in decoded.unbind(1))
         self._bytes += len(tiles)
