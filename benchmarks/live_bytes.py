@@ -1,0 +1,40 @@
+"""Counts the bytes of the tensors that are alive, and their peak: what an allocator would need at least. Works on meta tensors too."""
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class LiveBytes(TorchDispatchMode):
+    """Of what is made inside the `with` block; storages are counted once, however many views they have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+        self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+        result = func(*args, **(kwargs or {}))
+        self._count((leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)), given)
+        return result
+
+    def _count(self, tensors: Iterable[torch.Tensor], given: set[int]) -> None:
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            name, size = storage._cdata, storage.nbytes()
+            if name in self._known or name in given:
+                continue
+            self._known.add(name)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._gone, name, size)  # torch keeps the storage's object as long as the storage
+
+    def _gone(self, name: int, size: int) -> None:
+        self._known.discard(name)
+        self.now -= size
