@@ -3,11 +3,12 @@ steps are meanwhile, and seconds per GB of saving and loading. About 1 GB of wei
 
     python -m benchmarks.checkpoint
 
-Beside the steps a thread writes. That a process would not disturb them less is measured with a forked one that writes the same: it is
-no part of the project, since forks and CUDA don't go together.
+Beside the steps a thread writes. What a process would take from them instead is measured with a forked one that writes the same: it is
+no part of the project, since forks and CUDA don't go together. On a machine with other work the steps' figures say little: see the load.
 """
 
 import multiprocessing
+import os
 import shutil
 import statistics
 import tempfile
@@ -53,7 +54,8 @@ def main() -> None:
         dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
         figures = _Bench(make_engine(config), Path(folder) / "checkpoints").run()
         dist.destroy_process_group()
-    path = write("checkpoint", "python -m benchmarks.checkpoint", {"config": "configs/pretrain/demo.yaml", "set": OVERRIDES}, figures)
+    case = {"config": "configs/pretrain/demo.yaml", "set": OVERRIDES, "load_average": [round(load, 1) for load in os.getloadavg()]}
+    path = write("checkpoint", "python -m benchmarks.checkpoint", case, figures)
     for name, value in figures.items():
         print(f"{name:40} {value}")
     print(f"written to {path}")
