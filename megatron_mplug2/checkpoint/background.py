@@ -1,8 +1,8 @@
 """Saves beside the training steps: a step waits for a copy in host memory, and a thread writes and commits the copy.
 
-A thread, not a process: what it does (writing, checksums, collectives on the CPU) leaves the interpreter to the steps, which
-`benchmarks/checkpoint.py` measures; it dies with its rank, and needs no second import of everything, no shared memory, no fork beside
-CUDA. It is the same code that saves without it, in a process group of its own.
+A thread, not a process: writing and checksums leave the interpreter to the steps, which lose about as much to a process that writes
+(`benchmarks/checkpoint.py` measures both). It dies with its rank, and needs no second import of everything, no shared memory, no fork
+beside CUDA. It is the same code that saves without it, in a process group of its own.
 """
 
 import threading
