@@ -263,7 +263,7 @@ class RandAugmentConfig(Frozen):
 
 class DataConfig(Frozen):
     vocab: Path
-    """WordPiece vocabulary, one piece a line (bert-base-uncased's, or one trained by `mplug2 data`)."""
+    """WordPiece vocabulary, one piece a line (bert-base-uncased's), or sentencepiece model; `mplug2 data tokenizer` trains both."""
     train: SplitConfig = SplitConfig()
     validation: SplitConfig = SplitConfig()
     test: SplitConfig = SplitConfig()
