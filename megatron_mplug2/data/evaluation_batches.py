@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import torch
@@ -107,16 +108,25 @@ class EvaluationBatch:
     meaning_ids: torch.Tensor
     """[b] int64"""
     left_out: tuple[LeftOut, ...]
-    """Samples that belong here but cannot be decoded."""
+    """Samples that belong here but cannot be used."""
+
+
+class Unreadable(StrEnum):
+    """What becomes of a sample whose storage is at fault."""
+
+    STOP = "stop"
+    """The evaluation stops: its figures are to be of all samples."""
+    LEAVE_OUT = "leave_out"
+    """A training run goes on, as it does over bad samples of its own."""
 
 
 def evaluation_batches(
-    config: RunConfig, split: Split, task: Task, *, data_rank: int, data_size: int, batch: int
+    config: RunConfig, split: Split, task: Task, *, data_rank: int, data_size: int, batch: int, unreadable: Unreadable = Unreadable.STOP
 ) -> Iterator[EvaluationBatch]:
     """Every sample of a split of pictures or clips once, in manifest order, dealt to data-parallel ranks in turn; the last batch may be
     smaller. Frames and resolution are those of the last phase with the task.
 
-    Raises UserError for unusable data and where storage is at fault; ValueError for text.
+    Raises UserError for unusable data and, if `unreadable` says so, where storage is at fault; ValueError for text.
     """
     if task is Task.TEXT:
         raise ValueError("text has no media to evaluate")
@@ -128,6 +138,7 @@ def evaluation_batches(
         tokenizer=Tokenizer(config.data.vocab, config.model.text.vocab_size),
         picture=Picture(frames=phase.frames if task is Task.VIDEO_TEXT else 1, resolution=phase.resolution, augmentation=Augmentation.NONE),
         decoder=open_decoder(config.data),
+        unreadable=unreadable,
     )
     mine = range(data_rank, len(read.manifest), data_size)
     batches = [mine[start : start + batch] for start in range(0, len(mine), batch)]
@@ -147,6 +158,7 @@ class _EvaluationReader:
     tokenizer: Tokenizer
     picture: Picture
     decoder: Decoder
+    unreadable: Unreadable
 
     def __call__(self, indices: range, watch: Watch) -> EvaluationBatch:
         read: list[tuple[int, str, NamedRequest]] = []
@@ -160,6 +172,9 @@ class _EvaluationReader:
             except (BadSample, LostDecoder) as error:
                 left_out[index] = str(error)
             except OSError as error:
+                if self.unreadable is Unreadable.LEAVE_OUT:
+                    left_out[index] = str(error)
+                    continue
                 raise UserError(
                     f"sample {index} of data.*.{self.task} cannot be read ({error}): check its shards and their storage"
                 ) from None

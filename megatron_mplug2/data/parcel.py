@@ -8,7 +8,6 @@ import os
 import pickle
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -71,10 +70,10 @@ class _Pickler(pickle.Pickler):
         return NotImplemented
 
 
-def _tensor(content: memoryview, dtype: torch.dtype, shape: Sequence[int]) -> torch.Tensor:
+def _tensor(content: memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
     if not len(content):  # which `frombuffer` refuses
-        return torch.empty(*shape, dtype=dtype)
-    return torch.frombuffer(content, dtype=dtype).view(*shape)
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(content, dtype=dtype).view(shape)
 
 
 def _unnamed_file() -> int:

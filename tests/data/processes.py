@@ -6,8 +6,12 @@ from pathlib import Path
 
 def children() -> set[int]:
     """Of this process."""
+    return children_of("self")
+
+
+def children_of(process: int | str | None) -> set[int]:
     found: set[int] = set()
-    for task in Path("/proc/self/task").iterdir():
+    for task in Path(f"/proc/{process}/task").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
             found |= {int(child) for child in (task / "children").read_text().split()}
     return found

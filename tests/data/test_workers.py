@@ -7,9 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from megatron_mplug2.data.watch import Watch
 from megatron_mplug2.data.workers import Workers
@@ -24,8 +28,8 @@ def square(item: int, watch: Watch) -> torch.Tensor:
     return torch.full((3,), item * item)
 
 
-def threads(item: int, watch: Watch) -> tuple[int, int]:
-    return torch.get_num_threads(), os.getpid()
+def threads(item: int, watch: Watch) -> tuple[int, int, torch.Tensor]:
+    return torch.get_num_threads(), os.getpid(), torch.ones(1000)
 
 
 def complain(item: int, watch: Watch) -> int:
@@ -43,7 +47,29 @@ def test_each_process_has_one_thread() -> None:
     torch.set_num_threads(2)
     results = list(Workers(threads, ITEMS, count=2, ahead=4, timeout_s=60))
     torch.set_num_threads(1)
-    assert {number for number, _ in results} == {1} and len({process for _, process in results}) == 2
+    assert {number for number, *_ in results} == {1} and len({process for _, process, _ in results}) == 2
+
+
+@dataclass(frozen=True)
+class Result:
+    tensors: list[torch.Tensor]
+    array: NDArray[np.int64]
+    word: str
+
+
+def many_kinds(item: int, watch: Watch) -> Result:
+    media = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4) + item
+    tensors = [media, media.transpose(0, 2), media.bfloat16(), torch.empty(0, 3), torch.tensor(item), media[:1].bool()]
+    return Result(tensors=tensors, array=np.arange(item), word="x" * 300_000)
+
+
+def test_results_of_every_kind_arrive_whole_and_can_be_written_to() -> None:
+    for item, result in enumerate(Workers(many_kinds, range(3), count=1, ahead=2, timeout_s=60)):
+        wanted = many_kinds(item, Watch())
+        for found, same in zip(result.tensors, wanted.tensors, strict=True):
+            assert found.dtype is same.dtype and torch.equal(found, same)
+            found.zero_()
+        assert np.array_equal(result.array, wanted.array) and result.word == wanted.word
 
 
 @pytest.mark.parametrize("count", [0, 2])
@@ -80,7 +106,8 @@ def stop(number, frame):
 signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGINT, stop)
 workers = Workers(threads, range(1000), count=2, ahead=4, timeout_s=60)
-print(*sorted({next(workers)[1] for _ in range(8)}), flush=True)
+kept = [next(workers) for _ in range(8)]
+print(*sorted({process for _, process, _ in kept}), flush=True)
 for line in sys.stdin:
     if line == "read\\n":
         print([next(workers) for _ in range(100)] and "read", flush=True)
@@ -117,6 +144,11 @@ class Parent:
         return False
 
 
+def maps(process: int) -> str:
+    """The files that a process has in its memory."""
+    return Path(f"/proc/{process}/maps").read_text()
+
+
 @pytest.fixture
 def parent() -> Iterator[Parent]:
     parent = Parent()
@@ -143,6 +175,8 @@ def finish(parent: Parent) -> None:
 @pytest.mark.parametrize(("end", "code"), [(kill, -signal.SIGKILL), (fail, 3), (finish, 0)])
 def test_workers_go_with_their_parent(parent: Parent, end: Callable[[Parent], None], code: int) -> None:
     assert len(parent.workers) == 2 and all(alive(worker) for worker in parent.workers)
+    assert "memfd:batch" in maps(parent.process.pid)
+    assert not any("/dev/shm" in maps(process) for process in (parent.process.pid, *parent.workers))  # nothing that outlives them
     end(parent)
     assert parent.process.wait(timeout=30) == code
     assert parent.workers_gone(2)
