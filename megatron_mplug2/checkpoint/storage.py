@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
@@ -44,15 +45,15 @@ _INDEX_CLASSES = {
 }
 
 
-def write(folder: Path, pieces: list[Piece]) -> None:
-    """Writes every rank's pieces and the index. Collective over the world; fails on all ranks or on none.
+def write(folder: Path, pieces: list[Piece], group: dist.ProcessGroup | None = None) -> None:
+    """Writes every rank's pieces and the index. Collective over a group of all ranks; fails on all of them or on none.
 
     Raises:
         UserError: a rank could not write.
         RuntimeError: the pieces of all ranks are not every element once, or another failure of a rank.
     """
     try:
-        save({}, storage_writer=_Writer(folder), planner=_PieceSavePlanner(pieces))
+        save({}, storage_writer=_Writer(folder), planner=_PieceSavePlanner(pieces), process_group=group)
     except CheckpointException as error:  # not an Exception: nothing above would catch it
         rank, (cause, _) = min(error.failures.items())
         if isinstance(cause, OSError):

@@ -26,6 +26,7 @@ CHANGEABLE: Mapping[str, str] = {
     "training.validation_batches": "as above",
     "training.checkpoint_every": "what is written, not what is trained",
     "training.keep_checkpoints": "as above",
+    "training.keep_every": "as above",
     "objectives.vlc.chunk": "how many columns of the same similarity matrix live at once",
     "data.vocab": "the file may have been moved: its fingerprint in the checkpoint guards what is in it",
     "data.train.*": "folders may have been moved: their fingerprints in the checkpoint guard what is in them",
@@ -41,15 +42,16 @@ ABSENT = "absent"
 
 
 def check_resume(old: RunConfig, new: RunConfig) -> None:
-    """Raises UserError that names every key which differs between checkpoint and run and may not, with both values."""
+    """Raises UserError with the first key that differs between checkpoint and run and may not, both values, and the other such keys."""
     before, after = _leaves(old.model_dump(mode="json"), ""), _leaves(new.model_dump(mode="json"), "")
-    lines = [
-        f"{key}: {before.get(key, ABSENT)} in the checkpoint, {after.get(key, ABSENT)} now"
-        for key in dict.fromkeys([*before, *after])
-        if before.get(key, ABSENT) != after.get(key, ABSENT) and not _may_change(key)
+    differing = [
+        key for key in dict.fromkeys([*before, *after]) if before.get(key, ABSENT) != after.get(key, ABSENT) and not _may_change(key)
     ]
-    if lines:
-        raise UserError("\n  ".join([f"cannot resume in {new.run_dir}: keys differ that may not change on a resume", *lines]))
+    if differing:
+        first, *others = differing
+        values = f"{first}: {before.get(first, ABSENT)} in the checkpoint, {after.get(first, ABSENT)} now"
+        more = f" (so do {', '.join(others)})" if others else ""
+        raise UserError(f"cannot resume in {new.run_dir}: {values}; it may not change on a resume{more}")
 
 
 def _may_change(key: str) -> bool:

@@ -274,6 +274,9 @@ class TrainingConfig(Frozen):
     """Global batches of each stream that a validation takes."""
     checkpoint_every: int = Field(default=1000, gt=0)
     keep_checkpoints: int = Field(default=2, gt=0)
+    """The last ones that stay."""
+    keep_every: int = Field(default=0, ge=0)
+    """Checkpoints after a multiple of this many steps stay for good; 0 none."""
     threads: int = Field(default=1, gt=0)
     """CPU threads a rank."""
 

@@ -29,6 +29,8 @@ class Topology:
     sequence_parallel: bool
     groups: ProcessGroupCollection
     """Groups under the names that Megatron-Core's classes ask for (tp, pp, mp, dp, dp_cp, ...)."""
+    background_group: dist.ProcessGroup
+    """All ranks, by the CPU: for what runs beside the training steps, whose own collectives it must not meet."""
     pipeline_ranks: tuple[int, ...]
     """Global ranks of this rank's pipeline, first stage first."""
     features_group: dist.ProcessGroup | None
@@ -106,6 +108,7 @@ def make_topology(layout: LayoutConfig, roles: StageRoles) -> Topology:
         data_size=layout.data,
         sequence_parallel=layout.sequence_parallel,
         groups=groups,
+        background_group=dist.new_group(backend="gloo"),
         pipeline_ranks=pipeline_ranks,
         features_group=_features_group(layout, roles.features),
         tie_groups=tuple(_tie_group(layout, stages) for stages in roles.ties),

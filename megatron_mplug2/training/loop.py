@@ -25,18 +25,21 @@ from megatron_mplug2.training.validation import validate
 
 
 def pretrain(config: RunConfig) -> None:
-    """Trains to the end of the schedule, or until a signal asks to stop; goes on from the run's latest checkpoint. On every rank.
+    """Trains to the end of the schedule, or until a signal asks to stop; goes on from the run's newest good checkpoint. On every rank.
 
     Raises UserError for data, a checkpoint or a layout that cannot be used, for a run folder that cannot be written or that another run is
     using, and for a loss that is no number any more.
     """
     with Interrupt() as interrupt, only_run(config.run_dir):
         engine = make_engine(config)
-        state = checkpoints.resume(engine)
+        begin = checkpoints.start(engine)
+        state = begin.state
         loader = _loader(engine, state)
         with together(f"write into {config.run_dir}"):
             recorder = Recorder(config, engine.topology, state.steps if state else 0)
         with recorder:
+            for line in begin.said:
+                recorder.note(line)
             if state:
                 recorder.note(f"going on from the checkpoint after step {state.steps} of {config.steps}")
             _train(engine, loader, recorder, interrupt)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from megatron_mplug2.checkpoint import store
+from megatron_mplug2.checkpoint.commit import Retention
 from megatron_mplug2.checkpoint.optimizer_state import held_states
 from megatron_mplug2.checkpoint.state import RunState
 from megatron_mplug2.config.schema import LayoutConfig
@@ -58,7 +59,15 @@ def uninterrupted(setup: Setup) -> Outcome:
 
 
 def save(folder: Path, toy: Toy, step: int, keep: int = 2) -> Path:
-    return store.save(folder, state_of(step), toy.weights, toy.optimizer, toy.topology, keep=keep)
+    return store.save(folder, state_of(step), toy.weights, toy.optimizer, toy.topology, Retention(last=keep))
+
+
+def load(folder: Path, toy: Toy) -> store.Found:
+    """The newest good one, into the toy."""
+    found = store.find(folder)
+    assert isinstance(found, store.Found), found
+    store.load(found, toy.weights, toy.optimizer, toy.topology)
+    return found
 
 
 def train_save_train(folder: Path, setup: Setup) -> Outcome:
@@ -73,8 +82,7 @@ def resume(folder: Path, setup: Setup, used: bool) -> Outcome:
     toy = Toy(setup)
     if used:
         _overwrite(toy)
-    state = store.load(folder, toy.weights, toy.optimizer, toy.topology)
-    assert state == state_of(FIRST)
+    assert load(folder, toy).state == state_of(FIRST)
     return outcome_of(toy, toy.train(FIRST, THEN))
 
 
@@ -91,7 +99,7 @@ def load_or_line(folder: Path, setup: Setup) -> str | None:
     """The line of the UserError that a load ends in."""
     toy = Toy(setup)
     try:
-        store.load(folder, toy.weights, toy.optimizer, toy.topology)
+        load(folder, toy)
     except UserError as error:
         return str(error)
     return None

@@ -17,6 +17,7 @@ from tests.checkpoint.runs import (
     THEN,
     Outcome,
     assert_same,
+    load,
     resume,
     save,
     state_of,
@@ -147,7 +148,7 @@ def save_untrained(folder: Path, setup: Setup) -> Outcome:
 
 def load_untrained(folder: Path, setup: Setup) -> Outcome:
     toy = Toy(setup)
-    assert store.load(folder, toy.weights, toy.optimizer, toy.topology).step == 0
+    assert load(folder, toy).state.step == 0
     return Outcome(losses=toy.train(0, FIRST + THEN), weights=toy.canonical(), held=toy.held())
 
 
@@ -164,8 +165,10 @@ def only_weights(folder: Path, setup: Setup) -> tuple[RunState, dict[str, torch.
     with torch.no_grad():
         for weight in toy.weights:
             weight.param.fill_(7.0)
-    state = store.load_weights(folder, toy.weights, toy.topology)
-    return state, toy.canonical()
+    found = store.find(folder)
+    assert isinstance(found, store.Found)
+    store.load_weights(found, toy.weights, toy.topology)
+    return found.state, toy.canonical()
 
 
 @pytest.mark.parametrize(("saved", "loaded"), [("dp2 zero1", "tp2"), ("tp2", "pp2"), ("pp2", "one")])
@@ -181,19 +184,10 @@ def test_weights_alone(source: Source, saved: str, loaded: str, precision: Preci
 
 def canonical_of_resumed(folder: Path, setup: Setup) -> dict[str, torch.Tensor]:
     toy = Toy(setup)
-    store.load(folder, toy.weights, toy.optimizer, toy.topology)
+    load(folder, toy)
     return toy.canonical()
 
 
 def test_the_state_is_read_without_ranks(source: Source) -> None:
     folder = source("dp2 zero1", Precision.FP32)
-    assert store.read_state(folder) == store.read_state(folder, step=FIRST) == state_of(FIRST)
-
-
-def latest_of(folder: Path) -> int | None:
-    return store.latest(folder)
-
-
-def test_every_rank_knows_the_latest(source: Source, tmp_path: Path) -> None:
-    assert run_ranks(2, latest_of, source("one", Precision.FP32)) == [FIRST, FIRST]
-    assert run_ranks(2, latest_of, tmp_path / "nowhere") == [None, None]
+    assert store.read_run(folder / "step-00000002") == state_of(FIRST)
