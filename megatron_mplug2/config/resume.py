@@ -4,7 +4,8 @@ The promise is that N steps equal k steps, a stop, and a resume of N-k steps. A 
 computes: that holds for everything in CHANGEABLE, up to the order of floating-point sums, and with the exceptions that it names:
 dropout's masks are keyed by seed, step, microbatch and block, and where tensor parallelism splits a tensor by the rank too, so
 another training.microbatch, layout.tensor or layout.sequence_parallel draws other masks. Without dropout the step is the same.
-Every other key (model, objectives, schedule, optimizer, seed, precision, lengths, augmentation, global batch) is fixed.
+Every other key (model, objectives, schedule, optimizer, seed, precision, lengths, augmentation, global batch) is fixed. So
+objectives.vlc.negatives is, both ways: a queue and averaged weights are neither left behind nor begun in the middle of a run.
 """
 
 from collections.abc import Mapping

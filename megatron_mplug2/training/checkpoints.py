@@ -39,7 +39,8 @@ def start(engine: Engine) -> Start:
         return Start(said=found)
     check_resume(_config_of(found), engine.config)
     state = _data_state(found)
-    store.load(found, engine.weights, engine.optimizer, engine.topology)
+    beside = engine.momentum.pieces_to_load(engine.topology) if engine.momentum is not None else ()
+    store.load(found, engine.weights, engine.optimizer, engine.topology, beside)
     return Start(state=state, said=found.said)
 
 
@@ -48,7 +49,8 @@ def save(engine: Engine, data: DataState) -> Path:
     config = engine.config
     state = RunState(step=data.steps, config=resolved_yaml(config), data=data.model_dump(mode="json"))
     folder = store.checkpoint_folder(config.run_dir)
-    return store.save(folder, state, engine.weights, engine.optimizer, engine.topology, retention(config))
+    beside = engine.momentum.pieces_to_save(engine.topology) if engine.momentum is not None else ()
+    return store.save(folder, state, engine.weights, engine.optimizer, engine.topology, retention(config), beside)
 
 
 def retention(config: RunConfig) -> Retention:

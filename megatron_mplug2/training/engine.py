@@ -7,7 +7,7 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.optimizer import MegatronOptimizer
 from torch import nn
 
-from megatron_mplug2.config.schema import LayoutConfig, RunConfig
+from megatron_mplug2.config.schema import LayoutConfig, Negatives, RunConfig
 from megatron_mplug2.models.build import LOG_TEMPERATURE, build_stage
 from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.flops import chain_costs
@@ -16,8 +16,10 @@ from megatron_mplug2.models.partition import Partition, balanced_starts
 from megatron_mplug2.models.units import VisionEmbeddingUnit
 from megatron_mplug2.models.weights import Weight
 from megatron_mplug2.objectives.contrastive import clamp_log_temperature_
-from megatron_mplug2.parallel.device import megatron_runtime
+from megatron_mplug2.objectives.key_queue import KeyQueue
+from megatron_mplug2.parallel.device import device, megatron_runtime
 from megatron_mplug2.parallel.topology import Topology, make_topology
+from megatron_mplug2.training.momentum import Momentum, feature_weights
 from megatron_mplug2.training.optimizer import LearningRate, make_optimizer
 from megatron_mplug2.training.pipeline_stage import PipelineStage
 from megatron_mplug2.training.ties import TiedCopy, reduce_ties, tied_copies
@@ -36,6 +38,8 @@ class Engine:
     optimizer: MegatronOptimizer
     learning_rate: LearningRate
     weights: list[Weight]
+    momentum: Momentum | None
+    """With `objectives.vlc.negatives: queue`, on the stages up to the one that owns the contrastive features."""
 
     @property
     def log_temperature(self) -> nn.Parameter | None:
@@ -53,12 +57,20 @@ class Engine:
             self.ddp.start_param_sync(force_sync=True)
 
     def update(self, step: int) -> tuple[float, float]:
-        """One optimizer step from the gradients that the schedule has left. Returns the gradient norm before clipping and the rate."""
+        """One optimizer step from the gradients that the schedule has left. Returns the gradient norm before clipping and the rate.
+
+        Momentum encoders follow here, after every step, whatever its task. They need all weights: with them, no gathering overlaps.
+        """
+        if self.momentum is not None:
+            self.momentum.begin()
         rate = self.learning_rate.set(step)
         with megatron_runtime():
             _, norm, _ = self.optimizer.step()
         if self.log_temperature is not None:
             clamp_log_temperature_(self.log_temperature, self.config.objectives.vlc)
+        if self.momentum is not None:
+            self.finish_gathering()
+            self.momentum.follow()
         return float(norm), rate
 
 
@@ -94,7 +106,17 @@ def make_engine(config: RunConfig) -> Engine:
         optimizer=optimizer,
         learning_rate=LearningRate(config, optimizer),
         weights=weights,
+        momentum=_momentum(config, partition, topology, weights),
     )
+
+
+def _momentum(config: RunConfig, partition: Partition, topology: Topology, weights: Sequence[Weight]) -> Momentum | None:
+    vlc, owner = config.objectives.vlc, partition.roles.features
+    if vlc.negatives is not Negatives.QUEUE or topology.pipeline_rank > owner:
+        return None
+    owns = topology.pipeline_rank == owner
+    queue = KeyQueue(vlc.queue.size, config.model.contrastive_width, device()) if owns else None
+    return Momentum(feature_weights(weights, partition), vlc.queue.momentum, queue)
 
 
 def _ddp_config(layout: LayoutConfig) -> DistributedDataParallelConfig:
