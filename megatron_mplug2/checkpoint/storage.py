@@ -9,6 +9,7 @@ import math
 import pickle
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,15 @@ def _chunk(piece: Piece) -> ChunkStorageMetadata:
     return ChunkStorageMetadata(offsets=torch.Size(piece.offsets), sizes=piece.tensor.shape)
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoredTensor:
+    """What the index says of a tensor."""
+
+    key: str
+    size: tuple[int, ...]
+    dtype: torch.dtype
+
+
 class StoredTensors:
     """The tensors of a checkpoint, read a box at a time."""
 
@@ -125,6 +135,12 @@ class StoredTensors:
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """Key -> unsharded size."""
         return {key: tuple(stored.size) for key, stored in self._tensors.items()}
+
+    def tensors(self) -> tuple[StoredTensor, ...]:
+        """In the order of their keys."""
+        return tuple(
+            StoredTensor(key=key, size=tuple(stored.size), dtype=stored.properties.dtype) for key, stored in sorted(self._tensors.items())
+        )
 
     @torch.no_grad()
     def read(self, pieces: list[Piece]) -> None:

@@ -28,6 +28,7 @@ CHANGEABLE: Mapping[str, str] = {
     "training.checkpoint_every": "what is written, not what is trained",
     "training.keep_checkpoints": "as above",
     "training.keep_every": "as above",
+    "training.async_save": "when it is written, not what",
     "objectives.vlc.chunk": "how many columns of the same similarity matrix live at once",
     "data.vocab": "the file may have been moved: its fingerprint in the checkpoint guards what is in it",
     "data.train.*": "folders may have been moved: their fingerprints in the checkpoint guard what is in them",

@@ -301,6 +301,8 @@ class TrainingConfig(Frozen):
     """The last ones that stay."""
     keep_every: int = Field(default=0, ge=0)
     """Checkpoints after a multiple of this many steps stay for good; 0 none."""
+    async_save: bool = True
+    """Write checkpoints beside the next steps, from a copy in host memory as large as what the rank saves."""
     threads: int = Field(default=1, gt=0)
     """CPU threads a rank."""
 

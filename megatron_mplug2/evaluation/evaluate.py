@@ -76,7 +76,7 @@ class _StreamEvaluation:
 
 
 def evaluate(config: RunConfig) -> None:
-    """Evaluates the run's newest good checkpoint on the test split and writes `evaluation.json` and `predictions.jsonl` into the run folder.
+    """Evaluates the run's newest good checkpoint on its test split; writes `evaluation.json` and `predictions.jsonl` into the run folder.
 
     The work of every rank. Raises UserError for a layout with pipeline stages, a missing or damaged checkpoint, and a test split that is
     missing or has fewer samples than data-parallel ranks.

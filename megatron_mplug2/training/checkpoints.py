@@ -1,11 +1,15 @@
 """The run's checkpoints: going on from the newest good one, and saving the next."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from pydantic import ValidationError
 
-from megatron_mplug2.checkpoint import store
+from megatron_mplug2.checkpoint import commit, store
+from megatron_mplug2.checkpoint.background import BackgroundSaver
 from megatron_mplug2.checkpoint.commit import Retention
 from megatron_mplug2.checkpoint.state import RunState
 from megatron_mplug2.config.load import parse_resolved, resolved_yaml
@@ -44,17 +48,54 @@ def start(engine: Engine) -> Start:
     return Start(state=state, said=found.said)
 
 
-def save(engine: Engine, data: DataState) -> Path:
-    """Writes a checkpoint after `data.steps` steps; returns its folder. Collective over the world."""
-    config = engine.config
-    state = RunState(step=data.steps, config=resolved_yaml(config), data=data.model_dump(mode="json"))
-    folder = store.checkpoint_folder(config.run_dir)
-    beside = engine.momentum.pieces_to_save(engine.topology) if engine.momentum is not None else ()
-    return store.save(folder, state, engine.weights, engine.optimizer, engine.topology, retention(config), beside)
+class Saver:
+    """Writes the run's checkpoints, in the step or beside it. A context: its end waits for what is still being written."""
 
+    def __init__(self, engine: Engine, note: Callable[[str], None]) -> None:
+        """`note` is told of each complete checkpoint."""
+        training = engine.config.training
+        self._engine, self._note = engine, note
+        self._folder = store.checkpoint_folder(engine.config.run_dir)
+        self._retention = Retention(last=training.keep_checkpoints, every=training.keep_every)
+        self._background = BackgroundSaver() if training.async_save else None
 
-def retention(config: RunConfig) -> Retention:
-    return Retention(last=config.training.keep_checkpoints, every=config.training.keep_every)
+    def save(self, data: DataState) -> None:
+        """After `data.steps` steps. Collective over the world. Raises UserError where this save or the one before could not be written."""
+        engine = self._engine
+        state = RunState(step=data.steps, config=resolved_yaml(engine.config), data=data.model_dump(mode="json"))
+        beside = engine.momentum.pieces_to_save(engine.topology) if engine.momentum is not None else ()
+        job = self._folder, state, engine.weights, engine.optimizer, engine.topology, self._retention, beside
+        if self._background is None:
+            self._tell(store.save(*job))
+        else:
+            self.finish()
+            self._background.save(*job)
+
+    def step_done(self) -> None:
+        """Tells of a checkpoint that was completed beside the last steps."""
+        if self._background is not None:
+            self._tell(self._background.finished())
+
+    def finish(self) -> None:
+        """Waits for what is being written. Raises UserError where it could not be."""
+        if self._background is not None:
+            self._tell(self._background.wait())
+
+    def _tell(self, checkpoint: Path | None) -> None:
+        if checkpoint is not None:
+            self._note(f"checkpoint after step {commit.step_of(checkpoint.name)} in {checkpoint}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """A failure of the run goes first; the steps before it are saved all the same."""
+        try:
+            self.finish()
+        except Exception as failure:
+            if error is None:
+                raise
+            self._note(f"and the last checkpoint was not written: {failure}")
 
 
 def _config_of(found: store.Found) -> RunConfig:

@@ -42,7 +42,8 @@ def pretrain(config: RunConfig) -> None:
                 recorder.note(line)
             if state:
                 recorder.note(f"going on from the checkpoint after step {state.steps} of {config.steps}")
-            _train(engine, loader, recorder, interrupt)
+            with checkpoints.Saver(engine, recorder.note) as saver:
+                _train(engine, loader, recorder, interrupt, saver)
 
 
 def _loader(engine: Engine, state: DataState | None) -> Loader:
@@ -67,7 +68,7 @@ def _agree(found: Substitutions) -> Substitutions:
     return settled(tuple(chain.from_iterable(everyone)))
 
 
-def _train(engine: Engine, loader: Loader, recorder: Recorder, interrupt: Interrupt) -> None:
+def _train(engine: Engine, loader: Loader, recorder: Recorder, interrupt: Interrupt, saver: checkpoints.Saver) -> None:
     training, last = engine.config.training, engine.config.steps - 1
     for planned, batches in loader:
         recorder.batch_arrived()
@@ -75,13 +76,14 @@ def _train(engine: Engine, loader: Loader, recorder: Recorder, interrupt: Interr
         result = train_step(engine, work)
         _check_finite(engine, work, result)
         recorder.step(work, result)
+        saver.step_done()
         done, stopping = planned.step + 1, interrupt.asked_anywhere()
         if training.validate_every and not stopping and (done % training.validate_every == 0 or planned.step == last):
             recorder.validation(planned.step, validate(engine, _agree if engine.topology.world_size > 1 else None))
         if stopping or done % training.checkpoint_every == 0 or planned.step == last:
-            folder = checkpoints.save(engine, loader.state_after(planned.step))
-            recorder.note(f"checkpoint after step {done} in {folder}")
+            saver.save(loader.state_after(planned.step))
         if stopping and planned.step != last:
+            saver.finish()
             recorder.note(f"stopped after step {done} of {engine.config.steps}; the same command goes on from there")
             return
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -17,6 +18,12 @@ from tests.ranks import run_ranks
 
 FIRST, THEN = 2, 3
 """Steps before and after the checkpoint."""
+
+MATRIX = {
+    f"tp{tensor} pp{pipeline} dp{data}{' zero1' * zero1}": LayoutConfig(tensor=tensor, pipeline=pipeline, data=data, zero1=zero1)
+    for tensor, pipeline, data, zero1 in product((1, 2), (1, 2), (1, 2), (False, True))
+}
+"""Every layout of up to two ranks a dimension, with and without ZeRO-1."""
 
 LAYOUTS = {
     "one": LayoutConfig(zero1=False),
@@ -75,6 +82,17 @@ def train_save_train(folder: Path, setup: Setup) -> Outcome:
     before = toy.train(0, FIRST)
     save(folder, toy, FIRST)
     return outcome_of(toy, before + toy.train(FIRST, THEN))
+
+
+def resume_from_each(folders: Sequence[Path], setup: Setup) -> list[Outcome]:
+    """In one process group, over numbers everywhere."""
+    toy = Toy(setup)
+    outcomes = []
+    for folder in folders:
+        _overwrite(toy)
+        assert load(folder, toy).state == state_of(FIRST)
+        outcomes.append(outcome_of(toy, toy.train(FIRST, THEN)))
+    return outcomes
 
 
 def resume(folder: Path, setup: Setup, used: bool) -> Outcome:

@@ -22,8 +22,9 @@ def data_state(step: int) -> DataState:
 
 def save(config: RunConfig, steps: list[int]) -> None:
     engine = make_engine(config)
-    for step in steps:
-        checkpoints.save(engine, data_state(step))
+    with checkpoints.Saver(engine, print) as saver:
+        for step in steps:
+            saver.save(data_state(step))
 
 
 def started(config: RunConfig) -> checkpoints.Start | str:
@@ -55,7 +56,8 @@ def save_as_another_version(config: RunConfig) -> None:
     engine = make_engine(config)
     text = resolved_yaml(config) + "experts: 8\nqueue: 7\n"
     setattr(checkpoints, "resolved_yaml", lambda config: text)  # noqa: B010 (not exported)
-    checkpoints.save(engine, data_state(1))
+    with checkpoints.Saver(engine, print) as saver:
+        saver.save(data_state(1))
 
 
 def test_a_setting_of_another_version_is_named_in_one_line(tmp_path: Path) -> None:

@@ -113,7 +113,9 @@ def train_and_save(config: RunConfig) -> None:
     engine = make_engine(config)
     cases.randomise(engine.weights, engine.topology)
     record.train(engine, TASKS[:SAVED])
-    checkpoints.save(engine, DataState(steps=SAVED, fingerprints={}, vocabulary=""))
+    with checkpoints.Saver(engine, note=print) as saver:
+        saver.save(DataState(steps=SAVED, fingerprints={}, vocabulary=""))
+        record.train(engine, TASKS[SAVED:], SAVED)  # beside the save, which must not see it
 
 
 def resume(config: RunConfig) -> Record:
