@@ -20,8 +20,14 @@ REQUIRES = [
     "rich>=13.9",
     "pycocoevalcap>=1.2",
 ]
+DALI = ["nvidia-dali-cuda130>=2.4"]
+"""For decoding on a GPU; it runs without one too."""
+REMOTE = ["fsspec>=2025.2", "aiohttp>=3.11", "s3fs>=2025.2"]
+"""For shards behind http(s) and s3."""
 EXTRAS = {
-    "dev": ["pytest>=8.0", "pytest-timeout>=2.3", "ruff>=0.9", "mypy>=1.14", "pre-commit>=4.0"],
+    "dali": DALI,
+    "remote": REMOTE,
+    "dev": [*DALI, *REMOTE, "pytest>=8.0", "pytest-timeout>=2.3", "ruff>=0.9", "mypy>=1.14", "pre-commit>=4.0"],
     "hf": ["transformers>=5.0", "safetensors>=0.5"],
 }
 

@@ -95,8 +95,10 @@ def sources(
     if name is not None:
         typer.echo(describe(name))
         return
-    for each, summary in summaries().items():
-        typer.echo(f"{each}: {summary}")
+    for group, members in summaries().items():
+        typer.echo(f"{group}:")
+        for each, summary in members.items():
+            typer.echo(f"  {each}: {summary}")
 
 
 @app.command()

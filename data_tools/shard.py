@@ -6,13 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 
 from data_tools.fresh_folder import fresh_folder
 from data_tools.progress import track
-from data_tools.sample import Sample
+from data_tools.sample import Reason, Sample
 from data_tools.shards import ShardWriter
 from data_tools.sources.base import Source
 from data_tools.splits import Split
@@ -29,20 +28,12 @@ _TRIED_FRAMES = 8
 _TRIED_SIDE = 32
 
 
-class Fault(StrEnum):
-    """Why a sample is left out."""
-
-    MISSING = "media file missing"
-    UNREADABLE = "media file not readable"
-    NO_TEXT = "no caption or text"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
     split: Split
     key: str
     file: str
-    fault: Fault
+    fault: Reason
     detail: str
 
 
@@ -55,7 +46,7 @@ class Report:
     skipped: tuple[Skipped, ...]
 
     @property
-    def faults(self) -> dict[Fault, int]:
+    def faults(self) -> dict[Reason, int]:
         """Samples left out, by reason."""
         return dict(Counter(sample.fault for sample in self.skipped))
 
@@ -94,9 +85,11 @@ def _look_into(samples: Iterator[Sample]) -> Iterator[tuple[Sample, bytes | Skip
 
 
 def _look_at(sample: Sample) -> bytes | Skipped:
+    if sample.fault:
+        return _skip(sample, sample.fault.reason, sample.fault.detail)
     record = _stripped(sample.record)
-    if not record.captions and not record.text:
-        return _skip(sample, Fault.NO_TEXT, "")
+    if not (record.captions or record.text or record.questions or record.regions or record.label):
+        return _skip(sample, Reason.NO_TEXT, "")
     if sample.media is None:
         return b""
     try:
@@ -106,15 +99,15 @@ def _look_at(sample: Sample) -> bytes | Skipped:
         else:
             decode_video(data, _TRIED_FRAMES, _TRIED_SIDE, FULL_VIEW, None)
     except FileNotFoundError:
-        return _skip(sample, Fault.MISSING, "")
+        return _skip(sample, Reason.MISSING, "")
     except OSError as error:
-        return _skip(sample, Fault.UNREADABLE, error.strerror or str(error))
+        return _skip(sample, Reason.UNREADABLE, error.strerror or str(error))
     except BadMedia as error:
-        return _skip(sample, Fault.UNREADABLE, str(error))
+        return _skip(sample, Reason.UNREADABLE, str(error))
     return data
 
 
-def _skip(sample: Sample, fault: Fault, detail: str) -> Skipped:
+def _skip(sample: Sample, fault: Reason, detail: str) -> Skipped:
     return Skipped(split=sample.split, key=sample.key, file=sample.media.name if sample.media else "", fault=fault, detail=detail)
 
 

@@ -48,16 +48,17 @@ def prepare_corpus(config: RunConfig, note: Callable[[str], None]) -> bool:
 def _check_folders(config: RunConfig, shards: Path) -> None:
     for split in Split:
         for task in Task:
-            for folder in getattr(config.data, split).of(task):
-                if folder != shards / split / task:
-                    raise UserError(f"data.{split}.{task} names {folder}: the demo's own corpus lies in {shards / split / task}")
+            for dataset in getattr(config.data, split).of(task):
+                if Path(dataset.folder) != shards / split / task:
+                    raise UserError(f"data.{split}.{task} names {dataset.folder}: the demo's own corpus lies in {shards / split / task}")
 
 
 def _fault(config: RunConfig, shards: Path) -> str | None:
     """The first thing that is wrong."""
     for split in Split:
         for task in Task:
-            missing = [folder for folder in getattr(config.data, split).of(task) if not (folder / MANIFEST).exists()]
+            folders = [Path(dataset.folder) for dataset in getattr(config.data, split).of(task)]
+            missing = [folder for folder in folders if not (folder / MANIFEST).exists()]
             if missing:
                 return f"{missing[0]} is missing"
     return next(iter(verify(shards)), None)

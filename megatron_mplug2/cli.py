@@ -34,6 +34,10 @@ def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
 
     run = load_config(config, overrides or [])
 
+    from megatron_mplug2.data.streams import look_at_data
+
+    look_at_data(run)
+
     from launchers.local import launch
     from megatron_mplug2.training import loop
 

@@ -52,6 +52,18 @@ def test_a_missing_file_is_one_line_and_exit_code_2() -> None:
     assert done.stderr == f"error: {PROJECT}/nowhere.yaml: cannot read the config file: No such file or directory\n"
 
 
+def test_data_are_looked_at_before_ranks_start(tmp_path: Path) -> None:
+    """8 ranks of the base model, which would take minutes and most of a machine's memory."""
+    base = str(PROJECT / "configs/pretrain/base.yaml")
+    done = run("pretrain", base, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: data.vocab=data/bert-base-uncased/vocab.txt cannot be read") and done.stderr.count("\n") == 1
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]))
+    done = run("pretrain", base, "data.vocab=vocab.txt", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: data/shards/train/text has no manifest.json: make the folder with `mplug2 data shard`\n"
+
+
 def test_a_wrong_argument_exits_with_2() -> None:
     done = run("pretrain")
     assert done.returncode == 2

@@ -3,15 +3,18 @@
 import bz2
 import gzip
 import json
+import math
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from data_tools.sample import Sample
+from data_tools.splits import Split
 from megatron_mplug2.errors import UserError
 
+_T = TypeVar("_T")
 _UNPACK: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
 
 
@@ -44,14 +47,14 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a file that may be larger than memory, with their ends; `.gz` and `.bz2` are unpacked on the way.
+    """The lines of a file that may be larger than memory, with their ends, without a byte-order mark; `.gz` and `.bz2` are unpacked.
 
     Raises UserError for a file that is missing, damaged or not UTF-8.
     """
     unpack = _UNPACK.get(path.suffix, open)
     number = 0
     try:
-        with unpack(path, "rt", encoding="utf-8", newline="") as lines:
+        with unpack(path, "rt", encoding="utf-8-sig", newline="") as lines:
             for number, line in enumerate(lines, 1):  # noqa: B007  # read below
                 yield line
     except (OSError, EOFError, zlib.error) as error:
@@ -71,6 +74,18 @@ def read_json_lines(path: Path, source: str) -> Iterator[tuple[int, Any]]:
             yield number, value
 
 
+def read_tabs(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Each line's number, from 1, and its columns between tabs; quotes mean nothing, empty lines are passed over."""
+    for number, line in enumerate(read_lines(path), 1):
+        if line.strip():
+            yield number, line.rstrip("\r\n").split("\t")
+
+
+def read_split_lists(lists: Mapping[Split, Path]) -> dict[str, Split]:
+    """The split of each name in lists of names, one a line; empty where none of the files is there. Raises UserError as `read_lines`."""
+    return {line.strip(): split for split, path in lists.items() if path.exists() for line in read_lines(path) if line.strip()}
+
+
 def files_of(place: Path) -> list[Path]:
     """The file itself, or every file below a folder, in the order of their names; hidden ones are passed over."""
     if not place.is_dir():
@@ -81,6 +96,11 @@ def files_of(place: Path) -> list[Path]:
 def first_there(*files: Path) -> Path:
     """The first of the files that exists; the first of all where none does."""
     return next((file for file in files if os.path.isfile(file)), files[0])  # Path.is_file raises for a long name
+
+
+def files_by_stem(folder: Path) -> dict[str, Path]:
+    """The files right in a folder by their names without suffix; of two with one stem the first in order. Empty where it is no folder."""
+    return {path.stem: path for path in sorted(folder.iterdir(), reverse=True)} if folder.is_dir() else {}
 
 
 def file_of_url(folder: Path, url: str, otherwise: str) -> Path:
@@ -100,12 +120,40 @@ def as_text(value: Any, what: str) -> str:
     return value
 
 
-def file_in(folder: Path, name: Any) -> Path:
-    """The file of a name in an annotation. Raises TypeError or ValueError for what names no file below the folder."""
-    relative = Path(as_text(name, "a file name"))
-    if "\0" in name or relative.is_absolute() or ".." in relative.parts:
+def as_number(value: Any, what: str) -> float:
+    """A field that must be a finite number. Raises TypeError or ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{what} is {value!r}, not a number")
+    if not math.isfinite(value):
+        raise ValueError(f"{what} is {value!r}, not a finite number")
+    return float(value)
+
+
+def as_id(value: Any, what: str) -> int:
+    """A field that must be a whole number. Raises TypeError."""
+    if type(value) is not int:
+        raise TypeError(f"{what} is {value!r}, not a whole number")
+    return value
+
+
+def one_of(value: Any, choices: Mapping[str, _T], what: str) -> _T:
+    """What a word of the corpus stands for. Raises ValueError for another one."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{what} is {value!r}, not one of {', '.join(choices)}")
+    return choices[value]
+
+
+def as_name(value: Any) -> str:
+    """A name in an annotation that must be one of a file below a folder. Raises TypeError or ValueError for another one."""
+    name = as_text(value, "a file name")
+    if "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"the file name {name!r} is not one inside --media")
-    return folder / relative
+    return name
+
+
+def file_in(folder: Path, name: Any) -> Path:
+    """The file of a name in an annotation. Raises as `as_name`."""
+    return folder / as_name(name)
 
 
 def wrong_layout(path: Path, source: str, error: Exception) -> UserError:

@@ -3,8 +3,9 @@
     a frosted red apple hangs from a branch<TAB>https://.../apple.jpg       CC3M
     https://.../apple.jpg<TAB>a frosted red apple hangs from a branch       CC12M
 
-Which column is the URL is seen in each row. Two URLs that end in one name are one picture here: give such files other names, in the
-TSV too. The file is one split's; --split says which.
+Which column is the URL is seen in each row. Two URLs that end in one name are an error, for the folder can hold but one of the two: give
+such pictures other names, in the TSV too, or download with img2dataset and read its tars (`webdataset`). The file is one split's;
+--split says which.
 """
 
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from data_tools.sample import MediaPlace, Sample
 from data_tools.sources.base import as_text, file_of_url, read_lines, wrong_layout
+from data_tools.sources.same_names import NamesOfUrls
 from data_tools.splits import Split
 from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.record import Record
@@ -26,11 +28,13 @@ class ConceptualSource:
     split: Split
 
     def samples(self, annotation: Path, media: Path) -> Iterator[Sample]:
+        names = NamesOfUrls()
         try:
             for number, line in enumerate(read_lines(annotation), 1):
                 if line.strip():
                     caption, url = _caption_and_url(number, line.rstrip("\r\n"))
                     file = file_of_url(media, url, f"row{number}")
+                    names.add(url, file.name, f"row {number}")
                     record = Record(captions=(as_text(caption, f"the caption in row {number}"),), attributes={})
                     yield Sample(split=self.split, stream=Task.IMAGE_TEXT, key=file.stem, media=MediaPlace(path=file), record=record)
         except ValueError as error:

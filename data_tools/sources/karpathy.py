@@ -8,10 +8,9 @@ Flickr30k has no "filepath". Other fields are passed over.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from data_tools.sample import MediaPlace, Sample
-from data_tools.sources.base import as_text, file_in, first_there, read_json, wrong_layout
+from data_tools.sources.base import as_text, file_in, first_there, one_of, read_json, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.record import Record
@@ -29,14 +28,7 @@ class KarpathySource:
                 flat = file_in(media, name)
                 file = first_there(file_in(file_in(media, image["filepath"]), name), flat) if "filepath" in image else flat
                 record = Record(captions=captions, attributes={})
-                yield Sample(
-                    split=_split(image["split"]), stream=Task.IMAGE_TEXT, key=flat.stem, media=MediaPlace(path=file), record=record
-                )
+                split = one_of(image["split"], _SPLITS, "a picture's split")
+                yield Sample(split=split, stream=Task.IMAGE_TEXT, key=flat.stem, media=MediaPlace(path=file), record=record)
         except (KeyError, TypeError, ValueError) as error:
             raise wrong_layout(annotation, "karpathy", error) from None
-
-
-def _split(name: Any) -> Split:
-    if as_text(name, "a split") not in _SPLITS:
-        raise ValueError(f"a picture's split is {name!r}, not one of {', '.join(_SPLITS)}")
-    return _SPLITS[name]

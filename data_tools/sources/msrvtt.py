@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.sample import MediaPlace, Sample
-from data_tools.sources.base import as_text, file_in, read_json, wrong_layout
+from data_tools.sources.base import as_text, file_in, files_by_stem, one_of, read_json, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.record import Question, Record
@@ -33,7 +33,7 @@ class MsrvttSource:
                     questions[key].append(Question(question=question, answer=answer, kind=""))
             except (KeyError, TypeError, ValueError) as error:
                 raise wrong_layout(path, "msrvtt", error) from None
-        files = {path.stem: path for path in sorted(media.iterdir())} if media.is_dir() else {}
+        files = files_by_stem(media)
         captions: defaultdict[str, list[str]] = defaultdict(list)
         try:
             for sentence in fields["sentences"]:
@@ -43,15 +43,10 @@ class MsrvttSource:
                 key = as_text(video["video_id"], "a video_id")
                 record = Record(captions=tuple(captions[key]), questions=tuple(questions[key]), attributes={})
                 file = files.get(key) or file_in(media, f"{key}.mp4")
-                yield Sample(split=_split(video["split"]), stream=Task.VIDEO_TEXT, key=key, media=MediaPlace(path=file), record=record)
+                split = one_of(video["split"], _SPLITS, "a video's split")
+                yield Sample(split=split, stream=Task.VIDEO_TEXT, key=key, media=MediaPlace(path=file), record=record)
         except (KeyError, TypeError, ValueError) as error:
             raise wrong_layout(annotation, "msrvtt", error) from None
-
-
-def _split(name: Any) -> Split:
-    if name not in _SPLITS:
-        raise ValueError(f"a video's split is {name!r}, not one of {', '.join(_SPLITS)}")
-    return _SPLITS[name]
 
 
 def _video(number: Any) -> str:

@@ -4,8 +4,8 @@
     {"video_id": "video7", "golden_captions": ["a man dances", "someone is dancing"]}
     {"video_id": "video7", "question": "who dances?", "answer": "man"}
 
-The rows of one clip are gathered, wherever they are in the file. A clip that has questions only is left out for want of a caption:
-put the lines of its captions file and of its questions file into one file. A clip is at DIR/video_id.mp4, or else .avi; one whose
+The rows of one clip are gathered, wherever they are in the file: put the lines of a captions file and of a questions file into one
+where both are wanted. A clip is at DIR/video_id.mp4, or else .avi; one whose
 video_id begins with "tumblr_" is a .gif. The file is one split's; --split says which. Other fields are passed over.
 """
 

@@ -6,9 +6,9 @@ config, [PAPER] arXiv 2302.00402. A number without a tag is this project's own c
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationInfo, model_serializer, model_validator
 
 from megatron_mplug2.config import checks
 
@@ -205,16 +205,84 @@ class ObjectivesConfig(Frozen):
     lm: LMConfig = LMConfig()
 
 
+class DatasetConfig(Frozen):
+    """A folder of shards, and how often its samples come. The folder alone may stand for a dataset that is seen once an epoch."""
+
+    folder: str = Field(min_length=1)
+    """A path, or a URL of http(s) or s3."""
+    weight: float | None = Field(default=None, gt=0)
+    """Share of the stream's samples, relative to the weights of its other datasets, whatever their sizes."""
+    repeat: int = Field(default=1, gt=0)
+    """How often each sample comes in an epoch of the stream, where there are no weights."""
+
+    @property
+    def scheme(self) -> str | None:
+        """Of a URL; None for a path."""
+        scheme, separator, _ = self.folder.partition("://")
+        return scheme if separator else None
+
+    @property
+    def plain(self) -> bool:
+        return self.weight is None and self.repeat == 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _folder_alone(cls, value: Any) -> Any:
+        return {"folder": str(value)} if isinstance(value, str | Path) else value
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, whole: SerializerFunctionWrapHandler) -> Any:
+        return self.folder if self.plain else whole(self)
+
+
 class SplitConfig(Frozen):
-    """Folders of shards (each with its manifest) of every stream; a stream without a folder cannot be in a mixture."""
+    """Datasets of every stream; a stream without one cannot be in a mixture."""
 
-    text: tuple[Path, ...] = ()
-    image_text: tuple[Path, ...] = ()
-    video_text: tuple[Path, ...] = ()
+    text: tuple[DatasetConfig, ...] = ()
+    image_text: tuple[DatasetConfig, ...] = ()
+    video_text: tuple[DatasetConfig, ...] = ()
 
-    def of(self, task: Task) -> tuple[Path, ...]:
-        folders: tuple[Path, ...] = getattr(self, task.value)
-        return folders
+    def of(self, task: Task) -> tuple[DatasetConfig, ...]:
+        datasets: tuple[DatasetConfig, ...] = getattr(self, task.value)
+        return datasets
+
+
+class CacheConfig(Frozen):
+    """Where this node keeps what it read of remote folders; its ranks share it, and so may runs."""
+
+    folder: Path | None = None
+    """On a disk of the node. Remote folders need it: their indices lie here too, beside the limit."""
+    limit_gb: float = Field(default=100.0, gt=0)
+    """Most gigabytes (10^9 bytes) of tars' contents that are kept; what was not read for longest goes first."""
+
+
+class DecoderChoice(StrEnum):
+    """What decodes pictures and clips; the frames are the same, the pixels nearly."""
+
+    AUTO = "auto"
+    """DALI on a GPU where it is installed and `data.workers` is 0 (worker processes cannot use a GPU), else PyAV."""
+    PYAV = "pyav"
+    """PyAV (FFmpeg) and PIL, on the CPU."""
+    DALI = "dali"
+    """NVIDIA DALI: on a GPU with `data.workers` 0, else on the CPU; PyAV decodes what it cannot."""
+
+
+class ResizeFilter(StrEnum):
+    """How a frame becomes a square."""
+
+    BICUBIC = "bicubic"
+    """Antialiased."""
+    NEAREST = "nearest"
+    """torch's "nearest", not antialiased."""
+
+
+class RandAugmentConfig(Frozen):
+    """Operations on the pixels of a training sample, the same on all frames of a clip."""
+
+    operations: int = Field(default=0, ge=0)
+    """How many, one after the other; released: 2 [CODE]."""
+    magnitude: int = Field(default=5, ge=0, le=10)  # [CODE] clips; pictures 7
+    """Strength of each, of 10."""
 
 
 class DataConfig(Frozen):
@@ -223,6 +291,9 @@ class DataConfig(Frozen):
     train: SplitConfig = SplitConfig()
     validation: SplitConfig = SplitConfig()
     test: SplitConfig = SplitConfig()
+    cache: CacheConfig = CacheConfig()
+    staging: Path | None = None
+    """Folder on a disk of the node, into which the tars of the training streams are copied while the run goes on; None copies nothing."""
     text_length: int = Field(default=32, gt=1)
     """Tokens of a caption or an instruction, padded or cut."""
     document_length: int = Field(default=128, gt=1)
@@ -233,6 +304,10 @@ class DataConfig(Frozen):
     """Area of the random crop in training, as a share of the picture; one crop for all frames of a clip."""
     flip: bool = False
     """Mirror half of the training samples. Off by default: captions name directions."""
+    randaugment: RandAugmentConfig = RandAugmentConfig()
+    test_transform: ResizeFilter = ResizeFilter.BICUBIC
+    """How clips of validation and test are resized. The released code takes the nearest pixel: for figures to compare with its own."""
+    decoder: DecoderChoice = DecoderChoice.AUTO
     workers: int = Field(default=1, ge=0)
     """Decoding processes a rank; 0 decodes in the training process."""
     prefetch: int = Field(default=4, gt=0)

@@ -23,12 +23,11 @@ def text_batch(samples: Sequence[TextSample]) -> TextBatch:
     )
 
 
-def pair_batch(task: Task, samples: Sequence[PairSample]) -> PairBatch:
-    """With media if the samples have them, all or none."""
-    media = [sample.media for sample in samples if sample.media is not None]
+def pair_batch(task: Task, samples: Sequence[PairSample], media: Sequence[torch.Tensor]) -> PairBatch:
+    """`media` are the samples' decoded pictures or clips, or none."""
     return PairBatch(
         task=task,
-        media=torch.stack(media) if media else None,
+        media=torch.stack(list(media)) if media else None,
         captions=_rows([sample.caption for sample in samples]),
         instructions=torch.from_numpy(np.concatenate([sample.instructions for sample in samples])),
         targets=torch.from_numpy(np.concatenate([sample.targets for sample in samples])),
@@ -43,10 +42,6 @@ def split_batch(batch: Batch, parts: int) -> list[Batch]:
     tensors = {field.name: value for field in fields(batch) if isinstance(value := getattr(batch, field.name), torch.Tensor)}
     chunks: dict[str, Any] = {name: tensor.view(parts, -1, *tensor.shape[1:]) for name, tensor in tensors.items()}
     return [replace(batch, **{name: rows[part] for name, rows in chunks.items()}) for part in range(parts)]
-
-
-def without_media(batch: Batch) -> Batch:
-    return replace(batch, media=None) if isinstance(batch, PairBatch) else batch
 
 
 def _rows(rows: Sequence[NDArray[np.int64]]) -> torch.Tensor:

@@ -21,6 +21,7 @@ class Purpose(StrEnum):
     SUBSTITUTE = "substitute"
     VIEW = "view"
     FRAMES = "frames"
+    RANDAUGMENT = "randaugment"
     CAPTION = "caption"
     TARGET_CAPTION = "target_caption"
     QUESTIONS = "questions"
@@ -42,9 +43,10 @@ def mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
-def weyl(count: int, start: np.uint64) -> NDArray[np.uint64]:
-    """[count] terms of SplitMix64's sequence before the finalizer: multiples of 2^64 / golden ratio, which fill the range evenly."""
-    return np.arange(count, dtype=np.uint64) * _GOLDEN + start
+def weyl(count: int, start: np.uint64, first: int = 0) -> NDArray[np.uint64]:
+    """[count] terms, from number `first` on, of SplitMix64's sequence before the finalizer: multiples of 2^64 / golden ratio, which fill
+    the range evenly."""
+    return np.arange(first, first + count, dtype=np.uint64) * _GOLDEN + start
 
 
 def fractions(bits: NDArray[np.uint64]) -> NDArray[np.float64]:

@@ -5,17 +5,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from megatron_mplug2.config.schema import PhaseConfig, RunConfig, Task
 from megatron_mplug2.data.assemble import split_batch
+from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.batch import Batch
+from megatron_mplug2.data.decoding.choice import open_decoder
+from megatron_mplug2.data.decoding.contract import Decoder
 from megatron_mplug2.data.draws import SampleDraws
 from megatron_mplug2.data.ledger import Ledger
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.mixture import PlannedStep
 from megatron_mplug2.data.quarantine import BadSample
 from megatron_mplug2.data.sampler import ManifestOrder
-from megatron_mplug2.data.samples import Augmentation, Picture, read_media, read_record
+from megatron_mplug2.data.samples import Augmentation, MediaRequest, Picture, decoded, media_request, read_record
 from megatron_mplug2.data.settled_steps import Reader, SettledSteps
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.step_reader import Stream
@@ -112,6 +116,7 @@ def evaluation_batches(
         manifest=open_stream(config.data, split, task),
         tokenizer=Tokenizer(config.data.vocab, config.model.text.vocab_size),
         picture=Picture(frames=phase.frames if task is Task.VIDEO_TEXT else 1, resolution=phase.resolution, augmentation=Augmentation.NONE),
+        decoder=open_decoder(config.data),
     )
     mine = range(data_rank, len(read.manifest), data_size)
     batches = [mine[start : start + batch] for start in range(0, len(mine), batch)]
@@ -129,39 +134,45 @@ class _EvaluationReader:
     manifest: Manifest
     tokenizer: Tokenizer
     picture: Picture
+    decoder: Decoder
 
     def __call__(self, indices: range) -> EvaluationBatch:
-        kept: list[int] = []
-        left_out: list[LeftOut] = []
-        data, picture = self.config.data, self.picture
-        media = torch.empty(len(indices), 3, picture.frames, picture.resolution, picture.resolution)
-        captions = np.empty((len(indices), data.text_length), dtype=np.int64)
+        read: list[tuple[int, str, MediaRequest]] = []
+        left_out: dict[int, str] = {}
         for index in indices:
             try:
-                captions[len(kept)] = self.tokenizer.encode(self._caption(index), data.text_length)
-                media[len(kept)] = self._media(index)
+                read.append((index, *self._read(index)))
             except BadSample as error:
-                left_out.append(LeftOut(index=index, key=self.manifest.entry(index).key, reason=str(error)))
+                left_out[index] = str(error)
             except OSError as error:
                 raise UserError(
                     f"sample {index} of data.*.{self.task} cannot be read ({error}): check its shards and their storage"
                 ) from None
+        kept: list[int] = []
+        captions: list[NDArray[np.int64]] = []
+        media: list[torch.Tensor] = []
+        for (index, caption, _), answer in zip(read, decoded(self.decoder, [request for _, _, request in read]), strict=True):
+            if isinstance(answer, BadMedia):
+                left_out[index] = str(answer)
             else:
                 kept.append(index)
+                captions.append(self.tokenizer.encode(caption, self.config.data.text_length))
+                media.append(answer)
         entries = [self.manifest.entry(index) for index in kept]
         return EvaluationBatch(
             indices=torch.tensor(kept, dtype=torch.int64),
-            media=media[: len(kept)],
-            captions=torch.from_numpy(captions[: len(kept)]),
+            media=torch.stack(media) if media else torch.empty(0, 3, self.picture.frames, *[self.picture.resolution] * 2),
+            captions=torch.from_numpy(np.array(captions, np.int64).reshape(len(kept), self.config.data.text_length)),
             media_ids=torch.tensor([entry.media_id for entry in entries], dtype=torch.int64),
             meaning_ids=torch.tensor([entry.meaning_id for entry in entries], dtype=torch.int64),
-            left_out=tuple(left_out),
+            left_out=tuple(
+                LeftOut(index=index, key=self.manifest.entry(index).key, reason=reason) for index, reason in sorted(left_out.items())
+            ),
         )
 
-    def _caption(self, index: int) -> str:
-        captions = read_record(self.manifest, index).captions
-        return captions[0] if captions else ""
-
-    def _media(self, index: int) -> torch.Tensor:
+    def _read(self, index: int) -> tuple[str, MediaRequest]:
+        """The first caption, and what is to be decoded."""
         draws = SampleDraws(seed=self.config.training.seed, task=self.task, epoch=0, index=index)
-        return read_media(self.manifest, self.picture, draws, self.config.data)
+        record = read_record(self.manifest, index)
+        request = media_request(self.manifest, self.picture, draws, self.config.data, record)
+        return record.captions[0] if record.captions else "", request

@@ -2,20 +2,24 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from multiprocessing.context import ForkProcess
 
 import numpy as np
 
-from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.schema import RunConfig, Task
 from megatron_mplug2.data.assemble import split_batch
 from megatron_mplug2.data.batch import Batch
+from megatron_mplug2.data.interleave import training_order
 from megatron_mplug2.data.ledger import Ledger
+from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.mixture import PlannedStep, StepPlan
 from megatron_mplug2.data.quarantine import check_limit
-from megatron_mplug2.data.sampler import Sampler
+from megatron_mplug2.data.sampler import Order
 from megatron_mplug2.data.samples import Augmentation
 from megatron_mplug2.data.settled_steps import Reader, SettledSteps
 from megatron_mplug2.data.split import Split
-from megatron_mplug2.data.state import DataState, check_same_data
+from megatron_mplug2.data.staging import start_staging
+from megatron_mplug2.data.state import DatasetState, DataState, check_same_data
 from megatron_mplug2.data.step_reader import Recorded, Stream
 from megatron_mplug2.data.streams import open_streams
 from megatron_mplug2.data.substitution import Agree, Fault, Substitution, Substitutions
@@ -55,24 +59,21 @@ class Loader:
         self._next = self._first = start_step
         self._tokenizer = Tokenizer(config.data.vocab, config.model.text.vocab_size)
         self._streams = {
-            task: Stream(
-                split=split,
-                task=task,
-                manifest=manifest,
-                order=Sampler(seed=config.training.seed, task=task, size=len(manifest)),
-            )
+            task: Stream(split=split, task=task, manifest=manifest, order=self._order(split, task, manifest))
             for task, manifest in open_streams(config.data, split, self._plan.tasks).items()
         }
-        self._fingerprints = {task: stream.manifest.fingerprint for task, stream in self._streams.items()}
+        self._datasets = {task: self._dataset_states(split, task, stream.manifest) for task, stream in self._streams.items()}
         if state:
-            check_same_data(state, self._fingerprints, self._tokenizer.fingerprint)
+            check_same_data(state, self._datasets, self._tokenizer.fingerprint)
             self._first = 0
         self._storage = {one.event: one for one in state.substitutions} if state else {}
         self._counts = [(start_step, state.substituted if state else 0)]
         self._recorded = self._to_repeat(ledger.events if ledger else ())
+        self._staging: ForkProcess | None = None
 
     def __iter__(self) -> Iterator[tuple[PlannedStep, list[Batch]]]:
         """Raises UserError when more than `data.bad_sample_limit` of the samples were substituted, or one has no substitute."""
+        self._stage()
         steps = SettledSteps(
             self._config,
             self._reader,
@@ -102,11 +103,26 @@ class Loader:
         place = bisect_right(self._counts, step + 1, key=lambda count: count[0])
         return DataState(
             steps=step + 1,
-            fingerprints=self._fingerprints,
+            datasets=self._datasets,
             vocabulary=self._tokenizer.fingerprint,
             substituted=self._counts[place - 1][1],
             substitutions=tuple(self._storage.values()),
         )
+
+    def _order(self, split: Split, task: Task, manifest: Manifest) -> Order:
+        datasets = split.folders(self._config.data).of(task)
+        sizes = [folder.samples for folder in manifest.folders]
+        return training_order(seed=self._config.training.seed, task=task, datasets=datasets, sizes=sizes)
+
+    def _dataset_states(self, split: Split, task: Task, manifest: Manifest) -> tuple[DatasetState, ...]:
+        datasets = split.folders(self._config.data).of(task)
+        return tuple(DatasetState.of(facts, dataset) for facts, dataset in zip(manifest.folders, datasets, strict=True))
+
+    def _stage(self) -> None:
+        """Begins to copy the streams' tars, unless that was begun before."""
+        folder = self._config.data.staging
+        if folder and self._staging is None:
+            self._staging = start_staging([tar for stream in self._streams.values() for tar in stream.manifest.tars], folder)
 
     def _count(self, step: int, found: Substitutions) -> None:
         training = self._config.training
@@ -132,7 +148,7 @@ class Loader:
     def _lies_ahead(self, one: Substitution) -> bool:
         """False also for what another corpus or seed left in the ledger."""
         stream = self._streams.get(one.task)
-        if stream is None or (one.split, one.corpus) != (stream.split, self._fingerprints[one.task]):
+        if stream is None or (one.split, one.corpus) != (stream.split, stream.manifest.fingerprint):
             return False
         drawn = stream.order.at(np.array([one.position])).indices[0]
         return one.position >= self._plan.consumed(one.task, self._next) and int(drawn) == one.index

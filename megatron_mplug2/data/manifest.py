@@ -9,11 +9,11 @@ import bisect
 import hashlib
 import itertools
 import json
-import os
-from collections import OrderedDict
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ import numpy as np
 
 from megatron_mplug2.data.media_facts import MediaFacts
 from megatron_mplug2.data.record import Record
+from megatron_mplug2.data.storage import LOCAL, Storage
+from megatron_mplug2.data.tar_files import Shard as Shard
+from megatron_mplug2.data.tar_files import TarFiles
 from megatron_mplug2.errors import UserError
 
 VERSION = 2
@@ -58,8 +61,6 @@ ROW = np.dtype(
 FACTS = ("width", "height", "frames", "fps", "duration_s", "variable_rate")
 """`MediaFacts` in a row, beside the codec."""
 
-_OPEN_TARS = 64
-
 
 class MediaKind(StrEnum):
     """What a stream's samples are; a folder holds one kind."""
@@ -79,15 +80,6 @@ class Entry:
     """63-bit hash of the picture's or clip's bytes (of a document's text): equal for equal media, in every folder."""
     meaning_id: int
     """63-bit hash of the sample's meaning; the media id where the corpus names none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shard:
-    """A tar: file name, size in bytes, SHA-256 of the file."""
-
-    name: str
-    size: int
-    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,71 +110,87 @@ def content_id(role: str, data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8, person=role.encode()).digest(), "little") >> 1
 
 
-def _intact(data: bytes, role: str, row: Any) -> bytes:
-    """Raises OSError where a member's bytes have changed."""
-    if content_id(role, data) != row[f"{role}_id"]:
-        raise OSError(f"the {role} of {row['key'].decode()} is damaged on disk")
-    return data
-
-
 class _Folder:
     """One stream's folder: header and index in memory (the index mapped), tars opened when a sample is asked for.
 
-    Reads with `pread`, so a forked worker may go on with its parent's handles. One thread at a time.
+    A forked worker may go on with its parent's handles. One thread at a time.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, name: str, storage: Storage) -> None:
+        self.name = name
+        self.files = storage.open(name)
         try:
-            self.raw_header = (path / MANIFEST).read_bytes()
+            raw_header = self.files.whole(MANIFEST)
         except (FileNotFoundError, NotADirectoryError):
-            raise UserError(f"{path} has no {MANIFEST}: make the folder with `mplug2 data shard`") from None
+            raise UserError(f"{name} has no {MANIFEST}: make the folder with `mplug2 data shard`") from None
+        except OSError as error:
+            raise UserError(f"{name} cannot be read: {error}") from None
         try:
-            self.header = Header.from_json(self.raw_header)
-            self.index = np.load(path / INDEX, mmap_mode="r")
-        except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
-            raise UserError(f"{path} is not readable as a corpus ({error}): make it anew with `mplug2 data shard`") from None
+            self.header = Header.from_json(raw_header)
+            _check_shards(self.header.shards)
+            self.index = np.load(self.files.on_disk(INDEX, self.header.index_sha256), mmap_mode="r")
+        except OSError as error:
+            raise UserError(f"{name}/{INDEX} cannot be read: {error}") from None
+        except (ValueError, KeyError, TypeError, EOFError) as error:
+            raise UserError(f"{name} is not readable as a corpus ({error}): make it anew with `mplug2 data shard`") from None
         if self.index.dtype != ROW or self.index.shape != (self.header.samples,):
-            raise UserError(f"{path / INDEX} does not fit {MANIFEST}: make the folder anew with `mplug2 data shard`")
-        self._handles: OrderedDict[int, int] = OrderedDict()
+            raise UserError(f"{name}/{INDEX} does not fit {MANIFEST}: make the folder anew with `mplug2 data shard`")
+        self.raw_header = raw_header
 
-    def read(self, shard: int, offset: int, size: int) -> bytes:
-        """Raises OSError when the tar is missing, ends early or cannot be read, or the place is in none."""
-        if not (0 <= shard < len(self.header.shards) and 0 <= offset <= offset + size <= self.header.shards[shard].size):
-            raise OSError(f"{self.path / INDEX} is damaged: it names {size} bytes at {offset} of tar number {shard}")
-        name = self.path / self.header.shards[shard].name
-        handle = self._handles.pop(shard, None)
-        if handle is None:
-            handle = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-            if len(self._handles) >= _OPEN_TARS:
-                os.close(self._handles.popitem(last=False)[1])
-        self._handles[shard] = handle
-        data = os.pread(handle, size, offset)
-        if len(data) != size:
-            raise OSError(f"{name} ends early: {size} bytes expected at {offset}, {len(data)} read")
+    def member(self, row: Any, role: str) -> bytes:
+        """Raises OSError where a member's bytes cannot be read or have changed, UserError where the index names a place in no tar."""
+        number, offset, size = int(row["shard"]), int(row[f"{role}_offset"]), int(row[f"{role}_size"])
+        if not (0 <= number < len(self.header.shards) and 0 <= offset <= offset + size <= self.header.shards[number].size):
+            raise UserError(
+                f"{self.name}/{INDEX} is damaged: it names {size} bytes at {offset} of tar number {number}, which has none there; "
+                "check the folder with `mplug2 data verify`"
+            )
+        shard = self.header.shards[number]
+        if not size:
+            return b""
+        data = self.files.read(shard, offset, size)
+        if content_id(role, data) != row[f"{role}_id"] and self.files.forget(shard, offset, size):
+            data = self.files.read(shard, offset, size)
+        if content_id(role, data) != row[f"{role}_id"]:
+            raise OSError(f"the {role} of {row['key'].decode()} is damaged on disk")
         return data
 
     def check_files(self) -> None:
         for shard in self.header.shards:
-            name = self.path / shard.name
-            size = name.stat().st_size if name.is_file() else None
-            if size is None:
-                raise UserError(f"{name} is missing: copy it back or make the folder anew with `mplug2 data shard`")
-            if size != shard.size:
-                raise UserError(f"{name} has {size} bytes instead of {shard.size}: copy it anew or make it again with `mplug2 data shard`")
+            if fault := self.files.fault(shard):
+                raise UserError(f"{self.name}/{shard.name} {fault}")
 
-    def close(self) -> None:
-        while self._handles:
-            os.close(self._handles.popitem()[1])
+
+def _check_shards(shards: Sequence[Shard]) -> None:
+    """Raises ValueError for names that could lead out of the folder, and for digests that could out of the cache's."""
+    for shard in shards:
+        if not isinstance(shard.name, str) or not re.fullmatch(r"[^/\\\0]+\.tar", shard.name):
+            raise ValueError(f"its {MANIFEST} names {shard.name!r}, which is not the name of a tar in the folder")
+        if not isinstance(shard.sha256, str) or not re.fullmatch(r"[0-9a-f]{64}", shard.sha256):
+            raise ValueError(f"its {MANIFEST} has {shard.sha256!r} for the SHA-256 of {shard.name}")
+        if not isinstance(shard.size, int) or shard.size < 0:
+            raise ValueError(f"its {MANIFEST} has {shard.size!r} for the bytes of {shard.name}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderFacts:
+    """What a folder holds, in short."""
+
+    name: str
+    samples: int
+    index_sha256: str
+    fingerprint: str
+    """SHA-256 of the header, and so of all contents."""
 
 
 class Manifest:
-    """The samples of one stream, over one or more folders in a given order. Pickles as the list of its folders."""
+    """The samples of one stream, over one or more folders (paths or URLs) in a given order. Pickles as the list of its folders."""
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path | str], storage: Storage = LOCAL) -> None:
         if not folders:
             raise UserError("a stream without folders: name at least one folder made by `mplug2 data shard`")
-        self._folders = tuple(_Folder(Path(path)) for path in folders)
+        self._storage = storage
+        self._folders = tuple(_Folder(str(folder).rstrip("/"), storage) for folder in folders)
         kinds = {folder.header.kind for folder in self._folders}
         if len(kinds) > 1:
             raise UserError(f"{', '.join(map(str, folders))} hold different kinds ({', '.join(sorted(kinds))}): one stream has one kind")
@@ -192,14 +200,14 @@ class Manifest:
             raise UserError(f"{', '.join(map(str, folders))}: no samples; look into report.json there, then run `mplug2 data shard` again")
 
     @staticmethod
-    def load(folder: Path) -> "Manifest":
+    def load(folder: Path | str) -> "Manifest":
         """Raises UserError for a missing, damaged or empty folder."""
         return Manifest([folder])
 
     @staticmethod
-    def load_all(folders: Sequence[Path]) -> "Manifest":
+    def load_all(folders: Sequence[Path | str], storage: Storage = LOCAL) -> "Manifest":
         """All folders' samples, in the given order. Raises UserError as `load` does, and for folders of different kinds."""
-        return Manifest(folders)
+        return Manifest(folders, storage)
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -211,44 +219,58 @@ class Manifest:
     def record(self, i: int) -> Record:
         """The texts. Raises OSError when they cannot be read, or are not those that were sharded."""
         folder, row = self._row(i)
-        data = folder.read(int(row["shard"]), int(row["record_offset"]), int(row["record_size"]))
-        return Record.from_json(_intact(data, "record", row))
+        return Record.from_json(folder.member(row, "record"))
 
     def media(self, i: int) -> bytes:
         """The file's bytes, undecoded; empty for text. Raises OSError when they cannot be read, or are not those that were sharded."""
-        return self._member(i, "media")
+        folder, row = self._row(i)
+        return folder.member(row, "media")
 
     def second_media(self, i: int) -> bytes:
         """The other picture of a pair; empty where there is none. Raises as `media`."""
-        return self._member(i, "second")
+        folder, row = self._row(i)
+        return folder.member(row, "second")
 
     def facts(self, i: int) -> MediaFacts:
         """What is known of the picture or clip."""
         row = self._row(i)[1]
         return MediaFacts(codec=row["codec"].decode(), **{name: row[name].item() for name in FACTS})
 
-    def _member(self, i: int, role: str) -> bytes:
-        folder, row = self._row(i)
-        data = folder.read(int(row["shard"]), int(row[f"{role}_offset"]), int(row[f"{role}_size"]))
-        return _intact(data, role, row) if data else data
-
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the folders' headers, and so over all contents and their order, not over where the folders lie."""
         return hashlib.sha256(b"\0".join(folder.raw_header for folder in self._folders)).hexdigest()
 
+    @property
+    def folders(self) -> tuple[FolderFacts, ...]:
+        return tuple(
+            FolderFacts(
+                name=folder.name,
+                samples=folder.header.samples,
+                index_sha256=folder.header.index_sha256,
+                fingerprint=hashlib.sha256(folder.raw_header).hexdigest(),
+            )
+            for folder in self._folders
+        )
+
+    @property
+    def tars(self) -> tuple[tuple[TarFiles, Shard], ...]:
+        """Every tar with the files that it is one of."""
+        return tuple((folder.files, shard) for folder in self._folders for shard in folder.header.shards)
+
     def check_files(self) -> None:
-        """Quick check before a run: raises UserError naming the first tar that is missing or has another size than when it was made."""
+        """Quick check before a run: raises UserError naming the first local tar that is missing, leads out of its folder, or has another
+        size than when it was made."""
         for folder in self._folders:
             folder.check_files()
 
     def close(self) -> None:
         """Closes the tars; a later read opens them again."""
         for folder in self._folders:
-            folder.close()
+            folder.files.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Manifest, ([folder.path for folder in self._folders],)
+        return Manifest, ([folder.name for folder in self._folders], self._storage)
 
     def _row(self, i: int) -> tuple[_Folder, Any]:
         if not 0 <= i < len(self):

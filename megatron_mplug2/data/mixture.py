@@ -1,7 +1,9 @@
 """Which task each step does, and where in its stream it begins: a pure function of (seed, step) and the schedule."""
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,8 @@ from megatron_mplug2.config.schema import PhaseConfig, Task
 from megatron_mplug2.data.draws import Purpose, fractions, key_bits, weyl
 
 _TASKS = tuple(Task)
+_STRETCH = 1 << 13
+"""Steps between counts of what each task took: asking for a step adds up fewer bytes than this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,31 +28,28 @@ class PlannedStep:
 
 
 class StepPlan:
-    """All steps of a schedule. Any stretch of steps holds each task by its share up to a few steps, closer than independent draws."""
+    """All steps of a schedule, a byte each. Any stretch of steps holds each task by its share up to a few steps, closer than independent
+    draws."""
 
     def __init__(self, schedule: Sequence[PhaseConfig], *, seed: int, global_batch: int) -> None:
         self._schedule = tuple(schedule)
         self._global_batch = global_batch
-        self._phases = np.repeat(np.arange(len(schedule)), [phase.steps for phase in schedule])
-        self._choices = self._draw(seed)
-        self._earlier = np.zeros(len(self._choices), dtype=np.int64)
-        for choice in range(len(_TASKS)):
-            steps = np.flatnonzero(self._choices == choice)
-            self._earlier[steps] = np.arange(len(steps))
+        self._ends = tuple(accumulate(phase.steps for phase in schedule))
+        self._choices = np.concatenate([self._draw(seed, first) for first in range(0, len(self), _STRETCH)])
+        taken = [[int((choices == choice).sum()) for choice in range(len(_TASKS))] for choices in self._stretches()]
+        self._taken = np.cumsum([[0] * len(_TASKS), *taken], axis=0)
+        """[stretches + 1, tasks] steps before each stretch."""
 
     def __len__(self) -> int:
-        return len(self._choices)
+        return self._ends[-1]
 
     def __getitem__(self, step: int) -> PlannedStep:
         """Raises IndexError outside the schedule."""
         if not 0 <= step < len(self):
             raise IndexError(f"step {step} of {len(self)}")
-        return PlannedStep(
-            step=step,
-            task=_TASKS[self._choices[step]],
-            phase=self._schedule[self._phases[step]],
-            stream_position=int(self._earlier[step]) * self._global_batch,
-        )
+        task = _TASKS[self._choices[step]]
+        phase = self._schedule[bisect_right(self._ends, step)]
+        return PlannedStep(step=step, task=task, phase=phase, stream_position=self.consumed(task, step))
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -57,11 +58,18 @@ class StepPlan:
 
     def consumed(self, task: Task, steps: int) -> int:
         """Samples of a stream that the first `steps` steps take."""
-        return int((self._choices[:steps] == _TASKS.index(task)).sum()) * self._global_batch
+        choice, stretch = _TASKS.index(task), steps // _STRETCH
+        here = self._choices[stretch * _STRETCH : steps]
+        return (int(self._taken[stretch, choice]) + int((here == choice).sum())) * self._global_batch
 
-    def _draw(self, seed: int) -> NDArray[np.int64]:
-        """[steps] index of each step's task."""
-        points = fractions(weyl(len(self._phases), key_bits(Purpose.MIXTURE, seed)[0]))
+    def _stretches(self) -> Iterator[NDArray[np.int8]]:
+        return (self._choices[first : first + _STRETCH] for first in range(0, len(self), _STRETCH))
+
+    def _draw(self, seed: int, first: int) -> NDArray[np.int8]:
+        """Index of each step's task, of the stretch of steps from `first` on."""
+        count = min(_STRETCH, len(self) - first)
+        points = fractions(weyl(count, key_bits(Purpose.MIXTURE, seed)[0], first))
         shares = np.array([[phase.share(task) for task in _TASKS] for phase in self._schedule])
         borders = np.cumsum(shares, axis=1)[:, :-1] / np.cumsum(shares, axis=1)[:, -1:]
-        return (points[:, None] >= borders[self._phases]).sum(axis=1)
+        phases = np.searchsorted(self._ends, np.arange(first, first + count), side="right")
+        return (points[:, None] >= borders[phases]).sum(axis=1, dtype=np.int8)

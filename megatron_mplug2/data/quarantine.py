@@ -43,17 +43,21 @@ class BadSample(Exception):  # noqa: N818 (a sample's property, found while read
 
 
 def candidates(order: Order, *, seed: int, task: Task, start: int, global_batch: int, position: int) -> Iterator[int]:
-    """Substitutes for a position of the global batch that begins at `start`, best first, ATTEMPTS at most: none is in the global batch.
+    """Substitutes for a position of the global batch that begins at `start`, best first, ATTEMPTS at most: of the same dataset, and none
+    in the global batch.
 
-    The positions of a global batch take turns in one keyed permutation of the rest of the manifest, so no two get the same sample before
+    The positions of a global batch take turns in one keyed permutation of the rest of the dataset, so no two get the same sample before
     the rest is used up.
     """
-    batch = np.unique(order.at(np.arange(start, start + global_batch)).indices)
-    permutation = Permutation(order.size, Purpose.SUBSTITUTE, seed, task, start)
-    place, rest = position - start, order.size - len(batch)
+    drawn = order.at(np.arange(start, start + global_batch)).indices
+    place = position - start
+    dataset = order.dataset(int(drawn[place]))
+    batch = np.unique(drawn[(drawn >= dataset.start) & (drawn < dataset.stop)]) - dataset.start
+    permutation = Permutation(len(dataset), Purpose.SUBSTITUTE, seed, task, start)
+    rest = len(dataset) - len(batch)
     turns = chain(range(place, rest, global_batch), range(place % max(rest, 1), rest), range(rest))
     for turn in islice(turns, ATTEMPTS):
-        yield _other(permutation, batch, turn, order.size)
+        yield dataset[_other(permutation, batch, turn, len(dataset))]
 
 
 def _other(permutation: Permutation, batch: Int64s, turn: int, size: int) -> int:

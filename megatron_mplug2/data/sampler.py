@@ -1,6 +1,7 @@
-"""From a position in a stream to a sample: each epoch is a keyed permutation of the manifest, whatever ranks and workers there are."""
+"""From a position in a stream to a sample: each epoch is a keyed order of the manifest, whatever ranks and workers there are."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,12 @@ from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.draws import Purpose, key_bits, mix
 
 Int64s = NDArray[np.int64]
+
+BLOCK = 256
+"""Samples that are read from one place: about 10 MB of pictures in a row, or most of a tar of clips."""
+WINDOW = 64 * BLOCK
+"""Samples that are shuffled among each other. A global batch of 1,024 takes about 16 of each of a window's blocks, and touches about as
+many tars as there are blocks; of a shuffle of everything it would touch nearly 1,024. A power of four needs no cycle walking."""
 
 _ROUNDS = 8
 _FEWEST_BITS = 4
@@ -39,31 +46,83 @@ class Permutation:
         return (left << self._half) | right
 
 
+class EpochOrder:
+    """One epoch: every sample once, in an order that is local and needs no table.
+
+    The manifest, taken as a ring, is cut into blocks at a drawn place, so that blocks end elsewhere in each epoch. The blocks are permuted;
+    each 64 of them in a row are a window, and the samples of a window are permuted. The last window takes what is left over, up to the
+    size of two. A manifest of less than two windows is one window: a permutation of all samples, without blocks.
+    """
+
+    def __init__(self, size: int, *key: int | str) -> None:
+        self._size = size
+        self._key = key
+        self._windows = max(size // WINDOW, 1)
+        self._whole_blocks = size // BLOCK
+        self._cut = int(key_bits(Purpose.ORDER, *key, "cut")[0]) % size
+
+    def __call__(self, places: Int64s) -> Int64s:
+        """Samples at places in [0, size)."""
+        if self._windows == 1:
+            return Permutation(self._size, Purpose.ORDER, *self._key)(places)
+        blocks, inside = np.divmod(self._shuffled(places), BLOCK)
+        whole = blocks < self._whole_blocks
+        blocks[whole] = Permutation(self._whole_blocks, Purpose.ORDER, *self._key, "blocks")(blocks[whole])
+        return (blocks * BLOCK + inside + self._cut) % self._size
+
+    def _shuffled(self, places: Int64s) -> Int64s:
+        """Places within the permuted blocks."""
+        shuffled = np.empty_like(places)
+        windows = np.minimum(places // WINDOW, self._windows - 1)
+        for window in np.unique(windows).tolist():
+            here, start = windows == window, window * WINDOW
+            size = WINDOW if window < self._windows - 1 else self._size - start
+            shuffled[here] = start + Permutation(size, Purpose.ORDER, *self._key, "window", window)(places[here] - start)
+        return shuffled
+
+
 @dataclass(frozen=True, kw_only=True)
 class Draw:
     """Where positions of a stream lead; both arrays have the positions' shape."""
 
     epochs: Int64s
+    """Of the sample's dataset: how often it was gone through before."""
     indices: Int64s
     """In the stream's manifest."""
 
 
-class Sampler:
-    """The order of one stream. An epoch holds every sample once; a global batch may reach over the end of an epoch."""
+class Order(Protocol):
+    """The order of a stream: a pure function of the position."""
 
-    def __init__(self, *, seed: int, task: Task, size: int) -> None:
-        self._seed = seed
-        self._task = task
-        self.size = size
+    @property
+    def size(self) -> int:
+        """Samples in the manifest."""
 
     def at(self, positions: Int64s) -> Draw:
         """Epochs and samples at positions >= 0."""
+
+    def dataset(self, index: int) -> range:
+        """Indices of the dataset that a sample belongs to."""
+
+
+class Sampler:
+    """The order of one dataset. An epoch holds every sample once; a global batch may reach over the end of an epoch."""
+
+    def __init__(self, *, seed: int, task: Task, size: int, number: int = 0) -> None:
+        """`number`: the dataset's place in its stream."""
+        self._key: tuple[int | str, ...] = (seed, f"{task}.{number}" if number else task)
+        self.size = size
+
+    def at(self, positions: Int64s) -> Draw:
         epochs, places = np.divmod(positions, self.size)
         indices = np.empty_like(places)
-        for epoch in np.unique(epochs):
+        for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
-            indices[here] = Permutation(self.size, Purpose.ORDER, self._seed, self._task, int(epoch))(places[here])
+            indices[here] = EpochOrder(self.size, *self._key, epoch)(places[here])
         return Draw(epochs=epochs, indices=indices)
+
+    def dataset(self, index: int) -> range:
+        return range(self.size)
 
 
 class ManifestOrder:
@@ -76,8 +135,8 @@ class ManifestOrder:
         epochs, indices = np.divmod(positions, self.size)
         return Draw(epochs=epochs, indices=indices)
 
-
-Order = Sampler | ManifestOrder
+    def dataset(self, index: int) -> range:
+        return range(self.size)
 
 
 @dataclass(frozen=True, kw_only=True)

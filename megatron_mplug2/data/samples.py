@@ -1,14 +1,15 @@
-"""One sample of a stream, from its bytes to token rows and pixels; every choice is drawn by the sample's key."""
+"""One sample of a stream, from its bytes to token rows and a request for pixels; every choice is drawn by the sample's key."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from megatron_mplug2.config.schema import DataConfig, ObjectivesConfig, RunConfig, Task
-from megatron_mplug2.data.decode import FULL_VIEW, BadMedia, View, decode_image, decode_video
+from megatron_mplug2.data.decoding.augment import drawn_operations
+from megatron_mplug2.data.decoding.contract import ClipRequest, Decoded, Decoder, PictureRequest, Transform, View
 from megatron_mplug2.data.draws import Purpose, SampleDraws
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.masking import Masked, mask_tokens
@@ -18,6 +19,9 @@ from megatron_mplug2.data.tokenizer import Tokenizer
 
 _SPLIT_FROM, _SPLIT_TO = 0.3, 0.7
 """Shares of a document between which its prefix ends."""
+
+
+MediaRequest = PictureRequest | ClipRequest
 
 
 class Augmentation(StrEnum):
@@ -52,7 +56,8 @@ class PairSample:
     """Token rows are int64, see PairBatch."""
 
     index: int
-    media: torch.Tensor | None
+    media: MediaRequest | None
+    """None where it was not asked for."""
     caption: NDArray[np.int64]
     instructions: NDArray[np.int64]
     """[k, text_length]"""
@@ -70,18 +75,26 @@ def read_record(manifest: Manifest, index: int) -> Record:
         raise BadSample(f"damaged record: {type(error).__name__}: {error}") from None
 
 
-def read_media(manifest: Manifest, picture: Picture, draws: SampleDraws, data: DataConfig) -> torch.Tensor:
-    """[3, T, R, R] float32. Raises BadSample for bad media, OSError where the bytes cannot be read or have changed."""
+def media_request(manifest: Manifest, picture: Picture, draws: SampleDraws, data: DataConfig, record: Record) -> MediaRequest:
+    """The sample's bytes and what is drawn for them. Raises OSError where the bytes cannot be read or have changed."""
     content = retried(lambda: manifest.media(draws.index))
-    view, shares = FULL_VIEW, None
+    transform, shares = Transform(resolution=picture.resolution, resize=data.test_transform), None
     if picture.augmentation is Augmentation.DRAWN:
-        view, shares = draw_view(draws, data), draws.uniforms(picture.frames, Purpose.FRAMES).tolist()
-    try:
-        if draws.task is Task.VIDEO_TEXT:
-            return decode_video(content, picture.frames, picture.resolution, view, shares)
-        return decode_image(content, picture.resolution, view)
-    except BadMedia as error:
-        raise BadSample(str(error)) from None
+        numbers = draws.uniforms(2 * data.randaugment.operations, Purpose.RANDAUGMENT).tolist()
+        operations = drawn_operations(numbers, data.randaugment.magnitude)
+        transform = Transform(resolution=picture.resolution, view=draw_view(draws, data), operations=operations)
+        shares = draws.uniforms(picture.frames, Purpose.FRAMES).tolist()
+    if draws.task is Task.IMAGE_TEXT:
+        return PictureRequest(data=content, transform=transform)
+    return ClipRequest(data=content, frames=picture.frames, segment_shares=shares, span_s=record.span_s, transform=transform)
+
+
+def decoded(decoder: Decoder, requests: Sequence[MediaRequest]) -> list[Decoded]:
+    """The answers to requests of pictures and clips, in their order, each kind decoded as one batch."""
+    pictures = [request for request in requests if isinstance(request, PictureRequest)]
+    clips = [request for request in requests if isinstance(request, ClipRequest)]
+    answers = iter(decoder.pictures(pictures)), iter(decoder.clips(clips))
+    return [next(answers[isinstance(request, ClipRequest)]) for request in requests]
 
 
 def draw_view(draws: SampleDraws, data: DataConfig) -> View:
@@ -117,12 +130,12 @@ class SampleReader:
         )
 
     def pair(self, manifest: Manifest, picture: Picture | None, draws: SampleDraws) -> PairSample:
-        """A picture or clip with its texts; without media where `picture` is None. Raises BadSample, OSError."""
+        """A picture or clip, not decoded yet, with its texts; without media where `picture` is None. Raises BadSample, OSError."""
         entry, record = manifest.entry(draws.index), read_record(manifest, draws.index)
         captions = [caption for caption in record.captions if caption.strip()]
         if not captions:
             raise BadSample("no caption")
-        media = read_media(manifest, picture, draws, self._data) if picture else None
+        media = media_request(manifest, picture, draws, self._data, record) if picture else None
         asked = self._asked(record, captions, draws)
         return PairSample(
             index=draws.index,

@@ -1,19 +1,23 @@
 """Builds a rank's part of a step, with substitutes for bad samples. This is what worker processes run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain, islice
 
+import torch
+
 from megatron_mplug2.config.schema import RunConfig, Task
-from megatron_mplug2.data.assemble import pair_batch, text_batch, without_media
+from megatron_mplug2.data.assemble import pair_batch, text_batch
+from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.batch import Batch
+from megatron_mplug2.data.decoding.choice import open_decoder
 from megatron_mplug2.data.draws import SampleDraws
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.mixture import PlannedStep
 from megatron_mplug2.data.quarantine import BadSample, Failure, candidates
 from megatron_mplug2.data.sampler import Order, Part
-from megatron_mplug2.data.samples import Augmentation, PairSample, Picture, SampleReader, TextSample
+from megatron_mplug2.data.samples import Augmentation, PairSample, Picture, SampleReader, TextSample, decoded
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.substitution import Fault, Substitution, Substitutions
 from megatron_mplug2.errors import UserError
@@ -52,6 +56,21 @@ Recorded = Mapping[tuple[Task, int], Substitution]
 """Substitutions to repeat, by task and position."""
 
 
+@dataclass(kw_only=True)
+class _Seat:
+    """A place in the batch: candidates for its position are tried until one is good."""
+
+    position: int
+    index: int
+    """What the order has there."""
+    tries: Iterator[tuple[int, SampleDraws]]
+    """Attempts with their candidates."""
+    failures: list[Failure]
+    attempt: int = 0
+    sample: TextSample | PairSample | None = None
+    media: torch.Tensor | None = None
+
+
 class StepReader:
     def __init__(
         self,
@@ -69,32 +88,33 @@ class StepReader:
         self._part = part
         self._media = media
         self._augmentation = augmentation
+        self._decoder = open_decoder(config.data)
 
     def load(self, planned: PlannedStep, recorded: Recorded) -> LoadedStep:
-        """Raises UserError where a bad sample has no substitute."""
+        """All good samples are decoded as one batch, then the substitutes of the bad ones, until none is left.
+
+        Raises UserError where a bad sample has no substitute.
+        """
         stream = self._streams[planned.task]
         positions = self._part.positions(planned.stream_position).ravel()
         drawn = stream.order.at(positions)
-        texts: list[TextSample] = []
-        pairs: list[PairSample] = []
-        substitutions: list[Substitution] = []
-        for position, epoch, index in zip(positions.tolist(), drawn.epochs.tolist(), drawn.indices.tolist(), strict=True):
-            sample, substitution = self._at(stream, planned, position, epoch, index, recorded.get((planned.task, position)))
-            if isinstance(sample, TextSample):
-                texts.append(sample)
-            else:
-                pairs.append(sample)
-            if substitution:
-                substitutions.append(substitution)
-        batch = text_batch(texts) if texts else pair_batch(planned.task, pairs)
-        return LoadedStep(batch=without_media(batch) if self._media is MediaUse.CHECK else batch, substitutions=tuple(substitutions))
+        seats = [
+            self._seat(stream, planned, position, epoch, index, recorded.get((planned.task, position)))
+            for position, epoch, index in zip(positions.tolist(), drawn.epochs.tolist(), drawn.indices.tolist(), strict=True)
+        ]
+        empty = seats
+        while empty:
+            for seat in empty:
+                self._next_candidate(stream, planned, seat)
+            self._decode([seat for seat in empty if seat.sample])
+            empty = [seat for seat in empty if seat.sample is None]
+        return LoadedStep(
+            batch=self._batch(planned.task, seats),
+            substitutions=tuple(_substitution(stream, seat) for seat in seats if seat.attempt),
+        )
 
-    def _at(
-        self, stream: Stream, planned: PlannedStep, position: int, epoch: int, index: int, recorded: Substitution | None
-    ) -> tuple[TextSample | PairSample, Substitution | None]:
-        """The sample of a position, or the first candidate in its place that is good and not before the recorded one."""
-        training, first = self._training, recorded.attempt if recorded else 0
-        failures = [Failure(fault=recorded.fault, reason=recorded.reason)] if recorded else []
+    def _seat(self, stream: Stream, planned: PlannedStep, position: int, epoch: int, index: int, recorded: Substitution | None) -> _Seat:
+        training = self._training
         substitutes = candidates(
             stream.order,
             seed=training.seed,
@@ -103,16 +123,42 @@ class StepReader:
             global_batch=training.global_batch,
             position=position,
         )
-        for attempt, candidate in islice(enumerate(chain([index], substitutes)), first, None):
-            draws = SampleDraws(seed=training.seed, task=stream.task, epoch=epoch, index=candidate)
-            sample = self._read(stream, planned, draws)
-            if not isinstance(sample, Failure):
-                return sample, _substitution(stream, position, index, failures, attempt, candidate) if attempt else None
-            failures.append(sample)
-        raise UserError(
-            f"{stream.manifest.entry(index).key} of data.{stream.split}.{stream.task} is bad ({failures[0].reason}), and so are all "
-            f"{len(failures) - 1} samples tried in its place ({failures[-1].reason}): check the corpus and its storage"
+        tries = (
+            (attempt, SampleDraws(seed=training.seed, task=stream.task, epoch=epoch, index=candidate))
+            for attempt, candidate in enumerate(chain([index], substitutes))
         )
+        return _Seat(
+            position=position,
+            index=index,
+            tries=islice(tries, recorded.attempt if recorded else 0, None),
+            failures=[Failure(fault=recorded.fault, reason=recorded.reason)] if recorded else [],
+        )
+
+    def _next_candidate(self, stream: Stream, planned: PlannedStep, seat: _Seat) -> None:
+        """Reads the seat's next candidate; without a sample afterwards where that is bad. Raises UserError where there is none left."""
+        tried = next(seat.tries, None)
+        if tried is None:
+            raise UserError(
+                f"{stream.manifest.entry(seat.index).key} of data.{stream.split}.{stream.task} is bad ({seat.failures[0].reason}), "
+                f"and so are all {len(seat.failures) - 1} samples tried in its place ({seat.failures[-1].reason}): "
+                "check the corpus and its storage"
+            )
+        seat.attempt, draws = tried
+        read = self._read(stream, planned, draws)
+        if isinstance(read, Failure):
+            seat.failures.append(read)
+        else:
+            seat.sample = read
+
+    def _decode(self, seats: Sequence[_Seat]) -> None:
+        """Gives the seats their media, and takes the samples from those whose media are bad."""
+        asked = [(seat, seat.sample.media) for seat in seats if isinstance(seat.sample, PairSample) and seat.sample.media]
+        for (seat, _), answer in zip(asked, decoded(self._decoder, [request for _, request in asked]), strict=True):
+            if isinstance(answer, BadMedia):
+                seat.failures.append(Failure(fault=Fault.CONTENT, reason=str(answer)))
+                seat.sample = None
+            else:
+                seat.media = answer
 
     def _read(self, stream: Stream, planned: PlannedStep, draws: SampleDraws) -> TextSample | PairSample | Failure:
         picture = Picture(frames=planned.phase.frames, resolution=planned.phase.resolution, augmentation=self._augmentation)
@@ -125,17 +171,25 @@ class StepReader:
         except OSError as error:
             return Failure(fault=Fault.STORAGE, reason=str(error))
 
+    def _batch(self, task: Task, seats: Sequence[_Seat]) -> Batch:
+        if task is Task.TEXT:
+            return text_batch([seat.sample for seat in seats if isinstance(seat.sample, TextSample)])
+        pairs = [seat.sample for seat in seats if isinstance(seat.sample, PairSample)]
+        handed_out = seats if self._media is MediaUse.HAND_OUT else ()
+        return pair_batch(task, pairs, [seat.media for seat in handed_out if seat.media is not None])
 
-def _substitution(stream: Stream, position: int, index: int, failures: Sequence[Failure], attempt: int, substitute: int) -> Substitution:
+
+def _substitution(stream: Stream, seat: _Seat) -> Substitution:
+    assert seat.sample is not None
     return Substitution(
         split=stream.split,
         task=stream.task,
         corpus=stream.manifest.fingerprint,
-        position=position,
-        index=index,
-        key=stream.manifest.entry(index).key,
-        fault=Fault.STORAGE if any(failure.fault is Fault.STORAGE for failure in failures) else Fault.CONTENT,
-        reason=failures[0].reason,
-        attempt=attempt,
-        substitute=substitute,
+        position=seat.position,
+        index=seat.index,
+        key=stream.manifest.entry(seat.index).key,
+        fault=Fault.STORAGE if any(failure.fault is Fault.STORAGE for failure in seat.failures) else Fault.CONTENT,
+        reason=seat.failures[0].reason,
+        attempt=seat.attempt,
+        substitute=seat.sample.index,
     )

@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from types import TracebackType
 
 import av
@@ -13,14 +14,23 @@ from av.stream import Disposition
 from PIL import Image
 
 from megatron_mplug2.data.bad_media import MAX_PIXELS, BadMedia
+from megatron_mplug2.data.timeline import Packet, Timeline, read_timeline
 
 # Containers, not playlists: a playlist would make FFmpeg open other files.
 _FORMATS = "mov,matroska,avi,flv,mpegts,mpeg,ogg,asf,h264,hevc,mpegvideo,gif"
 
-_NO_TIMES = {"avi", "h264", "hevc", "mpegvideo"}
-"""Containers without presentation times: their frames are counted as they come out of the decoder."""
+_NO_TIMES = {"avi", "asf", "h264", "hevc", "mpegvideo"}
+"""Containers without presentation times (ASF: with times that differ after a seek): their frames are counted as they come out of the
+decoder."""
+
+_SOUGHT_BY_DTS = {"mpegts"}
+"""A seek to the presentation time of a key frame lands after it."""
 
 _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+
+
+MAX_RUN = 1 << 14
+"""Most frames that are decoded to reach one: nine minutes of 30 frames a second without a key frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +55,7 @@ class VideoFile:
         self._data = data
         self._open()
         try:
-            self._times, self._keys = self._read_times()
+            self.timeline = self._read_timeline()
         except BadMedia:
             self._container.close()
             raise
@@ -60,21 +70,45 @@ class VideoFile:
     def facts(self) -> VideoFacts:
         context = self._stream.codec_context
         return VideoFacts(
-            frames=max(self._indexed, len(self._times)),
+            frames=max(self._indexed, len(self.timeline.times)),
             width=context.width,
             height=context.height,
-            fps=float(self._stream.average_rate or self._stream.guessed_rate or 0),
+            fps=float(self._rate),
         )
+
+    @property
+    def codec(self) -> str:
+        """FFmpeg's name of what the frames are coded in: "h264", "vp9" ..."""
+        return self._stream.codec_context.codec.canonical_name
+
+    @property
+    def container(self) -> str:
+        """FFmpeg's name: "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm" ..."""
+        return self._container.format.name
+
+    @property
+    def whole(self) -> bool:
+        """Whether its packets are all frames that the container lists: none cut off, none left out by an edit."""
+        return not self._discards and self._indexed <= len(self.timeline.times)  # Matroska's table has key frames only
+
+    def first_frame(self) -> av.VideoFrame:
+        """The first sound frame as it is stored. Only a decoded frame tells how it is turned, its format and its colours."""
+        frame = next((frame for _, frame in self._decode_from(self.timeline.times[0]) if frame is not None), None)
+        if frame is None:
+            raise BadMedia("no frame can be decoded")
+        return frame
 
     def pictures(self, indices: Sequence[int]) -> Iterator[tuple[int, Image.Image]]:
         """The asked-for frames as upright RGB pictures with their numbers, ascending, each once. Decodes from the nearest key frame on."""
         frames: Iterator[tuple[int, av.VideoFrame | None]] = iter(())
         reached: int | None = None
         for index in sorted(set(indices)):
-            if index >= len(self._times):
+            if index >= len(self.timeline.times):
                 raise BadMedia(f"frame {index} is cut off")
-            time = self._times[index]
-            key = self._keys[max(bisect.bisect_right(self._keys, time) - 1, 0)]
+            time = self.timeline.times[index]
+            key = self.timeline.key_before(time)
+            if bisect.bisect(self.timeline.times, time) - bisect.bisect(self.timeline.times, max(key, reached or key)) > MAX_RUN:
+                raise BadMedia(f"more than {MAX_RUN} frames have to be decoded to reach frame {index}")
             if reached is None or key > reached:
                 frames = self._decode_from(key)
             frame = next((frame for at, frame in frames if at == time), None)
@@ -93,34 +127,46 @@ class VideoFile:
             self._container.close()
             raise BadMedia("no video stream")
         self._stream = streams[0]
+        if self._stream.codec_context.width * self._stream.codec_context.height > MAX_PIXELS:
+            self._container.close()
+            raise BadMedia(f"frames of {self._stream.codec_context.width}x{self._stream.codec_context.height} pixels are too large")
         self._stream.codec_context.thread_count = 1  # workers decode side by side already
         self._indexed = sum(not entry.is_discard for entry in self._stream.index_entries)  # mp4 and mov list all frames, cut off or not
 
-    def _read_times(self) -> tuple[list[int], list[int]]:
-        """Presentation times of all frames and of the key frames, ascending, from the packets alone; 0, 1, 2 ... where there are none."""
-        packets: list[tuple[int | None, int | None, bool]] = []
+    @property
+    def _rate(self) -> Fraction:
+        return self._stream.average_rate or self._stream.guessed_rate or Fraction(0)
+
+    def _read_timeline(self) -> Timeline:
+        packets: list[Packet] = []
+        self._discards = 0
         with suppress(FFmpegError):  # a cut-off tail: what is missing shows when it is asked for
-            packets += ((p.pts, p.dts, p.is_keyframe) for p in self._container.demux(self._stream) if p.size and not p.is_discard)
-        if packets and self._indexed > len(packets):  # packets come in decoding order: after the last one's time there may be gaps
-            last = packets[-1][1]
-            packets = [packet for packet in packets if packet[0] is None or last is None or packet[0] <= last]
-        if not packets:
-            raise BadMedia("no frames")
-        times = {time for time, _, _ in packets if time is not None}
-        self._counted = self._container.format.name in _NO_TIMES or len(times) < len(packets)
-        if self._counted:
-            return list(range(len(packets))), [0]
-        return sorted(times), sorted(time for time, _, key in packets if key and time is not None) or [min(times)]
+            for packet in self._container.demux(self._stream):
+                if packet.is_discard:
+                    self._discards += 1
+                elif packet.size:
+                    packets.append(Packet(pts=packet.pts, dts=packet.dts, duration=packet.duration or 0, key=packet.is_keyframe))
+        try:
+            return read_timeline(
+                packets,
+                counted=self._container.format.name in _NO_TIMES,
+                indexed=self._indexed,
+                tick_s=self._stream.time_base or Fraction(0),
+                rate=self._rate,
+            )
+        except ValueError:
+            raise BadMedia("no frames") from None
 
     def _decode_from(self, key: int) -> Iterator[tuple[int, av.VideoFrame | None]]:
         """Frames with their times from the key frame at time `key` on; None stands for one that damage has spoilt."""
-        if self._counted:
+        if self.timeline.counted:
             self._container.close()
             self._open()
             yield from ((number, frame) for number, (_, frame) in enumerate(self._decode()))
         else:
             try:
-                self._container.seek(key, stream=self._stream)
+                by_dts = self._container.format.name in _SOUGHT_BY_DTS
+                self._container.seek(self.timeline.entries.get(key, key) if by_dts else key, stream=self._stream)
             except FFmpegError as error:
                 raise BadMedia(f"cannot seek: {_reason(error)}") from None
             yield from ((time, frame) for time, frame in self._decode() if time is not None)

@@ -13,6 +13,23 @@ from megatron_mplug2.errors import UserError
 DEMO = Path(__file__).parents[2] / "configs/pretrain/demo.yaml"
 
 CASES = [
+    (
+        ["data.train.text=[{folder: a, weight: 1}, b]"],
+        "data.train.text.1 has no weight, but other datasets of the stream have one: give weights to all or to none",
+    ),
+    (
+        ["data.train.text=[{folder: a, weight: 2, repeat: 2}]"],
+        "data.train.text.0 has weight=2.0 and repeat=2: the weight alone says how often it comes",
+    ),
+    (
+        ["data.validation.text=[{folder: a, repeat: 2}]"],
+        "data.validation.text has a weight or a repeat: an evaluation takes each sample once, so only data.train may have them",
+    ),
+    (
+        ["data.train.text=['https://host/a']"],
+        "data.train.text.0=https://host/a is remote and needs data.cache.folder, a folder on a disk of the node",
+    ),
+    (["data.test.text=['gs://a/b']"], "data.test.text.0=gs://a/b is neither a path nor a URL of http, https, s3"),
     (["model.vision.heads=3"], "model.vision.heads=3 does not divide model.vision.width=128"),
     (["model.text.heads=3"], "model.text.heads=3 does not divide model.text.hidden=128"),
     (["model.vision.resolution=36"], "model.vision.patch=8 does not divide model.vision.resolution=36"),

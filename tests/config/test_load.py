@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from megatron_mplug2.config.load import RESOLVED_NAME, load_config, merge, parse_resolved, resolved_yaml, write_resolved
 from megatron_mplug2.errors import UserError
@@ -53,7 +54,8 @@ def test_later_files_win(tmp_path: Path) -> None:
     (tmp_path / "sub/top.yaml").write_text("base: [../one.yaml, ../two.yaml]\ndata: {train: {text: [a, b]}}\n")
     config = load_config(tmp_path / "sub/top.yaml")
     assert (config.name, config.training.seed, config.training.threads, config.training.global_batch) == ("two", 2, 3, 32)
-    assert config.data.train.text == (Path("a"), Path("b")), "a list replaces the list below it, and stays relative to the current folder"
+    folders = [dataset.folder for dataset in config.data.train.text]
+    assert folders == ["a", "b"], "a list replaces the list below it, and stays relative to the current folder"
     assert len(config.data.train.image_text) == 1
 
 
@@ -199,3 +201,14 @@ def test_a_resolved_config_that_this_version_cannot_read(text: str, said: str) -
     with pytest.raises(UserError) as caught:
         parse_resolved(text, "step 7")
     assert str(caught.value).startswith(said)
+
+
+def test_a_dataset_is_a_folder_or_a_section() -> None:
+    config = load_config(DEMO, ["data.train.text=[a, {folder: b, repeat: 2}]"])
+    assert [(one.folder, one.weight, one.repeat) for one in config.data.train.text] == [("a", None, 1), ("b", None, 2)]
+    assert yaml.safe_load(resolved_yaml(config))["data"]["train"]["text"] == ["a", {"folder": "b", "weight": None, "repeat": 2}]
+    assert parse_resolved(resolved_yaml(config), "again") == config
+    with pytest.raises(UserError, match=r"data.train.text.0.wieght: unknown key; did you mean data.train.text.0.weight\?"):
+        load_config(DEMO, ["data.train.text=[{folder: a, wieght: 2}]"])
+    with pytest.raises(UserError, match=r"data.train.text.0: must be a section of keys, not 3"):
+        load_config(DEMO, ["data.train.text=[3]"])

@@ -3,6 +3,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ from megatron_mplug2.data.mixture import PlannedStep
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.state import DataState
 from megatron_mplug2.errors import UserError
-from tests.data.corpus import document, make_config, write_corpus, write_stream
+from tests.data.corpus import document, make_config, pair, picture, write_corpus, write_stream
 
 Steps = list[tuple[PlannedStep, list[Batch]]]
 
@@ -164,7 +165,7 @@ def test_changed_data_are_refused(tmp_path: Path) -> None:
     state = loader.state_after(1)
     write_stream(tmp_path / "other", MediaKind.TEXT, [document(number, 5) for number in range(30)])
     folders = {"text": [str(tmp_path / "other")], "image_text": [str(corpus / "image_text")], "video_text": [str(corpus / "video_text")]}
-    with pytest.raises(UserError, match=r"from step 2: the data of data.train.text are not those of the checkpoint"):
+    with pytest.raises(UserError, match=r"from step 2, .* checkpoint: data.train.text.0 \(.*other\): as many samples, but another index\."):
         make_loader(make_config(corpus, tmp_path, data__train=folders), start_step=2, state=state)
     vocab = corpus / "vocab.txt"
     vocab.write_text(vocab.read_text() + "new\n")
@@ -196,3 +197,32 @@ def test_folders_that_do_not_fit_their_stream(corpus: Path, tmp_path: Path) -> N
     schedule = [{"steps": 3, "image_text": 1.0}]
     with pytest.raises(UserError, match=r"data.train.image_text names .*video_text, which holds samples of kind video, not image"):
         make_loader(make_config(corpus, tmp_path, schedule=schedule, data__train={"image_text": [str(corpus / "video_text")]}))
+
+
+def test_a_mixture_of_datasets_is_the_same_on_any_layout_and_after_a_resume(corpus: Path, tmp_path: Path) -> None:
+    """One of three datasets has a bad sample."""
+    bad = [pair(number, b"damaged" if number == 101 else picture(number)) for number in range(100, 109)]
+    write_stream(tmp_path / "small", MediaKind.IMAGE, bad)
+    write_stream(tmp_path / "more", MediaKind.IMAGE, [pair(number, picture(number)) for number in range(200, 230)])
+
+    def config(weight: float = 2.0, **changes: Any) -> RunConfig:
+        weights = {str(corpus / "image_text"): 1.0, str(tmp_path / "small"): 1.0, str(tmp_path / "more"): weight}
+        datasets = [{"folder": folder, "weight": weight} for folder, weight in weights.items()]
+        schedule = [{"steps": 20, "image_text": 1.0, "resolution": 16}]
+        return make_config(corpus, tmp_path, data__train={"image_text": datasets}, schedule=schedule, **changes)
+
+    whole = list(make_loader(config()))
+    assert_equal(whole, list(make_loader(config(data__workers=2))))
+    ids = np.array([[batch.sample_ids.tolist() for batch in batches] for _, batches in whole]).ravel()
+    datasets = np.digitize(ids, [21, 30])
+    assert np.bincount(datasets).tolist() == [40, 40, 80]
+    assert 22 not in ids, "the bad one"
+    ranks = [list(make_loader(config(), rank, 2)) for rank in range(2)]
+    dealt = [rank[step][1][m].sample_ids.tolist() for step in range(20) for m in range(2) for rank in ranks]
+    assert np.array_equal(np.array(dealt).ravel(), ids)
+    loader = make_loader(config())
+    begun = some(loader, 7)
+    state = DataState.model_validate_json(loader.state_after(6).model_dump_json())
+    assert_equal(whole, begun + list(make_loader(config(), start_step=7, state=state)))
+    with pytest.raises(UserError, match=r"data.train.image_text.2 \(.*more\): weight 2.0 -> 3.0\. Put them back"):
+        make_loader(config(3.0), start_step=7, state=state)

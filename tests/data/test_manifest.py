@@ -126,7 +126,7 @@ def test_few_files_stay_open(tmp_path: Path) -> None:
 
 def test_handles_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data_tools.shards._SHARD_BYTES", 1)
-    monkeypatch.setattr("megatron_mplug2.data.manifest._OPEN_TARS", 4)
+    monkeypatch.setattr("megatron_mplug2.data.tar_files.OPEN_TARS", 4)
     contents = [bytes([number]) * 20_000 for number in range(10)]
     writer = ShardWriter(folder := tmp_path / "a", MediaKind.VIDEO)
     for number, data in enumerate(contents):
@@ -206,5 +206,39 @@ def test_a_damaged_index_names_no_place(tmp_path: Path, field: str, value: int) 
     np.save(tmp_path / "a" / INDEX, index)
     manifest = Manifest.load(tmp_path / "a")
     assert manifest.media(0) == media(0)
-    with pytest.raises(OSError, match=rf"{INDEX} is damaged"):
+    with pytest.raises(UserError, match=rf"a/{INDEX} is damaged: .* which has none there"):
         manifest.media(1)
+
+
+@pytest.mark.parametrize("name", ["../000000.tar", "/etc/000000.tar", "..", "", "sub/000000.tar", "000000", "\\\\host\\0.tar", 7])
+def test_a_manifest_that_points_outside_its_folder(tmp_path: Path, name: str | int) -> None:
+    header = write(tmp_path / "a", range(2)) / MANIFEST
+    fields = json.loads(header.read_text())
+    fields["shards"][0]["name"] = name
+    header.write_text(json.dumps(fields))
+    with pytest.raises(
+        UserError, match=r"a is not readable .*manifest.json names .*, which is not the name of a tar in the folder"
+    ) as error:
+        Manifest.load(tmp_path / "a")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("field", "value"), [("sha256", "../../x"), ("sha256", None), ("size", -1), ("size", "big")])
+def test_a_manifest_with_impossible_facts(tmp_path: Path, field: str, value: object) -> None:
+    header = write(tmp_path / "a", range(2)) / MANIFEST
+    fields = json.loads(header.read_text())
+    fields["shards"][0][field] = value
+    header.write_text(json.dumps(fields))
+    with pytest.raises(UserError, match=r"a is not readable as a corpus \(its manifest.json has"):
+        Manifest.load(tmp_path / "a")
+
+
+def test_a_tar_that_is_a_link_out_of_its_folder(tmp_path: Path) -> None:
+    tar = write(tmp_path / "a", range(2)) / "000000.tar"
+    tar.rename(tmp_path / "elsewhere.tar")
+    tar.symlink_to(tmp_path / "elsewhere.tar")
+    with pytest.raises(UserError, match=r"a/000000.tar is a link that leads out of its folder"):
+        Manifest.load(tmp_path / "a").check_files()
+    (tmp_path / "linked").symlink_to(tmp_path / "b")
+    write(tmp_path / "b", range(2))
+    Manifest.load(tmp_path / "linked").check_files()  # the folder itself may be one

@@ -5,13 +5,16 @@ import pytest
 import torch
 
 from megatron_mplug2.config.schema import Task
+from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.batch import IGNORED
 from megatron_mplug2.data.decode import FULL_VIEW, decode_image, decode_video
+from megatron_mplug2.data.decoding.contract import Decoded
+from megatron_mplug2.data.decoding.pyav import PyavDecoder
 from megatron_mplug2.data.draws import SampleDraws
 from megatron_mplug2.data.manifest import Manifest, MediaKind
 from megatron_mplug2.data.quarantine import BadSample
 from megatron_mplug2.data.record import Record
-from megatron_mplug2.data.samples import Augmentation, PairSample, Picture, SampleReader, TextSample, draw_view
+from megatron_mplug2.data.samples import Augmentation, PairSample, Picture, SampleReader, TextSample, decoded, draw_view
 from megatron_mplug2.data.tokenizer import Tokenizer
 from tests.data.corpus import Sample, clip, document, make_config, pair, picture, write_corpus, write_stream
 
@@ -38,6 +41,11 @@ class Reading:
 
     def pair(self, index: int = 0, epoch: int = 0, picture: Picture | None = None) -> PairSample:
         return self._reader.pair(self.manifest, picture, self.draws(index, epoch))
+
+    def media(self, picture: Picture, index: int = 0, epoch: int = 0) -> Decoded:
+        request = self.pair(index, epoch, picture).media
+        assert request is not None
+        return decoded(PyavDecoder(), [request])[0]
 
 
 def words(tokens: np.ndarray) -> list[int]:
@@ -82,14 +90,14 @@ def test_short_documents(tmp_path: Path) -> None:
 def test_pictures_and_clips_by_what_was_drawn(tmp_path: Path) -> None:
     images = Reading(tmp_path / "image", MediaKind.IMAGE, Task.IMAGE_TEXT, [pair(0, picture(0))], data__flip=True)
     clips = Reading(tmp_path / "video", MediaKind.VIDEO, Task.VIDEO_TEXT, [pair(0, clip(0))])
-    drawn = [images.pair(epoch=epoch, picture=TRAINING).media for epoch in range(3)]
+    drawn = images.media(TRAINING, epoch=1)
     view = draw_view(images.draws(epoch=1), images.config.data)
-    assert drawn[1] is not None and torch.equal(drawn[1], decode_image(picture(0), 16, view))
-    plain, plain_clip = images.pair(picture=PLAIN).media, clips.pair(picture=PLAIN).media
-    assert plain is not None and torch.equal(plain, decode_image(picture(0), 16, FULL_VIEW))
-    assert plain_clip is not None and torch.equal(plain_clip, decode_video(clip(0), 3, 16, FULL_VIEW, None))
-    seen = {clips.pair(epoch=epoch, picture=TRAINING).media.sum().item() for epoch in range(5)}  # type: ignore[union-attr]
-    assert len(seen) == 5
+    assert isinstance(drawn, torch.Tensor) and torch.equal(drawn, decode_image(picture(0), 16, view))
+    plain, plain_clip = images.media(PLAIN), clips.media(PLAIN)
+    assert isinstance(plain, torch.Tensor) and torch.equal(plain, decode_image(picture(0), 16, FULL_VIEW))
+    assert isinstance(plain_clip, torch.Tensor) and torch.equal(plain_clip, decode_video(clip(0), 3, 16, FULL_VIEW, None))
+    seen = [clips.media(TRAINING, epoch=epoch) for epoch in range(5)]
+    assert len({media.sum().item() for media in seen if isinstance(media, torch.Tensor)}) == 5
     assert images.pair().media is None
 
 
@@ -108,7 +116,8 @@ def test_views_are_uniform_in_area_and_place(tmp_path: Path) -> None:
 
 def test_no_crop_no_flip_is_the_full_view(tmp_path: Path) -> None:
     reading = Reading(tmp_path, MediaKind.IMAGE, Task.IMAGE_TEXT, [pair(0, picture(0))], data__crop_scale=[1.0, 1.0])
-    assert torch.equal(reading.pair(picture=TRAINING).media, decode_image(picture(0), 16, FULL_VIEW))  # type: ignore[arg-type]
+    media = reading.media(TRAINING)
+    assert isinstance(media, torch.Tensor) and torch.equal(media, decode_image(picture(0), 16, FULL_VIEW))
 
 
 def test_captions_and_questions_are_drawn(tmp_path: Path) -> None:
@@ -154,8 +163,6 @@ def test_texts_do_not_depend_on_media(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sample", "reason"),
     [
-        (pair(0, b"no picture"), "not a readable picture"),
-        (pair(0, picture(0)[:200]), "not a readable picture"),
         (pair(0, picture(0), captions=0), "no caption"),
         (Sample(key="blank", media=picture(0), record=Record(captions=(" ", ""), attributes={})), "no caption"),
     ],
@@ -164,6 +171,12 @@ def test_bad_samples(tmp_path: Path, sample: Sample, reason: str) -> None:
     reading = Reading(tmp_path, MediaKind.IMAGE, Task.IMAGE_TEXT, [sample])
     with pytest.raises(BadSample, match=reason):
         reading.pair(picture=TRAINING)
+
+
+@pytest.mark.parametrize("data", [b"no picture", picture(0)[:200]])
+def test_bad_media(tmp_path: Path, data: bytes) -> None:
+    media = Reading(tmp_path, MediaKind.IMAGE, Task.IMAGE_TEXT, [pair(0, data)]).media(TRAINING)
+    assert isinstance(media, BadMedia) and "not a readable picture" in str(media)
 
 
 def overwrite(folder: Path, found: bytes, replaced: bytes) -> None:

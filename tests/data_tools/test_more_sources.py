@@ -12,12 +12,13 @@ from typer.testing import CliRunner
 from data_tools.commands import app
 from data_tools.sample import Sample
 from data_tools.shard import shard
-from data_tools.sources.base import file_of_url
+from data_tools.sources import base
+from data_tools.sources.base import as_name, file_of_url
 from data_tools.sources.registry import describe, source, summaries
 from data_tools.splits import Split
 from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.manifest import Manifest
-from megatron_mplug2.data.record import Question
+from megatron_mplug2.data.record import Question, Record, Region
 from megatron_mplug2.errors import UserError
 from tests.shared import SHARED, needs_shared
 
@@ -115,6 +116,9 @@ def test_visual_genome(tmp_path: Path) -> None:
     assert captions(samples) == {"7": ("a red car", "a tree"), "8": ("a red car",)}
     assert [question.answer for question in samples[0].record.questions] == ["The car."] and not samples[1].record.questions
     assert [path_of(sample) for sample in samples] == [tmp_path / "7.jpg", tmp_path / "VG_100K_2/8.jpg"]
+    assert samples[0].record.regions[1] == Region(box=(1.0, 2.0, 3.0, 4.0), phrases=("a tree",))
+    (asking,) = read("visual_genome", tmp_path / "question_answers.json", [{"id": 7, "qas": [asked]}])
+    assert asking.record == Record(questions=samples[0].record.questions, attributes={})
     (tmp_path / "question_answers.json").write_text('[{"id": 7}]')
     with pytest.raises(UserError, match=r"question_answers\.json is not in the layout of `visual_genome` \(KeyError: 'qas'\)"):
         read("visual_genome", path, images)
@@ -146,6 +150,21 @@ def test_wikiextractor(tmp_path: Path) -> None:
     (tmp_path / "AA/wiki_01.bz2").write_bytes(bz2.compress(lines(row, row | {"text": ""}).encode()))
     samples = list(source("wikiextractor", Split.TRAIN).samples(tmp_path, tmp_path))
     assert [(sample.key, sample.record.text) for sample in samples] == [("12", "A\n\nA is <b."), ("13", "B is.")]
+
+
+def test_a_pictures_name_of_two_urls(tmp_path: Path) -> None:
+    again = "a\thttps://a.org/1.jpg\nb\thttps://a.org/1.jpg\n"
+    assert len(read("conceptual", tmp_path / "cc.tsv", again)) == 2
+    with pytest.raises(UserError, match=r"the URL in row 3 ends in '1\.jpg' as one before it does.*`webdataset`"):
+        read("conceptual", tmp_path / "cc.tsv", again + "c\thttps://b.org/1.jpg\n")
+    with pytest.raises(UserError, match=r"the URL in image_urls\[1\] ends in '1\.jpg'"):
+        read("sbu", tmp_path / "sbu.json", {"image_urls": ["http://a/1.jpg", "http://b/1.jpg"], "captions": ["a", "b"]})
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "a\0b", "a\ud800", 7, None])
+def test_hostile_names(name: object) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        as_name(name)
 
 
 @needs_shared
@@ -187,7 +206,13 @@ WRONG = {
         '{"video_id": "../a", "caption": "b"}',
     ],
     "albef": ["{}", '[{"caption": "a"}]', '[{"image": "/1.jpg", "caption": "a"}]', '[{"image": "1.jpg", "caption": [5]}]'],
-    "visual_genome": ["{", '{"a": 1}', '[{"id": "../7", "regions": []}]', '[{"id": 7, "regions": [{"phrase": null}]}]'],
+    "visual_genome": [
+        "{",
+        '{"a": 1}',
+        '[{"id": "../7", "regions": []}]',
+        '[{"id": 7, "regions": [{"phrase": null, "x": 1, "y": 1, "width": 1, "height": 1}]}]',
+        '[{"id": 7, "regions": [{"phrase": "a"}]}]',
+    ],
     "sbu": ["[]", '{"image_urls": ["a"], "captions": []}', '{"image_urls": [5], "captions": ["a"]}'],
     "c4": ["[" * 100_000, "text", '{"url": "a"}', '{"text": 5}', '{"text": "\\ud800"}'],
     "wikiextractor": ["text", '{"id": 5, "text": "a"}', '<doc id="1">\na\n', '<doc id="1">\na\n<doc id="2">\n</doc>\n', "{" * 9],
@@ -225,9 +250,11 @@ def test_a_url_without_a_name(tmp_path: Path, url: str) -> None:
 def test_sources_are_listed_and_shown() -> None:
     runner = CliRunner()
     listed = runner.invoke(app, ["sources"]).stdout.splitlines()
-    assert listed == [f"{name}: {summary}" for name, summary in summaries().items()]
-    assert set(WRONG) | {"demo", "coco", "msrvtt", "text"} == summaries().keys()
-    assert all(summary.endswith(".") and "\n" not in summary for summary in summaries().values())
+    assert "pictures with captions:" in listed and "texts:" in listed
+    told = [line for line in listed if line.startswith("  ")]
+    modules = {path.stem for path in (Path(base.__file__).parent).glob("*.py") if "def samples(self" in path.read_text()}
+    assert sorted(line.split(":")[0].strip() for line in told) == sorted(modules - {"base"})
+    assert all(line.endswith(".") for line in told) and len(told) + len(summaries()) == len(listed)
     assert runner.invoke(app, ["sources", "webvid"]).stdout == describe("webvid") + "\n"
     unknown = runner.invoke(app, ["sources", "webvit"]).exception
     assert isinstance(unknown, UserError) and "did you mean 'webvid'" in str(unknown)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from data_tools.demo.make import make_demo
-from data_tools.shard import Fault, shard
+from data_tools.sample import Reason
+from data_tools.shard import shard
 from data_tools.sources.coco import CocoSource
 from data_tools.sources.demo import DemoSource
 from data_tools.sources.text import TextSource
@@ -160,7 +161,7 @@ def bad_coco(folder: Path) -> Path:
 def test_bad_samples_are_left_out_and_reported(tmp_path: Path) -> None:
     report = shard(CocoSource(Split.VALIDATION), bad_coco(tmp_path), tmp_path, tmp_path / "out")
     assert report.written == {"validation/image_text": 2}
-    assert report.faults == {Fault.UNREADABLE: 3, Fault.NO_TEXT: 2, Fault.MISSING: 1}
+    assert report.faults == {Reason.UNREADABLE: 3, Reason.NO_TEXT: 2, Reason.MISSING: 1}
     manifest = Manifest.load(tmp_path / "out/validation/image_text")
     assert [manifest.record(i).captions for i in range(2)] == [("good",), ("good too",)]
     assert manifest.entry(0).media_id == manifest.entry(1).media_id  # the same picture twice

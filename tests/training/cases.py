@@ -7,6 +7,7 @@ import torch
 
 from megatron_mplug2.config.schema import (
     DataConfig,
+    DatasetConfig,
     LayoutConfig,
     LMConfig,
     ModelConfig,
@@ -57,7 +58,8 @@ def config(
     vlc: VLCConfig = VLC,
 ) -> RunConfig:
     """Clipping is active, and Adam's eps so large that gradients of rounding size (key biases) don't move weights."""
-    folders = SplitConfig(text=(Path("text"),), image_text=(Path("image_text"),), video_text=(Path("video_text"),))
+    text, images, clips = ((DatasetConfig(folder=task.value),) for task in Task)
+    folders = SplitConfig(text=text, image_text=images, video_text=clips)
     return RunConfig(
         name="case",
         run_dir=Path("runs/case"),

@@ -1,0 +1,73 @@
+"""ImageNet: ANNOTATION is `LOC_synset_mapping.txt` for training and `LOC_val_solution.csv` for validation, --media the pictures' folder.
+
+    n01440764 tench, Tinca tinca                                    LOC_synset_mapping.txt
+
+    ImageId,PredictionString                                        LOC_val_solution.csv, with LOC_synset_mapping.txt beside it
+    ILSVRC2012_val_00048981,n03995372 85 1 499 272
+
+The class is a synset's words, all of them: some first words name two classes. In training, the pictures are at DIR/n01440764/*, in
+validation at DIR/ILSVRC2012_val_00048981.JPEG. Instead of a file, ANNOTATION may be a folder of folders that are named by classes, each
+with its pictures: other corpora of classes have it. --split says what it is.
+"""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_tools.sample import MediaPlace, Sample
+from data_tools.sources.base import as_name, as_text, file_in, files_of, read_lines, wrong_layout
+from data_tools.splits import Split
+from megatron_mplug2.config.schema import Task
+from megatron_mplug2.data.record import Record
+
+_NAMES = "LOC_synset_mapping.txt"
+
+
+@dataclass(frozen=True)
+class ImagenetSource:
+    split: Split
+
+    def samples(self, annotation: Path, media: Path) -> Iterator[Sample]:
+        if annotation.is_dir():
+            for folder in sorted(path for path in annotation.iterdir() if path.is_dir() and not path.name.startswith(".")):
+                yield from self._of_class(folder, folder.name, {})
+        elif annotation.suffix == ".csv":
+            yield from self._validation(annotation, media)
+        else:
+            for synset, words in _class_names(annotation).items():
+                yield from self._of_class(media / synset, words, {"synset": synset})
+
+    def _of_class(self, folder: Path, label: str, attributes: dict[str, str]) -> Iterator[Sample]:
+        for file in files_of(folder) if folder.is_dir() else []:
+            yield self._sample(file, label, attributes)
+
+    def _validation(self, annotation: Path, media: Path) -> Iterator[Sample]:
+        names = _class_names(annotation.parent / _NAMES)
+        try:
+            for row in csv.DictReader(read_lines(annotation)):
+                key = as_text(row["ImageId"], "an ImageId")
+                synset = as_text(row["PredictionString"], f"the PredictionString of {key}").split(" ")[0]
+                if synset not in names:
+                    raise ValueError(f"the synset {synset!r} of {key} is not in {_NAMES}")
+                yield self._sample(file_in(media, f"{key}.JPEG"), names[synset], {"synset": synset})
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            raise wrong_layout(annotation, "imagenet", error) from None
+
+    def _sample(self, file: Path, label: str, attributes: dict[str, str]) -> Sample:
+        record = Record(label=label, attributes=attributes)
+        return Sample(split=self.split, stream=Task.IMAGE_TEXT, key=file.stem, media=MediaPlace(path=file), record=record)
+
+
+def _class_names(path: Path) -> dict[str, str]:
+    names: dict[str, str] = {}
+    try:
+        for number, line in enumerate(read_lines(path), 1):
+            synset, _, words = line.strip().partition(" ")
+            if line.strip():
+                if not words:
+                    raise ValueError(f"line {number} is not SYNSET WORDS")
+                names[as_name(synset)] = words
+    except ValueError as error:
+        raise wrong_layout(path, "imagenet", error) from None
+    return names

@@ -1,0 +1,78 @@
+"""What a decoder is asked for and what it answers: pure functions from bytes and drawn parameters to tensors, whichever library decodes."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from megatron_mplug2.config.schema import ResizeFilter
+from megatron_mplug2.data.bad_media import BadMedia
+from megatron_mplug2.data.decoding.augment import Operation
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """The part of a picture, or of all frames of a clip, that the model sees: a crop with the picture's own aspect ratio."""
+
+    area: float
+    """Share of the picture's area, in (0, 1]."""
+    x: float
+    """Place of the crop, from 0 (left edge) to 1 (right edge)."""
+    y: float
+    """From 0 (upper edge) to 1 (lower edge)."""
+    flip: bool
+    """Mirror left and right."""
+
+    def box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Left, upper, right and lower edge in pixels; not rounded."""
+        side = math.sqrt(self.area)
+        left, upper = self.x * (1 - side) * width, self.y * (1 - side) * height
+        return left, upper, min(left + side * width, width), min(upper + side * height, height)
+
+
+FULL_VIEW = View(area=1.0, x=0.0, y=0.0, flip=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transform:
+    """From upright pixels to the square that the model sees: crop, resize, flip, operations, in this order."""
+
+    resolution: int
+    """Side of the square in pixels; the aspect ratio is not kept, as released."""
+    view: View = FULL_VIEW
+    resize: ResizeFilter = ResizeFilter.BICUBIC
+    """Of a clip; pictures are always resized with the bicubic filter, as released."""
+    operations: tuple[Operation, ...] = ()
+    """RandAugment's, the same for all frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureRequest:
+    data: bytes
+    transform: Transform
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRequest:
+    data: bytes
+    frames: int
+    segment_shares: Sequence[float] | None
+    """Which frames, see `frame_indices`: a number in [0, 1) for each segment, or None for their middles."""
+    span_s: tuple[float, float] | None = None
+    """Start and end in seconds from the first frame: only frames that come on between them; None for the whole clip."""
+    transform: Transform
+
+
+Decoded = torch.Tensor | BadMedia
+"""[3, T, R, R] float32, normalised with CLIP's mean and deviation, T=1 for a picture; or why there is none."""
+
+
+class Decoder(Protocol):
+    """Answers are in the order of the requests, and each depends on its own request alone: not on the others, the process, or what was
+    decoded before."""
+
+    def pictures(self, requests: Sequence[PictureRequest]) -> list[Decoded]: ...
+
+    def clips(self, requests: Sequence[ClipRequest]) -> list[Decoded]: ...

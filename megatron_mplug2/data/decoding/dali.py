@@ -1,0 +1,140 @@
+"""Decodes with NVIDIA DALI what it decodes right, in batches, and the rest with PyAV and PIL; one graph crops and resizes both."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from megatron_mplug2.config.schema import ResizeFilter
+from megatron_mplug2.data.bad_media import BadMedia
+from megatron_mplug2.data.decoding.clips import chosen_frames, read_frames
+from megatron_mplug2.data.decoding.contract import ClipRequest, Decoded, PictureRequest, Transform
+from megatron_mplug2.data.decoding.pictures import read_picture
+from megatron_mplug2.data.decoding.pixels import finished
+from megatron_mplug2.data.decoding.plain import CPU_CODECS, GPU_CODECS, is_plain_clip, is_plain_picture
+from megatron_mplug2.data.decoding.pyav import PyavDecoder
+from megatron_mplug2.data.video_file import VideoFile
+
+if TYPE_CHECKING:
+    from megatron_mplug2.data.decoding.dali_graphs import Graph, Item, Source
+
+Request = TypeVar("Request", PictureRequest, ClipRequest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work(Generic[Request]):
+    """A request in the form that a graph takes."""
+
+    place: int
+    request: Request
+    source: "Source"
+    item: "Item"
+
+
+class DaliDecoder:
+    """A `Decoder`. A process imports DALI and builds its graphs when it first decodes, also one that was forked."""
+
+    def __init__(self, *, gpu: bool) -> None:
+        self._gpu = gpu
+        self._rest = PyavDecoder()
+        self._graphs: dict[tuple[int, Source, int], Graph] = {}
+
+    def pictures(self, requests: Sequence[PictureRequest]) -> list[Decoded]:
+        answers: list[Decoded] = [BadMedia("not decoded")] * len(requests)
+        works = []
+        for place, request in enumerate(requests):
+            try:
+                works.append(self._picture(place, request))
+            except BadMedia as bad:
+                answers[place] = bad
+        for work, answer in self._run(works):
+            answers[work.place] = answer if answer is not None else self._rest.pictures([work.request])[0]
+        return answers
+
+    def clips(self, requests: Sequence[ClipRequest]) -> list[Decoded]:
+        answers: list[Decoded] = [BadMedia("not decoded")] * len(requests)
+        works = []
+        for place, request in enumerate(requests):
+            if request.transform.resize is ResizeFilter.NEAREST:  # DALI's takes other pixels than torch's
+                answers[place] = self._rest.clips([request])[0]
+                continue
+            try:
+                works.append(self._clip(place, request))
+            except BadMedia as bad:
+                answers[place] = bad
+        for work, answer in self._run(works):
+            answers[work.place] = answer if answer is not None else self._rest.clips([work.request])[0]
+        return answers
+
+    def _picture(self, place: int, request: PictureRequest) -> "_Work[PictureRequest]":
+        from megatron_mplug2.data.decoding.dali_graphs import Source
+
+        if is_plain_picture(request.data):
+            return _Work(place=place, request=request, source=Source.PICTURE, item=_coded(request.data, [], request.transform))
+        return _Work(place=place, request=request, source=Source.FRAMES, item=_decoded([read_picture(request)], request.transform))
+
+    def _clip(self, place: int, request: ClipRequest) -> "_Work[ClipRequest]":
+        from megatron_mplug2.data.decoding.dali_graphs import Source
+
+        with VideoFile(request.data) as video:
+            indices = chosen_frames(video, request)
+            if is_plain_clip(video, GPU_CODECS if self._gpu else CPU_CODECS):
+                return _Work(place=place, request=request, source=Source.CLIP, item=_coded(request.data, indices, request.transform))
+            item = _decoded(read_frames(video, indices), request.transform)
+            return _Work(place=place, request=request, source=Source.FRAMES, item=item)
+
+    def _run(self, works: "Sequence[_Work[Request]]") -> "Iterator[tuple[_Work[Request], torch.Tensor | None]]":
+        """Each with its tensor, or with None where DALI cannot decode it."""
+        if not works:
+            return
+        from megatron_mplug2.data.decoding.dali_graphs import BATCH
+
+        groups: dict[tuple[Source, int], list[_Work[Request]]] = {}
+        for work in works:
+            groups.setdefault((work.source, work.request.transform.resolution), []).append(work)
+        for (source, resolution), group in groups.items():
+            for begin in range(0, len(group), BATCH):
+                batch = group[begin : begin + BATCH]
+                squares = self._squares(source, resolution, [work.item for work in batch])
+                for work, square in zip(batch, squares, strict=True):
+                    yield work, None if square is None else finished(square, work.request.transform.operations)
+
+    def _squares(self, source: "Source", resolution: int, items: "Sequence[Item]") -> list[torch.Tensor | None]:
+        """DALI raises for a whole batch and does not say for which item: they are tried one by one then."""
+        from megatron_mplug2.data.decoding.dali_graphs import Graph
+
+        key = (os.getpid(), source, resolution)
+        if key not in self._graphs:
+            self._graphs[key] = Graph(source, resolution, gpu=self._gpu)
+        try:
+            return [*self._graphs[key](items)]
+        except RuntimeError:
+            del self._graphs[key]  # of no use after an error
+            if len(items) == 1:
+                return [None]
+            return [square for item in items for square in self._squares(source, resolution, [item])]
+
+
+def _coded(data: bytes, frames: Sequence[int], transform: Transform) -> "Item":
+    return _item(np.frombuffer(data, np.uint8), frames, transform)
+
+
+def _decoded(pictures: Sequence[Image.Image], transform: Transform) -> "Item":
+    return _item(np.stack([np.asarray(picture) for picture in pictures]), (), transform)
+
+
+def _item(content: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], frames: Sequence[int], transform: Transform) -> "Item":
+    from megatron_mplug2.data.decoding.dali_graphs import Item
+
+    left, upper, right, lower = transform.view.box(1, 1)
+    return Item(
+        content=content,
+        frames=np.array(frames, np.int32),
+        start=np.array([upper, left], np.float32),
+        end=np.array([lower, right], np.float32),
+        flip=transform.view.flip,
+    )

@@ -1,0 +1,17 @@
+"""From frames of R x R to what the model takes."""
+
+from collections.abc import Sequence
+
+import torch
+
+from megatron_mplug2.data.decoding.augment import Operation, augmented
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP, github.com/openai/CLIP clip.py
+DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+
+
+def finished(squares: torch.Tensor, operations: Sequence[Operation]) -> torch.Tensor:
+    """[3, T, R, R] float32, normalised, from [T, R, R, 3] uint8, on its device."""
+    pixels = augmented(squares.permute(0, 3, 1, 2), operations).permute(1, 0, 2, 3).contiguous().float()
+    mean, deviation = (torch.tensor(numbers, device=pixels.device).view(3, 1, 1, 1) for numbers in (MEAN, DEVIATION))
+    return pixels.div_(255).sub_(mean).div_(deviation)

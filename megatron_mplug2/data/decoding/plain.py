@@ -1,0 +1,57 @@
+"""Which files DALI may be given: those that it shows as PyAV and PIL do.
+
+DALI does not turn clips, converts all with the matrix of BT.601, counts frames that an edit leaves out, and drops transparency; nvJPEG
+shows a cut-off JPEG as a whole one. PyAV and PIL take whatever is not plain. So the same samples are bad with either.
+"""
+
+import io
+from collections.abc import Set
+
+from av.video.frame import VideoFrame
+from PIL import Image
+
+from megatron_mplug2.data.decoding.pictures import PICTURE_FORMATS
+from megatron_mplug2.data.video_file import VideoFile
+
+CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg"})  # measured with DALI 2.4: its FFmpeg leaves the others out
+GPU_CODECS = frozenset({"h264", "hevc", "vp8", "vp9"})  # DALI 2.4: no AV1, and MPEG-4 of odd sizes comes out wrong
+
+_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+_BT601 = {2, 5, 6}  # AVCOL_SPC: not said, which means BT.601 here as in swscale; BT.470BG; SMPTE 170M
+_LIMITED = {0, 1}  # AVCOL_RANGE: not said, limited
+_LARGEST = 1 << 23
+"""Pixels of a picture: PIL reads a larger JPEG at a fraction of its size, which costs less memory and time."""
+_ORIENTATION, _UPRIGHT = 0x0112, (None, 1)  # EXIF
+
+
+def is_plain_picture(data: bytes) -> bool:
+    """Whether it is a whole baseline or progressive JPEG, upright, in YCbCr or grey, of a moderate size."""
+    if not (data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9")):
+        return False
+    try:
+        with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as image:
+            return (
+                image.format == "JPEG"
+                and image.mode in ("RGB", "L")
+                and image.info.get("adobe_transform") != 0  # stored as RGB
+                and image.width * image.height <= _LARGEST
+                and image.getexif().get(_ORIENTATION) in _UPRIGHT
+            )
+    except Exception:  # PIL's readers raise whatever a damaged file leads them to
+        return False
+
+
+def is_plain_clip(video: VideoFile, codecs: Set[str]) -> bool:
+    """Decodes the first frame. Raises BadMedia where none can be."""
+    timeline = video.timeline
+    listed = video.codec in codecs and video.container in _CONTAINERS and video.whole and not timeline.counted
+    if not listed or timeline.keys[0] != timeline.times[0]:
+        return False
+    return _is_plain_frame(video.first_frame(), jpeg=video.codec == "mjpeg")
+
+
+def _is_plain_frame(frame: VideoFrame, *, jpeg: bool) -> bool:
+    upright = not frame.rotation and not frame.interlaced_frame
+    even = frame.width % 2 == frame.height % 2 == 0
+    colors = frame.format.name == "yuvj420p" if jpeg else frame.format.name == "yuv420p" and frame.color_range in _LIMITED
+    return upright and even and colors and frame.colorspace in _BT601

@@ -1,0 +1,96 @@
+"""When a clip's frames are shown, from its packets alone: nothing is decoded."""
+
+import bisect
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+_STEADY_S = 0.002
+"""Gaps that differ by no more are one rate: times are rounded, often to a millisecond (Matroska, Flash)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packet:
+    """A frame as the container lists it."""
+
+    pts: int | None
+    dts: int | None
+    duration: int
+    key: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """The presentation times of a clip's frames, ascending, in ticks; 0, 1, 2 ... where the container has none."""
+
+    times: Sequence[int]
+    keys: Sequence[int]
+    """Those of the key frames: where decoding can begin."""
+    entries: Mapping[int, int]
+    """For the time of a key frame its decoding time, which is what MPEG-TS is sought by."""
+    tick_s: Fraction
+    """Seconds of a tick; 0 where neither times nor a rate are known."""
+    last_ticks: int
+    """How long the last frame is shown."""
+    counted: bool
+    """Whether the times are counted: frames are then found by their number out of the decoder, never by seeking."""
+
+    @property
+    def duration_s(self) -> float:
+        """From the first frame's beginning to the last one's end."""
+        return float((self.times[-1] - self.times[0] + self.last_ticks) * self.tick_s)
+
+    @property
+    def variable_rate(self) -> bool:
+        """Whether the gaps between frames differ by more than rounding."""
+        gaps = [later - earlier for earlier, later in itertools.pairwise(self.times)]
+        if len(gaps) < 2:
+            return False
+        spread, mean = max(gaps) - min(gaps), (self.times[-1] - self.times[0]) / len(gaps)
+        return 2 * spread > mean or (spread > 1 and spread * self.tick_s > _STEADY_S)
+
+    def within(self, span_s: tuple[float, float] | None) -> range:
+        """Numbers of the frames that come on from `span_s[0]` up to `span_s[1]` seconds after the first frame; where none does, of the
+        one that is shown at `span_s[0]`. All frames for None, and where the times are not known."""
+        if span_s is None or not self.tick_s:
+            return range(len(self.times))
+        start, end = (bisect.bisect_left(self.times, self.times[0] + seconds / self.tick_s) for seconds in map(_exact, span_s))
+        if start < end:
+            return range(start, end)
+        shown = bisect.bisect_right(self.times, self.times[0] + _exact(span_s[0]) / self.tick_s) - 1
+        return range(max(shown, 0), max(shown, 0) + 1)
+
+    def key_before(self, time: int) -> int:
+        """The time of the key frame at or before `time`; of the first one where there is none."""
+        return self.keys[max(bisect.bisect_right(self.keys, time) - 1, 0)]
+
+
+def read_timeline(packets: Sequence[Packet], *, counted: bool, indexed: int, tick_s: Fraction, rate: Fraction) -> Timeline:
+    """`indexed` is how many frames the container's own table lists, where it has one; `rate` is frames a second, 0 where unknown.
+
+    Raises ValueError without packets.
+    """
+    if packets and indexed > len(packets):  # cut off; packets come in decoding order: after the last one's time there may be gaps
+        last = packets[-1].dts
+        packets = [packet for packet in packets if packet.pts is None or last is None or packet.pts <= last]
+    if not packets:
+        raise ValueError("no packets")
+    shown = {packet.pts: packet for packet in packets if packet.pts is not None}
+    if counted or len(shown) < len(packets):
+        tick_s = 1 / rate if rate else Fraction(0)
+        return Timeline(times=range(len(packets)), keys=(0,), entries={}, tick_s=tick_s, last_ticks=1, counted=True)
+    times = sorted(shown)
+    return Timeline(
+        times=times,
+        keys=sorted(time for time, packet in shown.items() if packet.key) or times[:1],
+        entries={time: packet.dts for time, packet in shown.items() if packet.key and packet.dts is not None},
+        tick_s=tick_s,
+        last_ticks=shown[times[-1]].duration or (times[-1] - times[0]) // max(len(times) - 1, 1),
+        counted=False,
+    )
+
+
+def _exact(seconds: float) -> Fraction:
+    """To the microsecond: 0.3 as people mean it, not as a double has it."""
+    return Fraction(round(seconds * 1_000_000), 1_000_000)

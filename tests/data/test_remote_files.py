@@ -1,0 +1,126 @@
+"""Folders behind http and s3, served by a real server on this machine."""
+
+import pickle
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from megatron_mplug2.config.schema import CacheConfig, RunConfig
+from megatron_mplug2.data.loader import Loader
+from megatron_mplug2.data.manifest import INDEX, Manifest
+from megatron_mplug2.data.split import Split
+from megatron_mplug2.data.storage import Storage
+from megatron_mplug2.errors import UserError
+from tests.data.corpus import make_config, write_corpus
+from tests.data.range_server import RangeServer, serving
+
+SCHEDULE = [{"steps": 6, "text": 1.0, "image_text": 2.0, "resolution": 16}]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(folder, videos=1)
+    return folder
+
+
+@pytest.fixture
+def server(corpus: Path) -> Iterator[RangeServer]:
+    with serving(corpus) as server:
+        yield server
+
+
+def storage(folder: Path) -> Storage:
+    return Storage(cache=CacheConfig(folder=folder, limit_gb=1.0), staging=None)
+
+
+def remote_config(corpus: Path, tmp_path: Path, url: str, **changes: Any) -> RunConfig:
+    folders = {stream: [f"{url}/{stream}/"] for stream in ("text", "image_text")}
+    cache = {"folder": str(tmp_path / "cache"), "limit_gb": 1.0}
+    return make_config(corpus, tmp_path, **{"data__train": folders, "data__cache": cache, "schedule": SCHEDULE, **changes})
+
+
+def rows(config: RunConfig) -> list[torch.Tensor]:
+    loader = Loader(config, Split.TRAIN, data_rank=0, data_size=1, needs_media=True)
+    return [getattr(batch, "media", batch.sample_ids) for _, batches in loader for batch in batches]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_remote_stream_is_the_local_one(corpus: Path, tmp_path: Path, server: RangeServer, workers: int) -> None:
+    expected = rows(make_config(corpus, tmp_path, schedule=SCHEDULE))
+    got = rows(remote_config(corpus, tmp_path, server.url, data__workers=workers))
+    assert all(torch.equal(one, other) for one, other in zip(expected, got, strict=True))
+    assert server.asked.count("00000.tar") == 2 and server.asked.count(INDEX) == 2, "a block of each tar, once for all workers"
+    again = rows(remote_config(corpus, tmp_path, server.url))
+    assert all(torch.equal(one, other) for one, other in zip(expected, again, strict=True))
+    assert server.asked.count("00000.tar") == 2 and server.asked.count(INDEX) == 2, "from the disk"
+
+
+def test_a_transient_fault_is_retried(corpus: Path, tmp_path: Path, server: RangeServer) -> None:
+    config = remote_config(corpus, tmp_path, server.url)
+    loader = Loader(config, Split.TRAIN, data_rank=0, data_size=1, needs_media=True)
+    server.failures = 2
+    for _ in loader:
+        pass
+    assert server.failures == 0 and loader.state_after(5).substituted == 0
+
+
+def test_a_damaged_block_is_fetched_anew(corpus: Path, tmp_path: Path, server: RangeServer) -> None:
+    manifest = Manifest.load_all([f"{server.url}/image_text"], storage(tmp_path / "cache"))
+    expected = Manifest.load(corpus / "image_text")
+    assert manifest.media(3) == expected.media(3)
+    (block,) = (tmp_path / "cache" / "blocks").glob("*/*")
+    block.write_bytes(bytes(block.stat().st_size))
+    assert manifest.media(3) == expected.media(3) and manifest.record(5) == expected.record(5)
+    assert server.asked.count("00000.tar") == 2
+
+
+def test_pickles_with_its_storage(corpus: Path, tmp_path: Path, server: RangeServer) -> None:
+    manifest = pickle.loads(pickle.dumps(Manifest.load_all([f"{server.url}/image_text"], storage(tmp_path / "cache"))))
+    assert manifest.media(2) == Manifest.load(corpus / "image_text").media(2)
+
+
+def test_what_cannot_be_reached_is_told_in_one_line(corpus: Path, tmp_path: Path, server: RangeServer) -> None:
+    for url, told in ((f"{server.url}/nothing", "nothing has no manifest.json"), ("http://127.0.0.1:9", "127.0.0.1:9 cannot be read")):
+        with pytest.raises(UserError, match=told) as error:
+            Manifest.load_all([url], storage(tmp_path / "cache"))
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"remote: set data.cache.folder"):
+        Manifest.load(server.url)
+
+
+def test_an_index_of_another_corpus_is_refused(corpus: Path, tmp_path: Path) -> None:
+    shutil.copytree(corpus / "text", tmp_path / "mixed")
+    shutil.copy(corpus / "image_text" / INDEX, tmp_path / "mixed" / INDEX)
+    with (
+        serving(tmp_path) as server,
+        pytest.raises(UserError, match=r"mixed/index.npy cannot be read: .* not that of the manifest"),
+    ):
+        Manifest.load_all([f"{server.url}/mixed"], storage(tmp_path / "cache"))
+    assert not list((tmp_path / "cache").glob(f"*{INDEX}*"))
+
+
+def test_a_server_without_ranges_is_told(corpus: Path, tmp_path: Path, server: RangeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = Manifest.load_all([f"{server.url}/image_text"], storage(tmp_path / "cache"))
+    monkeypatch.setattr("megatron_mplug2.data.disk_cache.BLOCK_BYTES", 4096)
+    monkeypatch.setattr("tests.data.range_server.re.fullmatch", lambda *_: None)
+    with pytest.raises(OSError, match=r"00000.tar: 4096 bytes asked for at \d+, \d+ came"):
+        manifest.media(3)
+
+
+def test_s3(corpus: Path, tmp_path: Path, server: RangeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket of one folder; the server knows S3's GET and HEAD of objects, not its signatures."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.url)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "name")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "word")
+    manifest = Manifest.load_all(["s3://image_text"], storage(tmp_path / "cache"))
+    expected = Manifest.load(corpus / "image_text")
+    assert [manifest.media(i) for i in range(5)] == [expected.media(i) for i in range(5)]
+    assert manifest.fingerprint == expected.fingerprint and server.asked.count("00000.tar") == 1
+    with pytest.raises(UserError, match=r"s3://image_text/none has no manifest.json"):
+        Manifest.load_all(["s3://image_text/none"], storage(tmp_path / "cache"))
