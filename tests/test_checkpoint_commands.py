@@ -76,13 +76,13 @@ def test_inspect(run: Path) -> None:
     checkpoint = run / "checkpoints/step-00000002"
     lines = command("inspect", checkpoint).stdout.splitlines()
     assert lines[1:3] == ["step: 2", "layout: tensor 2, pipeline 1, data 1, zero1 False (any other reads it too)"]
-    assert "parameters: 376 (float32)" in lines and "  embedding: 88" in lines and "  taps: 60" in lines
+    assert "parameters: 383 (float32)" in lines and "  embedding: 88" in lines and "  taps: 60" in lines
     assert "optimizer: exp_avg, exp_avg_sq, step" in lines
     assert "  substituted: 3" in lines and "    tensor: 2" in lines
     assert "  note: \ufffd[31mred" in lines, "nothing that a terminal obeys"
     weights = command("inspect", checkpoint, "--weights").stdout.splitlines()
     assert "embedding.weight  11x8  float32" in weights and "temperature  scalar  float32" in weights
-    assert len(weights) == 9
+    assert len(weights) == 10
 
 
 def test_a_hostile_index_runs_nothing(run: Path, tmp_path: Path) -> None:

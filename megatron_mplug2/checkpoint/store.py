@@ -161,8 +161,8 @@ def load_modules(found: Found, modules: Collection[str], weights: list[Weight], 
     stored = {key: size for key, size in found.stored.sizes().items() if _is_of(key, modules)}
     with together(f"read {found.checkpoint}"):
         check_fits(found.checkpoint, stored, expected)
-        own = [piece for piece in pieces_to_load(weights, optimizer, topology) if _is_of(piece.key, modules)]
-        found.stored.read(own)
+        own = [weight for weight in weights if _is_of(key_of(WEIGHT, weight.name), modules)]
+        found.stored.read([piece for piece in pieces_to_load(own, optimizer, topology) if _is_of(piece.key, modules)])
 
 
 def read_run(checkpoint: Path) -> RunState:

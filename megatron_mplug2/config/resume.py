@@ -1,10 +1,11 @@
 """Which keys may change when a run goes on from its checkpoint.
 
 The promise is that N steps equal k steps, a stop, and a resume of N-k steps. A key may change where it does not decide what a step
-computes: that holds for everything in CHANGEABLE, up to the order of floating-point sums, and with the exceptions that it names:
-dropout's masks are keyed by seed, step, microbatch and block, and where tensor parallelism splits a tensor by the rank too, so
-another training.microbatch, layout.tensor or layout.sequence_parallel draws other masks. Without dropout the step is the same.
-Every other key (model, objectives, schedule, optimizer, seed, precision, lengths, augmentation, global batch) is fixed. So
+computes: that holds for everything in CHANGEABLE, up to the order of floating-point sums, and with the exceptions that it names.
+Another training.precision rounds otherwise from there on. Dropout's masks are keyed by seed, step, microbatch and block, and where
+tensor parallelism splits a tensor by the rank too, so another training.microbatch, layout.tensor or layout.sequence_parallel draws
+other masks. Without dropout the step is the same.
+Every other key (model, objectives, schedule, optimizer, seed, lengths, augmentation, global batch) is fixed. So
 objectives.vlc.negatives is, both ways: a queue and averaged weights are neither left behind nor begun in the middle of a run.
 """
 
@@ -19,6 +20,9 @@ CHANGEABLE: Mapping[str, str] = {
     "name": "a label",
     "run_dir": "the folder may have been moved",
     "layout.*": "weights, optimizer state and the order of samples do not depend on it; dropout, if on: see above",
+    "initialise_from": "read at the beginning of a run only",
+    "initialise_from.*": "as above",
+    "training.precision": "weights and optimizer state are stored in fp32; the steps to come compute in the new precision",
     "training.microbatch": "losses are normalised by counts over the global batch; dropout, if on: see above",
     "training.recompute": "a recompute replays the same forward pass, dropout too",
     "training.threads": "speed only",

@@ -358,6 +358,15 @@ class OptimizerConfig(Frozen):
         return rule
 
 
+class InitialiseConfig(Frozen):
+    """Weights of another run to begin with; what is not named begins as ever."""
+
+    checkpoint: Path
+    """A checkpoint's folder, or a run's, whose newest good one is taken."""
+    modules: tuple[str, ...] = Field(min_length=1)
+    """Beginnings of canonical names, such as "vision" or "text.layers.0": all weights under each, which both models must have alike."""
+
+
 class TrainingConfig(Frozen):
     global_batch: int = Field(gt=0)
     """Samples a step."""
@@ -395,6 +404,8 @@ class RunConfig(Frozen):
     objectives: ObjectivesConfig = ObjectivesConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     layout: LayoutConfig = LayoutConfig()
+    initialise_from: InitialiseConfig | None = None
+    """Read where the run begins, not where it goes on."""
 
     @property
     def steps(self) -> int:

@@ -31,7 +31,7 @@ class Start:
 
 
 def start(engine: Engine) -> Start:
-    """Restores the newest good checkpoint, where there is one. Collective over the world.
+    """Restores the newest good checkpoint, where there is one; else begins, with weights of `initialise_from`. Collective over the world.
 
     Raises UserError where the config differs from the checkpoint's in a key that may not change, where it is of another model or of a
     newer version, and where there are checkpoints but none is good.
@@ -40,7 +40,7 @@ def start(engine: Engine) -> Start:
     store.recover(folder)
     found = store.find(folder)
     if not isinstance(found, store.Found):
-        return Start(said=found)
+        return Start(said=(*found, *_initialise(engine)))
     check_resume(_config_of(found), engine.config)
     state = _data_state(found)
     beside = engine.momentum.pieces_to_load(engine.topology) if engine.momentum is not None else ()
@@ -96,6 +96,16 @@ class Saver:
             if error is None:
                 raise
             self._note(f"and the last checkpoint was not written: {failure}")
+
+
+def _initialise(engine: Engine) -> tuple[str, ...]:
+    """Takes what `initialise_from` names from another run's checkpoint; says so."""
+    settings = engine.config.initialise_from
+    if settings is None:
+        return ()
+    found = store.find_in(settings.checkpoint)
+    store.load_modules(found, settings.modules, engine.weights, engine.optimizer, engine.topology)
+    return (*found.said, f"beginning with {', '.join(settings.modules)} of {found.checkpoint}")
 
 
 def _config_of(found: store.Found) -> RunConfig:

@@ -114,7 +114,7 @@ def train_and_save(config: RunConfig) -> None:
     cases.randomise(engine.weights, engine.topology)
     record.train(engine, TASKS[:SAVED])
     with checkpoints.Saver(engine, note=print) as saver:
-        saver.save(DataState(steps=SAVED, fingerprints={}, vocabulary=""))
+        saver.save(DataState(steps=SAVED, datasets={}, vocabulary=""))
         record.train(engine, TASKS[SAVED:], SAVED)  # beside the save, which must not see it
 
 
