@@ -4,7 +4,8 @@
 
 Against a plain loss with the whole matrix on every rank, and against open_clip's scheme (`local_loss` with `gather_with_grad`: each rank's
 rows against all columns, both ways, by autograd). All three on the same features; ours and open_clip's gradients are checked against the
-whole matrix's at a size where that fits. Peaks are counted on meta tensors, which have sizes and no contents.
+whole matrix's at a size where that fits. Peaks are counted on meta tensors, which have sizes and no contents. `queue` is ours against
+momentum features, with a queue of 65,536 beside the global batch: it has no peer here, its gradients are the tests' matter.
 """
 
 from collections.abc import Callable
@@ -14,9 +15,11 @@ from torch.nn import functional as F
 
 from benchmarks.live_bytes import LiveBytes
 from benchmarks.record import write
+from megatron_mplug2.objectives.key_queue import Keys
 from megatron_mplug2.objectives.logit_blocks import Columns, row_statistics, weighted_columns
+from megatron_mplug2.objectives.queue_contrast import contrast_with_keys
 
-BATCH, RANKS, WIDTH, CHUNK = 32768, 128, 512, 4096
+BATCH, RANKS, WIDTH, CHUNK, QUEUE = 32768, 128, 512, 4096, 65536
 CHECKED_BATCH, CHECKED_RANKS = 2048, 8
 TEMPERATURE = 0.07
 
@@ -26,10 +29,18 @@ Features = tuple[torch.Tensor, torch.Tensor]
 def main() -> None:
     schemes: dict[str, Callable[[Features, int], Features]] = {"ours": ours, "open_clip": open_clip, "whole_matrix": whole_matrix}
     figures: dict[str, float] = {f"{name}_mb": peak_mb(scheme) for name, scheme in schemes.items()}
+    figures["queue_mb"] = queue_peak_mb()
     figures["block_mb"] = BATCH // RANKS * CHUNK * 4 / 1e6
     figures["gathered_features_mb"] = 2 * BATCH * WIDTH * 4 / 1e6
     figures |= {f"{name}_gradient_error": error(scheme) for name, scheme in schemes.items() if name != "whole_matrix"}
-    case = {"global_batch": BATCH, "ranks": RANKS, "width": WIDTH, "chunk": CHUNK, "checked_at": [CHECKED_BATCH, CHECKED_RANKS]}
+    case = {
+        "global_batch": BATCH,
+        "ranks": RANKS,
+        "width": WIDTH,
+        "chunk": CHUNK,
+        "queue": QUEUE,
+        "checked_at": [CHECKED_BATCH, CHECKED_RANKS],
+    }
     path = write("contrastive", "python -m benchmarks.contrastive", case, figures)
     for name, value in figures.items():
         print(f"{name:28} {value:12.4g}")
@@ -41,6 +52,18 @@ def peak_mb(scheme: Callable[[Features, int], Features]) -> float:
         features = torch.empty(BATCH, WIDTH), torch.empty(BATCH, WIDTH)
         with LiveBytes() as live:
             scheme(features, RANKS)
+    return round(live.peak / 1e6, 1)
+
+
+def queue_peak_mb() -> float:
+    """Beside the gathered momentum features and the queue."""
+    with torch.device("meta"):
+        batch, queue = (
+            Keys(vision=torch.empty(n, WIDTH), text=torch.empty(n, WIDTH), ids=torch.empty(n, 2, dtype=torch.int64)) for n in (BATCH, QUEUE)
+        )
+        own, log_temperature = batch.rows(0, BATCH // RANKS), torch.empty(())
+        with LiveBytes() as live:
+            contrast_with_keys(own.vision, own.text, own, (batch, queue), log_temperature, alpha=0.4, batch=BATCH, chunk=CHUNK)
     return round(live.peak / 1e6, 1)
 
 

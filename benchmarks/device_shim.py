@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from megatron_mplug2.config.load import load_config
 from megatron_mplug2.config.schema import RunConfig, Task
 from megatron_mplug2.data.batch import PairBatch
 from megatron_mplug2.parallel import device
-from megatron_mplug2.training import pipeline_stage
+from megatron_mplug2.training import contrast, pipeline_stage
 from megatron_mplug2.training.engine import Engine, make_engine
 from megatron_mplug2.training.step import StepWork, backward, inline_solver, make_microbatches
 
@@ -62,7 +63,7 @@ def _measure(engine: Engine, config: RunConfig) -> dict[str, list[float]]:
     def no_shim() -> None:
         engine.ddp.zero_grad_buffer()
         (micro,) = make_microbatches(engine, work)
-        micro.solver = inline_solver(engine, work, micro)
+        micro.solver = inline_solver(engine, partial(contrast.solve, engine.config, engine.topology, work.step), micro)
         engine.stage({}, micro)
         torch.stack(micro.losses).sum().backward()
 

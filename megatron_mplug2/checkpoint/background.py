@@ -6,6 +6,7 @@ beside CUDA. It is the same code that saves without it, in a process group of it
 """
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -36,10 +37,11 @@ class BackgroundSaver:
         optimizer: MegatronOptimizer | None,
         topology: Topology,
         retention: Retention,
+        beside: Sequence[Piece] = (),
     ) -> None:
-        """As `store.save`, begun: weights and optimizer may change when it returns. Waits for the save before; raises what that raised."""
+        """As `store.save`, begun: all of it may change when it returns. Waits for the save before; raises what that raised."""
         self.wait()
-        pieces = self._copies(pieces_to_save(weights, optimizer, topology))
+        pieces = self._copies([*pieces_to_save(weights, optimizer, topology), *beside])
         self._write = _Write(folder, state, pieces, topology, retention)
         self._write.start()
 

@@ -1,10 +1,11 @@
 """What of a run goes into a checkpoint, which rank writes it, and what a rank reads back.
 
 Keys are `kind/canonical name`: `weight/...` is the weight in the highest precision there is (the optimizer's fp32 copy where it keeps
-one), the other kinds are optimizer states. Nothing in them depends on the layout, so any layout reads any other's.
+one), the other kinds are optimizer states, and what a run keeps beside them (`training.momentum`). Nothing in them depends on the
+layout, so any layout reads any other's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 import torch
@@ -33,11 +34,11 @@ def pieces_to_save(weights: list[Weight], optimizer: MegatronOptimizer | None, t
     sharded = optimizer is not None and is_sharded(optimizer)
     pieces: list[Piece] = []
     for index, weight in enumerate(weights):
-        if not weight.saves or (weight.partition_dim is None and topology.tensor_rank != 0):
+        if not weight.saves or _is_replica(weight, topology):
             continue
         own = held.get(weight.param)
         by_turns = not sharded or not weight.param.requires_grad
-        if index % topology.data_size == topology.data_rank if by_turns else own is not None:
+        if _has_turn(index, topology) if by_turns else own is not None:
             values, start = (own.values, own.start) if own is not None else (_flat(weight.param), 0)
             pieces += pieces_of(key_of(WEIGHT, weight.name), weight, values, start, topology)
             pieces += _state_pieces(weight, own, topology, step=start == 0 and topology.tensor_rank == 0)
@@ -63,6 +64,25 @@ def pieces_to_load(weights: list[Weight], optimizer: MegatronOptimizer | None, t
     return pieces
 
 
+def copies_to_save(kind: str, weights: Sequence[Weight], copies: Sequence[torch.Tensor], topology: Topology) -> list[Piece]:
+    """What this rank writes of tensors that have its weights' shapes and that every data-parallel rank holds whole."""
+    pieces: list[Piece] = []
+    for index, (weight, values) in enumerate(zip(weights, copies, strict=True)):
+        if not _is_replica(weight, topology) and _has_turn(index, topology):
+            pieces += pieces_of(key_of(kind, weight.name), weight, values.view(-1), 0, topology)
+    return pieces
+
+
+def copies_to_load(kind: str, weights: Sequence[Weight], copies: Sequence[torch.Tensor], topology: Topology) -> list[Piece]:
+    """What this rank fills of the same: all of it but vocabulary padding, which is set to zero here."""
+    pieces: list[Piece] = []
+    for weight, values in zip(weights, copies, strict=True):
+        if _is_padded(weight, topology):
+            values.zero_()
+        pieces += pieces_of(key_of(kind, weight.name), weight, values.view(-1), 0, topology)
+    return pieces
+
+
 def sizes(weights: list[Weight], optimizer: MegatronOptimizer | None) -> dict[str, tuple[int, ...]]:
     """Key -> unsharded size of everything that a checkpoint must have for these weights (of one stage)."""
     expected = {key_of(WEIGHT, weight.name): weight.full_size for weight in weights}
@@ -83,6 +103,16 @@ def _state_pieces(weight: Weight, held: Held | None, topology: Topology, *, step
 
 def _flat(param: nn.Parameter) -> torch.Tensor:
     return param.detach().view(-1)
+
+
+def _is_replica(weight: Weight, topology: Topology) -> bool:
+    """Whether another tensor-parallel rank writes it."""
+    return weight.partition_dim is None and topology.tensor_rank != 0
+
+
+def _has_turn(index: int, topology: Topology) -> bool:
+    """Whether this data-parallel rank writes the stage's weight number `index`, of those that all of them hold."""
+    return index % topology.data_size == topology.data_rank
 
 
 def _is_padded(weight: Weight, topology: Topology) -> bool:

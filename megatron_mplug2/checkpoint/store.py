@@ -2,7 +2,7 @@
 
 import shutil
 from collections import ChainMap
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,16 +77,23 @@ def find_in(place: Path) -> Found:
 
 
 def save(
-    folder: Path, state: RunState, weights: list[Weight], optimizer: MegatronOptimizer | None, topology: Topology, retention: Retention
+    folder: Path,
+    state: RunState,
+    weights: list[Weight],
+    optimizer: MegatronOptimizer | None,
+    topology: Topology,
+    retention: Retention,
+    beside: Sequence[Piece] = (),
 ) -> Path:
     """Writes a checkpoint, makes it the latest, and removes those that need not stay.
 
-    Rank 0's `state` is written; the folder of the checkpoint is returned. A checkpoint of the same step is replaced.
+    Rank 0's `state` is written; the folder of the checkpoint is returned. A checkpoint of the same step is replaced. `beside`: this rank's
+    pieces of what the run keeps beside weights and optimizer state.
 
     Raises:
         UserError: a rank cannot write, or ranks don't share the folder. The checkpoints from before are as they were.
     """
-    return write(folder, state, pieces_to_save(weights, optimizer, topology), topology, retention)
+    return write(folder, state, [*pieces_to_save(weights, optimizer, topology), *beside], topology, retention)
 
 
 def write(folder: Path, state: RunState, pieces: list[Piece], topology: Topology, retention: Retention) -> Path:
@@ -113,15 +120,16 @@ def write(folder: Path, state: RunState, pieces: list[Piece], topology: Topology
     return folder / commit.folder_name(state.step)
 
 
-def load(found: Found, weights: list[Weight], optimizer: MegatronOptimizer, topology: Topology) -> None:
-    """Restores weights and optimizer state in place.
+def load(found: Found, weights: list[Weight], optimizer: MegatronOptimizer, topology: Topology, beside: Sequence[Piece] = ()) -> None:
+    """Restores weights and optimizer state in place, and fills the pieces of what the run keeps `beside` them.
 
     Raises:
         UserError: it is of another model or optimizer.
     """
-    _check(found.checkpoint, found.stored.sizes(), sizes(weights, optimizer), topology)
+    expected = sizes(weights, optimizer) | {piece.key: piece.full_size for piece in beside}
+    _check(found.checkpoint, found.stored.sizes(), expected, topology)
     with together(f"read {found.checkpoint}"):
-        found.stored.read(pieces_to_load(weights, optimizer, topology))
+        found.stored.read([*pieces_to_load(weights, optimizer, topology), *beside])
 
 
 def load_weights(found: Found, weights: list[Weight], topology: Topology) -> None:
@@ -192,7 +200,7 @@ def _opened(good: Good, said: tuple[str, ...]) -> Found:
 
 
 def _check(checkpoint: Path, found: Sizes, stage: Sizes, topology: Topology) -> None:
-    """Against the weights of all stages of this rank's pipeline."""
-    expected = dict(ChainMap(*gather(dict(stage), topology.groups.pp)))
+    """Against what all ranks of this rank's model replica have: all stages, and of a vocabulary a rank may hold padding alone."""
+    expected = dict(ChainMap(*gather(dict(stage), topology.model_parallel_group)))
     with together(f"read {checkpoint}"):
         check_fits(checkpoint, found, expected)

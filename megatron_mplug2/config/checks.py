@@ -47,6 +47,7 @@ def run_errors(run: RunConfig) -> list[str]:
         *_batch_errors(run),
         *_length_errors(run),
         *_objective_errors(run),
+        *_queue_errors(run),
         *_phase_errors(run),
         *_folder_errors(run),
         *_dataset_errors(run),
@@ -149,6 +150,14 @@ def _objective_errors(run: RunConfig) -> Iterator[str]:
             f"objectives.vlc.temperature={vlc.temperature} is not between objectives.vlc.min_temperature={vlc.min_temperature} "
             f"and objectives.vlc.max_temperature={vlc.max_temperature}"
         )
+
+
+def _queue_errors(run: RunConfig) -> Iterator[str]:
+    from megatron_mplug2.config.schema import Negatives
+
+    vlc, global_batch = run.objectives.vlc, run.training.global_batch
+    if vlc.negatives is Negatives.QUEUE and vlc.queue.size % global_batch:
+        yield f"objectives.vlc.queue.size={vlc.queue.size} is not a multiple of training.global_batch={global_batch}"
 
 
 def _phase_errors(run: RunConfig) -> Iterator[str]:

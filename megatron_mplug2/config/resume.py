@@ -5,7 +5,8 @@ computes: that holds for everything in CHANGEABLE, up to the order of floating-p
 Another training.precision rounds otherwise from there on. Dropout's masks are keyed by seed, step, microbatch and block, and where
 tensor parallelism splits a tensor by the rank too, so another training.microbatch, layout.tensor or layout.sequence_parallel draws
 other masks. Without dropout the step is the same.
-Every other key (model, objectives, schedule, optimizer, seed, lengths, augmentation, global batch) is fixed.
+Every other key (model, objectives, schedule, optimizer, seed, lengths, augmentation, global batch) is fixed. So
+objectives.vlc.negatives is, both ways: a queue and averaged weights are neither left behind nor begun in the middle of a run.
 """
 
 from collections.abc import Mapping

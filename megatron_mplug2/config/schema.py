@@ -28,6 +28,15 @@ class Averaging(StrEnum):
     TOKEN = "token"
 
 
+class Negatives(StrEnum):
+    """What a sample of VLC is contrasted with."""
+
+    GLOBAL = "global"
+    """The global batch, exactly."""
+    QUEUE = "queue"
+    """Features by averaged weights: of the global batch, and of the batches before it; with soft targets (ALBEF, mPLUG)."""
+
+
 class Recompute(StrEnum):
     """Activation recompute: keep everything, or keep only what enters a block."""
 
@@ -155,10 +164,25 @@ class MLMConfig(Frozen):
     """Share that becomes a random token; the rest stays."""
 
 
+class QueueConfig(Frozen):
+    """Momentum encoders and their feature queue, for `negatives: queue`."""
+
+    size: int = Field(default=65536, gt=0)  # [M1] queue_size
+    """Samples that stay in the queue, a multiple of the global batch."""
+    momentum: float = Field(default=0.995, ge=0, lt=1)  # [M1]
+    """Share that a weight's average keeps at a step."""
+    alpha: float = Field(default=0.4, ge=0, le=1)  # [M1]
+    """Share of the averaged model's similarities in the targets; the rest is on samples of equal ids."""
+    alpha_ramp_steps: int = Field(default=14000, ge=0)
+    """Steps in which alpha rises from 0, linearly: [M1] the first epoch, 14 M pairs at a global batch of 1,024."""
+
+
 class VLCConfig(Frozen):
     """Vision-language contrast over the whole global batch [M1]."""
 
     weight: float = Field(default=1.0, ge=0)
+    negatives: Negatives = Negatives.GLOBAL
+    queue: QueueConfig = QueueConfig()
     temperature: float = Field(default=0.07, gt=0)  # [M1]
     min_temperature: float = Field(default=0.001, gt=0)  # ALBEF's clamp
     max_temperature: float = Field(default=0.5, gt=0)  # ALBEF's clamp

@@ -16,7 +16,7 @@ from megatron_mplug2.objectives.keyed_noise import gumbel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Negatives:
+class HardNegatives:
     """Rows in the tensors that the draw was given; -1 where the group has no sample of another media and meaning."""
 
     image_for_text: torch.Tensor
@@ -59,7 +59,7 @@ def draw_negatives(
     seed: int,
     step: int,
     sample_positions: torch.Tensor,
-) -> Negatives:
+) -> HardNegatives:
     """For each text a picture with probability softmax(t . v / tau) over its group's members of other media and meaning; and
     for each picture a text likewise (mPLUG and ALBEF, there over the rank's batch).
 
@@ -77,7 +77,7 @@ def draw_negatives(
         first_of_group = torch.arange(0, ids.shape[0], group_size, device=ids.device)[:, None]
         return torch.where(forbidden.all(dim=-1), -1, best + first_of_group).flatten()
 
-    return Negatives(
+    return HardNegatives(
         image_for_text=draw(text_to_image, _Direction.IMAGE_FOR_TEXT),
         text_for_image=draw(text_to_image.mT, _Direction.TEXT_FOR_IMAGE),
     )

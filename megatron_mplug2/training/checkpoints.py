@@ -47,7 +47,8 @@ def start(engine: Engine) -> Start:
         return Start(said=(*found, *_initialise(engine)))
     check_resume(_config_of(found), engine.config)
     state = _data_state(found)
-    store.load(found, engine.weights, engine.optimizer, engine.topology)
+    beside = engine.momentum.pieces_to_load(engine.topology) if engine.momentum is not None else ()
+    store.load(found, engine.weights, engine.optimizer, engine.topology, beside)
     return Start(state=state, health=health_of(found), said=found.said)
 
 
@@ -71,7 +72,8 @@ class Saver:
             data=data.model_dump(mode="json"),
             health=health.model_dump(mode="json"),
         )
-        job = self._folder, state, engine.weights, engine.optimizer, engine.topology, self._retention
+        beside = engine.momentum.pieces_to_save(engine.topology) if engine.momentum is not None else ()
+        job = self._folder, state, engine.weights, engine.optimizer, engine.topology, self._retention, beside
         if self._background is None:
             self._tell(store.save(*job))
         else:

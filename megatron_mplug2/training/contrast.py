@@ -1,6 +1,6 @@
-"""VLC between its two passes: from the features of a rank's microbatches to what each microbatch needs for its backward."""
+"""VLC between features and backward: from the features of a rank's microbatches to what each microbatch needs for its backward."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +11,9 @@ from megatron_mplug2.data.batch import PairBatch
 from megatron_mplug2.models.microbatch import ContrastShare
 from megatron_mplug2.objectives.contrastive import contrast
 from megatron_mplug2.objectives.ids import pair_ids
+from megatron_mplug2.objectives.key_queue import KeyQueue, Keys
 from megatron_mplug2.objectives.negatives import draw_negatives
+from megatron_mplug2.objectives.queue_contrast import alpha_at, contrast_with_keys
 from megatron_mplug2.parallel.device import device
 from megatron_mplug2.parallel.topology import Topology
 
@@ -26,6 +28,10 @@ class RankFeatures:
     """[M, b, d]."""
     log_temperature: torch.Tensor
     """Scalar."""
+
+
+Solve = Callable[[Sequence[PairBatch], Sequence[int], RankFeatures], list[ContrastShare]]
+"""Microbatches, their indices in the global batch and their features -> the share of each."""
 
 
 def solve(
@@ -50,6 +56,45 @@ def solve(
             text_grad=text_grads[number],
             log_temperature_grad=result.log_temperature_grad / count,
             loss=result.loss / (count * topology.data_size),
+        )
+        shares.append(share)
+    return shares
+
+
+def solve_with_queue(
+    config: RunConfig,
+    step: int,
+    keys: Keys,
+    queue: KeyQueue,
+    batches: Sequence[PairBatch],
+    indices: Sequence[int],
+    features: RankFeatures,
+) -> list[ContrastShare]:
+    """As `solve`, against momentum features; no collective, and each microbatch on its own. `keys`: of the global batch, in its order."""
+    vlc, shares = config.objectives.vlc, []
+    for number, (batch, index) in enumerate(zip(batches, indices, strict=True)):
+        samples = len(batch.sample_ids)
+        vision, text = features.vision[number], features.text[number]
+        result = contrast_with_keys(
+            vision,
+            text,
+            keys.rows(index * samples, (index + 1) * samples),
+            (keys, queue.filled),
+            features.log_temperature,
+            alpha=alpha_at(vlc.queue, step),
+            batch=config.training.global_batch,
+            chunk=vlc.chunk,
+        )
+        image_for_text, text_for_image = _negatives(config, step, index, pair_ids(batch), features, number)
+        share = ContrastShare(
+            image_for_text=image_for_text,
+            text_for_image=text_for_image,
+            vision_features=vision,
+            text_features=text,
+            vision_grad=result.vision_grad,
+            text_grad=result.text_grad,
+            log_temperature_grad=result.log_temperature_grad,
+            loss=result.loss,
         )
         shares.append(share)
     return shares

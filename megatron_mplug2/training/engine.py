@@ -8,7 +8,7 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.optimizer import MegatronOptimizer
 from torch import nn
 
-from megatron_mplug2.config.schema import LayoutConfig, RunConfig
+from megatron_mplug2.config.schema import LayoutConfig, Negatives, RunConfig
 from megatron_mplug2.models.build import LOG_TEMPERATURE, build_stage
 from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.flops import chain_costs
@@ -17,9 +17,11 @@ from megatron_mplug2.models.partition import Partition, balanced_starts
 from megatron_mplug2.models.units import VisionEmbeddingUnit
 from megatron_mplug2.models.weights import Weight
 from megatron_mplug2.objectives.contrastive import clamp_log_temperature_
+from megatron_mplug2.objectives.key_queue import KeyQueue
 from megatron_mplug2.observability.sections import Section, SectionClock
-from megatron_mplug2.parallel.device import megatron_runtime
+from megatron_mplug2.parallel.device import device, megatron_runtime
 from megatron_mplug2.parallel.topology import Topology, make_topology
+from megatron_mplug2.training.momentum import Momentum, feature_weights
 from megatron_mplug2.training.optimizer import LearningRate, clip, make_optimizer
 from megatron_mplug2.training.pipeline_stage import PipelineStage
 from megatron_mplug2.training.ties import TiedCopy, reduce_ties, tied_copies
@@ -40,6 +42,8 @@ class Engine:
     weights: list[Weight]
     clock: SectionClock
     """Told where in a step the rank is."""
+    momentum: Momentum | None
+    """With `objectives.vlc.negatives: queue`, on the stages up to the one that owns the contrastive features."""
 
     @property
     def log_temperature(self) -> nn.Parameter | None:
@@ -64,8 +68,10 @@ class Engine:
     def update(self, step: int, accept: Callable[[float], bool] = lambda norm: True) -> tuple[float, float]:
         """One optimizer step from the gradients that the schedule has left. Returns the gradient norm before clipping and the rate.
 
-        `accept` is asked with the norm, before the gradients are clipped. Where it refuses, the same on all ranks, weights, moments and
-        Adam's count stay as if the step had not been.
+        `accept` is asked with the norm, before the gradients are clipped. Where it refuses, the same on all ranks, weights, moments,
+        Adam's count and averages stay as if the step had not been.
+
+        Momentum encoders follow here, after every step, whatever its task. They need all weights: with them, no gathering overlaps.
         """
         rate = self.learning_rate.set(step)
         with megatron_runtime():
@@ -73,11 +79,16 @@ class Engine:
             norm = float(self.optimizer.get_grad_norm())
         if not accept(norm):
             return norm, rate
+        if self.momentum is not None:
+            self.momentum.begin()
         with megatron_runtime():
             clip(self.optimizer, self.config.optimizer.clip_norm, norm)
             self.optimizer.step_with_ready_grads()
         if self.log_temperature is not None:
             clamp_log_temperature_(self.log_temperature, self.config.objectives.vlc)
+        if self.momentum is not None:
+            self.finish_gathering()
+            self.momentum.follow()
         return norm, rate
 
 
@@ -115,7 +126,17 @@ def make_engine(config: RunConfig, clock: SectionClock | None = None) -> Engine:
         learning_rate=LearningRate(config, optimizer),
         weights=weights,
         clock=clock,
+        momentum=_momentum(config, partition, topology, weights),
     )
+
+
+def _momentum(config: RunConfig, partition: Partition, topology: Topology, weights: Sequence[Weight]) -> Momentum | None:
+    vlc, owner = config.objectives.vlc, partition.roles.features
+    if vlc.negatives is not Negatives.QUEUE or topology.pipeline_rank > owner:
+        return None
+    owns = topology.pipeline_rank == owner
+    queue = KeyQueue(vlc.queue.size, config.model.contrastive_width, device()) if owns else None
+    return Momentum(feature_weights(weights, partition), vlc.queue.momentum, queue)
 
 
 def _ddp_config(layout: LayoutConfig) -> DistributedDataParallelConfig:

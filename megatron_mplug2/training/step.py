@@ -2,21 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.distributed as dist
 
-from megatron_mplug2.config.schema import PhaseConfig, Task
-from megatron_mplug2.data.batch import Batch, PairBatch
+from megatron_mplug2.config.schema import Negatives, PhaseConfig, Task
+from megatron_mplug2.data.batch import Batch
 from megatron_mplug2.models.microbatch import ContrastShare, ContrastSolver, Microbatch
 from megatron_mplug2.models.shapes import batch_shape
 from megatron_mplug2.objectives.counts import local_counts
+from megatron_mplug2.objectives.key_queue import Keys
 from megatron_mplug2.objectives.result import Objective
 from megatron_mplug2.observability.sections import Section
 from megatron_mplug2.parallel.device import device
 from megatron_mplug2.training import contrast
 from megatron_mplug2.training.engine import Engine
 from megatron_mplug2.training.guard import BadStep, Guard
+from megatron_mplug2.training.momentum_pass import momentum_keys
 from megatron_mplug2.training.norms import gradient_norms, weight_norms
 from megatron_mplug2.training.passes import run_features, run_microbatches
 
@@ -120,30 +123,52 @@ def _run_passes(engine: Engine, work: StepWork, *, forward_only: bool) -> list[M
     clock = engine.clock
     clock.enter(Section.MEETING)
     micros = make_microbatches(engine, work)
-    if work.task is not Task.TEXT:
-        if len(micros) == 1 and engine.topology.pipeline_size == 1:
-            micros[0].solver = inline_solver(engine, work, micros[0])
-        else:
-            clock.enter(Section.FEATURE_PASS)
-            for micro, share in zip(micros, _first_pass(engine, work, micros), strict=True):
-                micro.contrast = share
+    if work.task is Task.TEXT:
+        clock.enter(Section.FORWARD_BACKWARD)
+        run_microbatches(engine, micros, forward_only=forward_only)
+        return micros
+    clock.enter(Section.FEATURE_PASS)
+    # A validation contrasts the global batch alone: a figure that no queue and no ramp moves.
+    queued = engine.config.objectives.vlc.negatives is Negatives.QUEUE and not forward_only
+    keys = momentum_keys(engine, micros) if queued else None
+    solve = _solve(engine, work, keys)
+    if engine.topology.pipeline_size == 1 and (queued or len(micros) == 1):
+        for micro in micros:
+            micro.solver = inline_solver(engine, solve, micro)
+    else:
+        for micro, share in zip(micros, _first_pass(engine, solve, micros), strict=True):
+            micro.contrast = share
     clock.enter(Section.FORWARD_BACKWARD)
     run_microbatches(engine, micros, forward_only=forward_only)
+    if keys is not None:
+        assert engine.momentum is not None and engine.momentum.queue is not None
+        engine.momentum.queue.enqueue(keys)
     return micros
 
 
-def inline_solver(engine: Engine, work: StepWork, micro: Microbatch) -> ContrastSolver:
-    """One microbatch on one stage has all of the rank's features in its only forward pass: no first pass is needed."""
+def _solve(engine: Engine, work: StepWork, keys: Keys | None) -> contrast.Solve:
+    """How the step's contrast is solved; with `keys`, against them and the queue."""
+    if keys is None:
+        return partial(contrast.solve, engine.config, engine.topology, work.step)
+    assert engine.momentum is not None and engine.momentum.queue is not None
+    return partial(contrast.solve_with_queue, engine.config, work.step, keys, engine.momentum.queue)
 
-    def solve(vision: torch.Tensor, text: torch.Tensor, log_temperature: torch.Tensor) -> ContrastShare:
-        features = contrast.RankFeatures(vision[None], text[None], log_temperature)
-        shares = contrast.solve(engine.config, engine.topology, work.step, [micro.pair], [micro.index], features)
+
+def inline_solver(engine: Engine, solve: contrast.Solve, micro: Microbatch) -> ContrastSolver:
+    """For one stage, where a microbatch's own features are all that is missing in its only forward pass: no first pass is needed.
+
+    That is so where it is the rank's only one, and against momentum features.
+    """
+
+    def solve_one(vision: torch.Tensor, text: torch.Tensor, log_temperature: torch.Tensor) -> ContrastShare:
+        shares = solve([micro.pair], [micro.index], contrast.RankFeatures(vision[None], text[None], log_temperature))
         return contrast.share_negatives(shares, 1, micro.samples, 0, engine.topology)[0]
 
-    return solve
+    return solve_one
 
 
-def _first_pass(engine: Engine, work: StepWork, micros: Sequence[Microbatch]) -> list[ContrastShare]:
+def _first_pass(engine: Engine, solve: contrast.Solve, micros: Sequence[Microbatch]) -> list[ContrastShare]:
+    """Against momentum features too: stages after the owner must know the hard negatives before the schedule begins."""
     owner, topology = engine.partition.roles.features, engine.topology
     shares = None
     if topology.pipeline_rank <= owner:
@@ -152,8 +177,7 @@ def _first_pass(engine: Engine, work: StepWork, micros: Sequence[Microbatch]) ->
             assert engine.log_temperature is not None
             vision, text = torch.stack(features).unbind(1)
             rank_features = contrast.RankFeatures(vision, text, engine.log_temperature.detach())
-            pairs = [batch for batch in work.batches if isinstance(batch, PairBatch)]
-            shares = contrast.solve(engine.config, topology, work.step, pairs, [micro.index for micro in micros], rank_features)
+            shares = solve([micro.pair for micro in micros], [micro.index for micro in micros], rank_features)
     return contrast.share_negatives(shares, len(micros), micros[0].samples, owner, topology)
 
 

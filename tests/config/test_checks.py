@@ -87,6 +87,10 @@ CASES = [
         ["objectives.vlc.temperature=0.6"],
         "objectives.vlc.temperature=0.6 is not between objectives.vlc.min_temperature=0.001 and objectives.vlc.max_temperature=0.5",
     ),
+    (
+        ["objectives.vlc.negatives=queue", "objectives.vlc.queue.size=100"],
+        "objectives.vlc.queue.size=100 is not a multiple of training.global_batch=32",
+    ),
     (["schedule.1.resolution=36"], "model.vision.patch=8 does not divide schedule.1.resolution=36"),
     (
         ["schedule.0.text=0", "schedule.0.image_text=0"],
@@ -115,6 +119,8 @@ def test_what_does_not_fit_is_named(overrides: list[str], said: str) -> None:
         ["training.microbatch=8", "objectives.vlm.weight=0"],
         ["training.microbatch=8", "schedule=[{steps: 100, text: 1}]"],
         ["data.validation={text: [], image_text: [], video_text: []}", "training.validate_every=0"],
+        ["objectives.vlc.queue.size=100"],
+        ["objectives.vlc.negatives=queue", "objectives.vlc.queue.size=96"],
         ["layout.pipeline=20"],
         ["layout.pipeline=3", "layout.stage_starts=[1,19]"],
         ["layout.tensor=4", "layout.sequence_parallel=true", "layout.overlap_param_gather=true", "layout.overlap_grad_reduce=true"],

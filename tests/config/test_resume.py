@@ -55,6 +55,13 @@ def test_a_key_that_only_one_has() -> None:
         check_resume(before, before.model_copy(update={"schedule": before.schedule[:1]}))
 
 
+@pytest.mark.parametrize("order", [("global", "queue"), ("queue", "global")])
+def test_a_run_keeps_its_kind_of_negatives(order: tuple[str, str]) -> None:
+    before, now = (load_config(DEMO, [f"objectives.vlc.negatives={negatives}"]) for negatives in order)
+    with pytest.raises(UserError, match=rf"objectives\.vlc\.negatives: {order[0]} in the checkpoint, {order[1]} now; it may not change"):
+        check_resume(before, now)
+
+
 def test_every_pattern_names_a_key() -> None:
     keys = [dotted(place) for place in places(RunConfig)]
     assert [pattern for pattern in CHANGEABLE if not any(fnmatchcase(key, pattern) for key in keys)] == []

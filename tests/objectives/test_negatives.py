@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from megatron_mplug2.objectives.negatives import Negatives, draw_negatives, valid_negatives
+from megatron_mplug2.objectives.negatives import HardNegatives, draw_negatives, valid_negatives
 
 GROUP = 8
 LOG_TEMPERATURE = torch.tensor(0.5).log()
@@ -24,7 +24,7 @@ def ragged_ids(rows: int) -> torch.Tensor:
 
 def draw(
     vision: torch.Tensor, text: torch.Tensor, ids: torch.Tensor, positions: torch.Tensor, *, seed: int = 4, step: int = 9
-) -> Negatives:
+) -> HardNegatives:
     return draw_negatives(vision, text, ids, LOG_TEMPERATURE, group_size=GROUP, seed=seed, step=step, sample_positions=positions)
 
 

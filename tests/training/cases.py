@@ -46,8 +46,16 @@ MODEL = ModelConfig(
 )
 
 
+VLC = VLCConfig(chunk=3, weight=0.7)
+
+
 def config(
-    layout: LayoutConfig, *, microbatch: int = GLOBAL_BATCH, model: ModelConfig = MODEL, recompute: Recompute = Recompute.NONE
+    layout: LayoutConfig,
+    *,
+    microbatch: int = GLOBAL_BATCH,
+    model: ModelConfig = MODEL,
+    recompute: Recompute = Recompute.NONE,
+    vlc: VLCConfig = VLC,
 ) -> RunConfig:
     """Clipping is active, and Adam's eps so large that gradients of rounding size (key biases) don't move weights."""
     text, images, clips = ((DatasetConfig(folder=task.value),) for task in Task)
@@ -59,9 +67,7 @@ def config(
         data=DataConfig(vocab=Path("vocab.txt"), train=folders, text_length=7, document_length=9, target_length=6),
         schedule=(PHASE,),
         training=TrainingConfig(global_batch=GLOBAL_BATCH, microbatch=microbatch, recompute=recompute),
-        objectives=ObjectivesConfig(
-            vlc=VLCConfig(chunk=3, weight=0.7), vlm=VLMConfig(group=GROUP, weight=1.3), lm=LMConfig(instructions=INSTRUCTIONS, weight=2.0)
-        ),
+        objectives=ObjectivesConfig(vlc=vlc, vlm=VLMConfig(group=GROUP, weight=1.3), lm=LMConfig(instructions=INSTRUCTIONS, weight=2.0)),
         optimizer=OptimizerConfig(lr=2e-2, min_lr=1e-3, warmup_steps=2, weight_decay=0.1, eps=1e-3, clip_norm=0.5),
         layout=layout,
     )

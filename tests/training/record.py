@@ -22,6 +22,10 @@ class StepRecord:
     weights: dict[str, torch.Tensor]
     negatives: torch.Tensor | None
     """[2, samples], rows within the microbatch."""
+    averages: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Weights of the momentum encoders; none without a queue, as is `queue`."""
+    queue: dict[str, torch.Tensor] = field(default_factory=dict)
+    """What is in the queue, in order of slots, and how much ever was; on the stage that has it."""
 
 
 @dataclass
@@ -40,7 +44,12 @@ def run(config: RunConfig, tasks: Sequence[Task]) -> Record:
     """Trains a step for each task on this rank of the layout."""
     engine = make_engine(config)
     cases.randomise(engine.weights, engine.topology)
-    topology = engine.topology
+    return train(engine, tasks)
+
+
+def train(engine: Engine, tasks: Sequence[Task], first: int = 0) -> Record:
+    """Steps `first`, `first` + 1, ... of an engine, a task each; `engine` as it is."""
+    config, topology = engine.config, engine.topology
     record = Record(
         coordinates=(topology.tensor_rank, topology.data_rank, topology.pipeline_rank),
         splits={weight.name: weight.partition_dim for weight in engine.weights},
@@ -48,7 +57,7 @@ def run(config: RunConfig, tasks: Sequence[Task]) -> Record:
     )
     drawn: list[torch.Tensor] = []
     _record_negatives(drawn)
-    for number, task in enumerate(tasks):
+    for number, task in enumerate(tasks, first):
         drawn.clear()
         values = step_module.backward(engine, cases.work(config, number, task, topology.data_rank, topology.data_size))
         gradients = _gradients(engine)
@@ -61,6 +70,8 @@ def run(config: RunConfig, tasks: Sequence[Task]) -> Record:
                 gradients=gradients,
                 weights={_key(weight): weight.param.detach().clone() for weight in engine.weights},
                 negatives=torch.stack(drawn) if drawn else None,
+                averages=_averages(engine),
+                queue=_queue(engine),
             )
         )
     return record
@@ -68,6 +79,20 @@ def run(config: RunConfig, tasks: Sequence[Task]) -> Record:
 
 def _key(weight: Weight) -> str:
     return weight.name if weight.saves else f"{weight.name} (copy)"
+
+
+def _averages(engine: Engine) -> dict[str, torch.Tensor]:
+    if engine.momentum is None:
+        return {}
+    return {weight.name: average.clone() for weight, average in zip(engine.momentum.weights, engine.momentum.averages, strict=True)}
+
+
+def _queue(engine: Engine) -> dict[str, torch.Tensor]:
+    if engine.momentum is None or engine.momentum.queue is None:
+        return {}
+    queue = engine.momentum.queue
+    keys = {"vision": queue.filled.vision, "text": queue.filled.text, "ids": queue.filled.ids, "enqueued": queue.enqueued}
+    return {name: tensor.clone() for name, tensor in keys.items()}
 
 
 def _record_negatives(drawn: list[torch.Tensor]) -> None:
@@ -96,7 +121,7 @@ def _gradients(engine: Engine) -> dict[str, torch.Tensor]:
 
 
 def merge(records: Sequence[Record], step: int, kind: str) -> dict[str, torch.Tensor]:
-    """Full tensors by name from all ranks' shards of "gradients" or "weights"; every copy must be equal bit for bit."""
+    """Full tensors by name from all ranks' shards of "gradients", "weights" or "averages"; every copy must be equal bit for bit."""
     full: dict[str, torch.Tensor] = {}
     shards: dict[tuple[str, int], torch.Tensor] = {}
     for record in records:
@@ -108,7 +133,8 @@ def merge(records: Sequence[Record], step: int, kind: str) -> dict[str, torch.Te
     splits = {name: dim for record in records for name, dim in record.splits.items()}
     sizes = {name: size for record in records for name, size in record.sizes.items()}
     tensor_size = 1 + max(record.coordinates[0] for record in records)
-    for name, dim in splits.items():
+    for name in dict.fromkeys(name for name, _ in shards):
+        dim = splits[name]
         parts = [shards[name, rank] for rank in range(tensor_size)]
         if dim is None:
             assert all(torch.equal(part, parts[0]) for part in parts), (

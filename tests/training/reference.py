@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch.nn import functional as F
 
-from megatron_mplug2.config.schema import LayoutConfig, RunConfig, Task
+from megatron_mplug2.config.schema import LayoutConfig, Negatives, RunConfig, Task
 from megatron_mplug2.models.build import LOG_TEMPERATURE
 from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.initialise import initialise
@@ -25,6 +25,7 @@ from megatron_mplug2.objectives.result import Objective
 from megatron_mplug2.parallel.dropout import KeyedDropout
 from megatron_mplug2.parallel.topology import StageRoles, make_topology
 from tests.training import cases
+from tests.training.queue_reference import MomentumReference
 from tests.training.record import Record, StepRecord
 
 
@@ -37,6 +38,8 @@ def run(config: RunConfig, tasks: Sequence[Task]) -> Record:
     initialise(weights, config.model, config.objectives.vlc.temperature, config.training.seed, topology)
     cases.randomise(weights, topology)
     optimizer = _optimizer(config, weights)
+    queued = config.objectives.vlc.negatives is Negatives.QUEUE
+    momentum = MomentumReference(config, stage, Stage(chain(config.model), context), topology) if queued else None
     record = Record()
     for step, task in enumerate(tasks):
         stage.train()
@@ -48,7 +51,7 @@ def run(config: RunConfig, tasks: Sequence[Task]) -> Record:
         losses = {objective.value: float(sum(micro.values[objective] for micro in micros)) for objective in micros[0].values}
         total = torch.stack([loss for micro in micros for loss in micro.losses]).sum()
         if task is not Task.TEXT:
-            vlc_loss = _whole_matrix_loss(micros, log_temperature)
+            vlc_loss = (_whole_matrix_loss if momentum is None else momentum.loss)(micros, log_temperature)
             losses["vlc"] = float(vlc_loss)
             total = total + config.objectives.vlc.weight * vlc_loss
         total.backward()
@@ -62,6 +65,8 @@ def run(config: RunConfig, tasks: Sequence[Task]) -> Record:
         vlc = config.objectives.vlc
         with torch.no_grad():
             log_temperature.copy_(log_temperature.exp().clamp(vlc.min_temperature, vlc.max_temperature).log())
+        if momentum is not None:
+            momentum.update()
         record.steps.append(
             StepRecord(
                 losses=losses,
@@ -69,6 +74,8 @@ def run(config: RunConfig, tasks: Sequence[Task]) -> Record:
                 gradients=gradients,
                 weights={weight.name: _unpadded(weight, weight.param.detach()) for weight in weights},
                 negatives=_negatives(micros),
+                averages=momentum.averages() if momentum is not None else {},
+                queue=momentum.ring() if momentum is not None else {},
             )
         )
     return record

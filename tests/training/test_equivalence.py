@@ -1,28 +1,15 @@
-"""Every layout against one process with one batch: losses, gradient norm, gradients, negatives, and weights after each step.
+"""Every layout against one process with one batch: losses, gradient norm, gradients, negatives, and weights after each step."""
 
-Tolerances are for fp32, where sums in another order differ in the last bits: a few units in the last place of each figure.
-"""
-
-from collections.abc import Sequence
 from functools import cache
 from itertools import product
 
 import pytest
-import torch
 
 from megatron_mplug2.config.schema import LayoutConfig, Recompute, Task
 from tests.ranks import run_ranks
 from tests.training import cases, record, reference
+from tests.training.compare import compare_step
 from tests.training.record import Record
-
-LOSS = 2e-6
-"""Absolute; losses are about 1 to 5."""
-NORM = 1e-6
-"""Relative."""
-GRADIENT = 5e-7
-"""Largest element's difference, relative to the norm of all gradients."""
-WEIGHT = 2e-6
-"""Absolute; weights are about 0.1 to 1 and move by 1e-2 a step."""
 
 MIXED = (Task.TEXT, Task.IMAGE_TEXT, Task.VIDEO_TEXT, Task.TEXT)
 ALONE = tuple((task,) * 3 for task in Task)
@@ -66,37 +53,10 @@ def check(layout: LayoutConfig, microbatches: int, tasks: tuple[Task, ...], reco
     ranks = run_ranks(layout.world_size, record.run, config, tasks)
     wanted = expected(tasks)
     for step in range(len(tasks)):
-        _compare_step(wanted, ranks, step)
+        compare_step(wanted.steps[step], ranks, step)
     first, last = wanted.steps[0].weights, wanted.steps[-1].weights
     moved = [float((last[name] - first[name]).abs().max()) for name in first]
     assert sum(change > 1e-3 for change in moved) > len(moved) / 2, "the case doesn't train"
-
-
-def _compare_step(wanted: Record, ranks: Sequence[Record], step: int) -> None:
-    plain = wanted.steps[step]
-    for rank in ranks:
-        assert rank.steps[step].losses == pytest.approx(plain.losses, abs=LOSS)
-        assert rank.steps[step].grad_norm == pytest.approx(plain.grad_norm, rel=NORM)
-    gradients, weights = (record.merge(ranks, step, kind) for kind in ("gradients", "weights"))
-    assert gradients.keys() == weights.keys() == plain.gradients.keys()
-    for name, gradient in gradients.items():
-        difference = float((gradient - plain.gradients[name]).abs().max()) / plain.grad_norm
-        assert difference <= GRADIENT, f"gradient of {name} at step {step}: {difference:.1e}"
-        difference = float((weights[name] - plain.weights[name]).abs().max())
-        assert difference <= WEIGHT, f"{name} after step {step}: {difference:.1e}"
-    if plain.negatives is not None:
-        for rank in ranks:
-            _compare_negatives(plain.negatives, rank, ranks, step)
-
-
-def _compare_negatives(plain: torch.Tensor, rank: Record, ranks: Sequence[Record], step: int) -> None:
-    """Rows within a microbatch plus the microbatch's first row are rows of the global batch."""
-    drawn = rank.steps[step].negatives
-    assert drawn is not None
-    data_size, samples = 1 + max(other.coordinates[1] for other in ranks), drawn.shape[-1]
-    for number, rows in enumerate(drawn):
-        start = (number * data_size + rank.coordinates[1]) * samples
-        assert torch.equal(torch.where(rows >= 0, rows + start, -1), plain[:, start : start + samples])
 
 
 @pytest.mark.parametrize(("layout", "microbatches"), SHORT)

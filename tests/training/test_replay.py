@@ -6,8 +6,9 @@ import torch
 from megatron_mplug2.config.schema import LayoutConfig, ModelConfig, Recompute, RunConfig
 from tests.ranks import run_ranks
 from tests.training import cases, record, reference
+from tests.training.compare import GRADIENT, LOSS, WEIGHT
 from tests.training.record import Record
-from tests.training.test_equivalence import GRADIENT, LOSS, MIXED, WEIGHT
+from tests.training.test_equivalence import MIXED
 
 MICROBATCHES = 4
 NOISY = ModelConfig(
