@@ -50,6 +50,7 @@ def run_config(material: Material, vocab: Path) -> RunConfig:
         f"training.microbatch={BATCH}",
         "objectives.lm.instructions=1",
         "objectives.vlm.group=2",
+        "optimizer.warmup_steps=0",
         "layout.data=1",
         "data.decoder=pyav",
         f"data.workers={WORKERS}",

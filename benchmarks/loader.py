@@ -48,10 +48,10 @@ def main() -> None:
         train_tokenizer([Path(folder) / "texts.txt"], Path(folder) / "vocab.txt", size=200)
         readers = {name: _readers(material, Path(folder) / "vocab.txt") for name, material in materials.items()}
         seconds = _measure(materials, readers, asked.rounds)
+        megabytes = {name: round(material.megabytes, 1) for name, material in materials.items()}
     clips = EPOCHS * asked.clips
-    figures: dict[str, Any] = {
-        name: _figures(seconds[name], clips) | {"megabytes": round(materials[name].megabytes, 1)} for name in seconds
-    }
+    figures: dict[str, Any] = {name: _figures(times, clips) for name, times in seconds.items()}
+    figures["megabytes"] = megabytes
     figures["transcoding_speeds_ours_up"] = round(_ratio(seconds["as_found"]["ours"], seconds["transcoded"]["ours"]), 3)
     case = {
         "clips": asked.clips,
