@@ -3,18 +3,21 @@
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from data_tools.splits import Split
+from data_tools.stages.choices import MOST_LOOK_DISTANCE, Duplicates, Encoder
 from data_tools.tokenizer_kind import TokenizerKind
 from megatron_mplug2.errors import UserError
 
 if TYPE_CHECKING:
-    from data_tools.stages.listing_stage import Corpus, ListingStage
-    from data_tools.stages.stage import Effort
+    from data_tools.stages.listing_stage import Corpus
+    from data_tools.stages.pool import Piece
+    from data_tools.stages.stage import Effort, Stage
 
 SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="Layout of the corpus; `mplug2 data sources` lists them")]
 Annotation = Annotated[Path, typer.Argument(metavar="ANNOTATION", help="Its file or folder; `mplug2 data sources SOURCE` says which")]
@@ -67,23 +70,116 @@ def probe(
 
 
 @app.command()
-def shard(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Layout of the corpus; `mplug2 data sources` lists them")],
-    annotation: Annotated[Path, typer.Argument(metavar="ANNOTATION", help="Its file or folder; `mplug2 data sources SOURCE` says which")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="New folder to write")],
-    media: Annotated[Path, typer.Option(metavar="DIR", help="Folder of its pictures or clips; corpora of text need none")] = Path(),
-    split: Annotated[Split, typer.Option(help="What the file is, where it does not say so itself")] = Split.TRAIN,
+def transcode(
+    source: SourceName,
+    annotation: Annotation,
+    out: StageOut,
+    media: Media = Path(),
+    split: OfSplit = Split.TRAIN,
+    short_side: Annotated[int, typer.Option(min=16, metavar="PIXELS", help="Pictures and clips that are smaller stay as they are")] = 256,
+    fps: Annotated[float | None, typer.Option(min=0.1, max=240, help="Frames a second; by default each clip's own average")] = None,
+    keyframe_every: Annotated[int, typer.Option(min=1, metavar="FRAMES", help="The fewer, the quicker to read and the larger")] = 8,
+    encoder: Annotated[Encoder, typer.Option(help="NVENC needs an NVIDIA GPU")] = Encoder.X264,
+    crf: Annotated[int, typer.Option(min=0, max=51, help="Quality in the encoder's scale: less is better and larger")] = 23,
+    part: PartOption = "1/1",
+    workers: WorkersOption = CORES,
 ) -> None:
-    """Pack a corpus into shards that training reads: OUT/SPLIT/STREAM."""
-    from data_tools.shard import REPORT
-    from data_tools.shard import shard as write_shards
-    from data_tools.sources.registry import source as named
+    """Encode clips and large pictures anew, small and quick to read, and write a listing of them: OUT/media."""
+    from data_tools.stages.encode import Recipe
+    from data_tools.stages.transcode import SAMPLE_TIMEOUT_S, transcode_stage
 
-    report = write_shards(named(source, split), annotation, media, out)
+    recipe = Recipe(short_side=short_side, fps=fps, keyframe_every=keyframe_every, encoder=encoder, crf=crf)
+    stage = transcode_stage(_corpus(source, annotation, media, split), recipe)
+    _run_listing(stage, out, replace(_effort(part, workers), sample_timeout_s=SAMPLE_TIMEOUT_S))
+
+
+@app.command("filter")
+def filter_(
+    source: SourceName,
+    annotation: Annotation,
+    out: StageOut,
+    min_words: Annotated[int | None, typer.Option(min=1, help="Shorter captions are dropped")] = None,
+    max_words: Annotated[int | None, typer.Option(min=1, help="Longer captions are dropped")] = None,
+    min_side: Annotated[int | None, typer.Option(min=1, metavar="PIXELS", help="Shorter side of a picture or clip")] = None,
+    max_aspect: Annotated[float | None, typer.Option(min=1.0, help="Longer side by shorter side")] = None,
+    min_seconds: Annotated[float | None, typer.Option(min=0.0, help="Length of a clip, or of its part that is spoken of")] = None,
+    max_seconds: Annotated[float | None, typer.Option(min=0.0)] = None,
+    duplicates: Annotated[Duplicates, typer.Option(help="What counts as the same sample again; the first one stays")] = Duplicates.KEEP,
+    look_distance: Annotated[int, typer.Option(min=0, max=MOST_LOOK_DISTANCE, metavar="BITS", help="By which equal looks may differ")] = 3,
+    test: Annotated[list[Path] | None, typer.Option(metavar="DIR", help="Listing or shards whose samples are left out; repeatable")] = None,
+    part: PartOption = "1/1",
+    workers: WorkersOption = CORES,
+) -> None:
+    """Leave out samples of a listing: by words, size, length, duplicates, and those that stand in a test set."""
+    from data_tools.stages.filter import FilterStage
+    from data_tools.stages.rules import Rules
+
+    if source != "listing":
+        raise UserError(
+            f"filter needs to know how samples look: run `mplug2 data probe {source} {annotation} --out DIR`, then filter listing DIR"
+        )
+    rules = Rules(
+        min_words=min_words,
+        max_words=max_words,
+        min_side=min_side,
+        max_aspect=max_aspect,
+        min_seconds=min_seconds,
+        max_seconds=max_seconds,
+    )
+    stage = FilterStage(listing=annotation, rules=rules, duplicates=duplicates, look_distance=look_distance, tests=tuple(test or ()))
+    _run_listing(stage, out, _effort(part, workers))
+
+
+@app.command()
+def shard(
+    source: SourceName,
+    annotation: Annotation,
+    out: StageOut,
+    media: Media = Path(),
+    split: OfSplit = Split.TRAIN,
+    shard_mb: Annotated[int, typer.Option(min=1, help="Most MiB of a tar")] = 256,
+    shard_samples: Annotated[int, typer.Option(min=1, help="Most samples of a tar")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another order of the samples")] = 0,
+    part: PartOption = "1/1",
+    workers: WorkersOption = CORES,
+) -> None:
+    """Pack a listing, or a corpus that is probed first, into shards that training reads: OUT/SPLIT/STREAM."""
+    from data_tools.stages.plan import Packing
+    from data_tools.stages.shard import REPORT, Report, listing_of
+    from data_tools.stages.shard import shard as write_shards
+
+    corpus, effort = _corpus(source, annotation, media, split), _effort(part, workers)
+    finished = (out / REPORT).exists()
+    if left := write_shards(corpus, out, Packing(shard_mb=shard_mb, shard_samples=shard_samples, seed=seed), effort):
+        typer.echo(f"part {effort.part} of {out} is done; {left} tars of other parts are not there yet")
+        return
+    if finished:
+        typer.echo(f"{out} was finished before: nothing is done again")
+    report = Report.load(out)
     for name, count in report.written.items():
         typer.echo(f"{name}: {count} samples")
-    for fault, count in report.faults.items():
-        typer.echo(f"left out: {count} x {fault} (see {out / REPORT})")
+    for reason, count in report.left_out.items():
+        typer.echo(f"left out: {count} x {reason} (see {listing_of(corpus, out)})")
+
+
+@app.command()
+def index(
+    place: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of tars of one stream")],
+    part: PartOption = "1/1",
+    workers: WorkersOption = CORES,
+) -> None:
+    """Make the index and the manifest of tars that `shard` wrote and that came without them."""
+    from data_tools.stages.index import index as write_index
+    from megatron_mplug2.data.manifest import MANIFEST, Manifest
+
+    if (place / MANIFEST).exists():
+        typer.echo(f"{place / MANIFEST} is there already; delete it to make it anew")
+        return
+    effort = _effort(part, workers)
+    if left := write_index(place, effort):
+        typer.echo(f"part {effort.part} of {place} is done; {left} tars of other parts are not there yet")
+        return
+    typer.echo(f"{place}: {len(Manifest.load(place))} samples")
 
 
 @app.command()
@@ -103,17 +199,23 @@ def sources(
 
 
 @app.command()
-def verify(place: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of shards, with all below it")]) -> None:
+def verify(
+    place: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of shards, with all below it")],
+    part: PartOption = "1/1",
+    workers: WorkersOption = CORES,
+) -> None:
     """Check every byte of shards against their manifests."""
     from data_tools.verify import stream_folders
     from data_tools.verify import verify as find_faults
 
-    faults = find_faults(place)
+    effort = _effort(part, workers)
+    faults = find_faults(place, effort.part, effort.workers)
     for fault in faults:
         typer.echo(fault, err=True)
     if faults:
         raise UserError(f"{place} has {len(faults)} faults (listed above): copy the named files anew, or shard the corpus again")
-    typer.echo(f"{place}: {len(stream_folders(place))} streams, all bytes as written")
+    checked = "all bytes" if effort.part.whole else f"the bytes of part {effort.part}"
+    typer.echo(f"{place}: {len(stream_folders(place))} streams, {checked} as written")
 
 
 @app.command()
@@ -155,14 +257,17 @@ def _effort(part: str, workers: int) -> "Effort":
     return Effort(part=Part.parse(part), workers=workers)
 
 
-def _run_listing(stage: "ListingStage", out: Path, effort: "Effort") -> None:
+def _run_listing(stage: "Stage[Piece]", out: Path, effort: "Effort") -> None:
     """Runs it and tells the counts."""
-    from data_tools.stages.listing import ListingHeader
+    from data_tools.stages.listing import LISTING, ListingHeader
     from data_tools.stages.stage import run_stage
 
+    finished = (out / LISTING).exists()
     if left := run_stage(stage, out, effort):
         typer.echo(f"part {effort.part} of {out} is done; {left} chunks of other parts are not there yet")
         return
+    if finished:
+        typer.echo(f"{out} was finished before: nothing is done again")
     header = ListingHeader.load(out)
     for name, count in header.kept.items():
         typer.echo(f"{name}: {count} samples")

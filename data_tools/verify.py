@@ -1,15 +1,27 @@
-"""Checks shards against their manifests, byte by byte."""
+"""`mplug2 data verify`: checks shards against their manifests, byte by byte."""
 
-import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_tools.progress import track
-from data_tools.shards import file_sha256
-from megatron_mplug2.data.manifest import INDEX, MANIFEST, ROW, Header, Shard, content_id
+from data_tools.sources.tar_members import read_members
+from data_tools.stages.digest import file_sha256
+from data_tools.stages.part import Part
+from data_tools.stages.rows import Rows
+from megatron_mplug2.data.manifest import INDEX, MANIFEST, ROW, Header, Shard, check_shards, content_id
+from megatron_mplug2.data.tar_files import LocalFiles
 from megatron_mplug2.errors import UserError
+
+_WHOLE = Part()
+_ROLES = {"record": "texts", "media": "media", "second": "second picture"}
+_MOST_BYTES = 1 << 62
+"""Of a tar, whatever a manifest says: what an index can count."""
+_AGAIN = f"delete {MANIFEST}, then run `mplug2 data index` on its folder"
 
 
 def stream_folders(place: Path) -> list[Path]:
@@ -20,63 +32,110 @@ def stream_folders(place: Path) -> list[Path]:
     return folders
 
 
-def verify(place: Path) -> list[str]:
-    """All faults of the streams' folders under `place`, one line each; none when every byte is as it was written."""
-    return [fault for folder in stream_folders(place) for fault in _verify_folder(folder)]
+def verify(place: Path, part: Part = _WHOLE, workers: int = 1) -> list[str]:
+    """All faults of the streams' folders under `place`, one line each; none when every byte is as it was written.
 
-
-def _verify_folder(folder: Path) -> list[str]:
-    try:
-        header = Header.from_json((folder / MANIFEST).read_bytes())
-    except (ValueError, KeyError, TypeError) as error:
-        return [f"{folder / MANIFEST}: not readable ({error})"]
-    try:
-        if file_sha256(folder / INDEX) != header.index_sha256:
-            return [f"{folder / INDEX}: damaged, so that the tars beside it cannot be checked"]
-    except OSError as error:
-        return [f"{folder / INDEX}: {error.strerror}"]
-    index = np.load(folder / INDEX)
-    assert index.dtype == ROW
-    faults = [f"{path}: not in {MANIFEST}" for path in sorted(folder.glob("*.tar")) if path.name not in {s.name for s in header.shards}]
-    for number, shard in enumerate(track(header.shards, str(folder), len(header.shards))):
-        faults += _verify_tar(folder / shard.name, shard, index[index["shard"] == number])
+    A part checks every n-th tar, and all manifests and indices. `workers` are threads: what takes long, reading and hashing, runs in
+    parallel.
+    """
+    folders = [_Folder.load(folder) for folder in stream_folders(place)]
+    faults = [fault for folder in folders for fault in folder.faults]
+    tars = [(folder, number) for folder in folders for number in range(len(folder.shards))]
+    mine = [tar for number, tar in enumerate(tars) if part.has(number)]
+    with ThreadPoolExecutor(workers) as pool:
+        for found in track(pool.map(lambda tar: tar[0].tar_faults(tar[1]), mine), f"tars of {place.name}", len(mine)):
+            faults += found
     return faults
 
 
-def _verify_tar(path: Path, shard: Shard, rows: Any) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class _Folder:
+    """A stream's folder as far as it can be trusted."""
+
+    path: Path
+    shards: tuple[Shard, ...] = ()
+    rows: Rows | None = None
+    """None where the index is damaged; rows that point outside their tars are not among them."""
+    faults: tuple[str, ...]
+
+    @staticmethod
+    def load(path: Path) -> "_Folder":
+        try:
+            header = Header.from_json((path / MANIFEST).read_bytes())
+            check_shards(header.shards)
+        except OSError as error:
+            return _Folder(path=path, faults=(f"{path / MANIFEST}: {error.strerror}",))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            return _Folder(path=path, faults=(f"{path / MANIFEST}: not readable ({error}): {_AGAIN}",))
+        names = {shard.name for shard in header.shards}
+        faults = [f"{tar}: not in {MANIFEST}" for tar in sorted(path.glob("*.tar")) if tar.name not in names]
+        try:
+            rows = _rows(path / INDEX, header)
+        except OSError as error:
+            return _Folder(path=path, shards=header.shards, faults=(*faults, f"{path / INDEX}: {error.strerror or error}: {_AGAIN}"))
+        inside = _inside(rows, header.shards)
+        faults += [f"{path / INDEX}: {_key(row)}: points outside its tar" for row in rows[~inside]]
+        return _Folder(path=path, shards=header.shards, rows=rows if inside.all() else rows[inside], faults=tuple(faults))
+
+    def tar_faults(self, number: int) -> list[str]:
+        """Of one tar."""
+        shard = self.shards[number]
+        path = self.path / shard.name
+        try:
+            quick = LocalFiles(self.path).fault(shard)
+            if quick is None and file_sha256(path) == shard.sha256:
+                return []
+            faults = [f"{path} {quick}"] if quick else []
+            if self.rows is not None and path.is_file() and not path.is_symlink():
+                faults += _sample_faults(path, self.rows[self.rows["shard"] == number])
+        except OSError as error:
+            return [f"{path}: {error.strerror or error}"]
+        return faults or [f"{path}: damaged{'' if self.rows is None else ' outside the samples'}"]
+
+
+def _rows(path: Path, header: Header) -> Rows:
+    """Raises OSError where they are not those that the manifest was made for."""
+    if file_sha256(path) != header.index_sha256:
+        raise OSError(f"damaged, or not the one that {MANIFEST} was made for")
     try:
-        size = path.stat().st_size
-        if size == shard.size and file_sha256(path) == shard.sha256:
-            return []
-        faults = [f"{path}: {size} bytes instead of {shard.size}"] if size != shard.size else []
-        faults += [fault for row in rows for fault in _verify_sample(path, row)]
-        faults += _missing_members(path, rows)
-    except FileNotFoundError:
-        return [f"{path}: missing"]
-    except OSError as error:
-        return [f"{path}: {error.strerror or error}"]
-    return faults or [f"{path}: damaged outside the samples' contents"]
+        rows = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise OSError(f"not readable ({error})") from None
+    if rows.dtype != ROW or rows.shape != (header.samples,):
+        raise OSError(f"does not fit {MANIFEST}")
+    return rows
 
 
-def _verify_sample(path: Path, row: Any) -> list[str]:
-    key = row["key"].decode()
+def _inside(rows: Rows, shards: tuple[Shard, ...]) -> Any:
+    """[samples] whether all places of a row lie in its tar."""
+    number = rows["shard"]
+    inside = (number >= 0) & (number < len(shards))
+    sizes = np.array([min(shard.size, _MOST_BYTES) for shard in shards] or [0])[np.where(inside, number, 0)]
+    for role in _ROLES:
+        offset, size = rows[f"{role}_offset"], rows[f"{role}_size"]
+        inside &= (offset >= 0) & (size >= 0) & (offset <= sizes - np.maximum(size, 0))
+    return inside
+
+
+def _sample_faults(path: Path, rows: Rows) -> list[str]:
     with path.open("rb") as file:
-        contents = {}
-        for part in ("media", "record"):
-            file.seek(int(row[f"{part}_offset"]))
-            contents[part] = file.read(int(row[f"{part}_size"]))
-    identity = content_id("media", contents["media"] or contents["record"])
-    faults = [f"{path}: {key}: media damaged or cut off"] if row["media_size"] and identity != row["media_id"] else []
-    if content_id("record", contents["record"]) != row["record_id"]:
-        faults.append(f"{path}: {key}: texts damaged or cut off")
-    return faults
-
-
-def _missing_members(path: Path, rows: Any) -> list[str]:
-    """Samples without a readable tar entry, as another reader of the tar sees it."""
+        faults = [f"{path}: {_key(row)}: {what} damaged or cut off" for row in rows for what in _damaged(file, row)]
+    seen: set[str] = set()
     try:
-        with tarfile.open(path) as tar:
-            seen = {member.name.partition(".")[0] for member in tar}
-    except tarfile.TarError as error:
-        return [f"{path}: not readable as a tar ({error})"]
-    return [f"{path}: {key}: missing from the tar" for key in (row["key"].decode() for row in rows) if key not in seen]
+        seen.update(member.name.partition(".")[0] for member in read_members(path))
+    except UserError as error:  # behind the place where it breaks all keys are unseen: one line says so
+        return [*faults, str(error)]
+    return faults + [f"{path}: {_key(row)}: missing from the tar" for row in rows if _key(row) not in seen]
+
+
+def _damaged(file: Any, row: Any) -> Iterator[str]:
+    """The members of a sample that are not as they were."""
+    for role, what in _ROLES.items():
+        file.seek(int(row[f"{role}_offset"]))
+        if row[f"{role}_size"] and content_id(role, file.read(int(row[f"{role}_size"]))) != row[f"{role}_id"]:
+            yield what
+
+
+def _key(row: Any) -> str:
+    text: str = row["key"].decode("ascii", "backslashreplace")
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

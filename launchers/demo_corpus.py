@@ -1,13 +1,16 @@
 """The demo's corpus, from nothing to shards and a vocabulary. What is there and whole is kept, what is missing or damaged is made anew."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from data_tools.demo.make import make_demo
-from data_tools.shard import shard
-from data_tools.sources.registry import source
 from data_tools.splits import Split
+from data_tools.stages.listing_stage import Corpus
+from data_tools.stages.plan import Packing
+from data_tools.stages.shard import shard
+from data_tools.stages.stage import Effort
 from data_tools.tokenizer import train_tokenizer
 from data_tools.verify import verify
 from megatron_mplug2.config.schema import RunConfig, Task
@@ -38,7 +41,8 @@ def prepare_corpus(config: RunConfig, note: Callable[[str], None]) -> bool:
             note(f"corpus: writing pictures, clips and texts to {corpus}")
             make_demo(corpus, SEED)
         note(f"corpus: packing shards into {shards}")
-        shard(source("demo", Split.TRAIN), corpus, corpus, shards)
+        demo = Corpus(source="demo", annotation=corpus, media=corpus, split=Split.TRAIN)
+        shard(demo, shards, Packing(), Effort(workers=len(os.sched_getaffinity(0))))
     vocab.unlink(missing_ok=True)  # it belongs to the shards
     pieces = train_tokenizer([shards / Split.TRAIN], vocab, size=config.model.text.vocab_size)
     note(f"corpus: {pieces} word pieces in {vocab}")

@@ -1,24 +1,24 @@
 """A listing: what a stage knows of every sample of a corpus, those that it leaves out among them.
 
 A folder with `listing.json` (what was asked, the chunks with their digests, counts) and `chunks/000000.jsonl` ..., a `Sample` a line.
-Every stage reads it as the source `listing`.
+Every stage reads it as the source `listing`. Media that lie in the folder itself have names relative to it there, so that it can be moved.
 """
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from data_tools.sample import Reason, Sample
+from data_tools.sample import MediaPlace, Reason, Sample
 from data_tools.stages.work_folder import Asked, WorkFolder
 from megatron_mplug2.errors import UserError
 
 LISTING = "listing.json"
 VERSION = 1
 CHUNK = 128
-"""Samples that are looked into in one go."""
+"""Samples that are looked into in one go, if a stage does not say otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,21 +91,64 @@ def finish_listing(folder: WorkFolder, asked: Asked, names: Sequence[str]) -> No
         file.write(header.to_json())
 
 
-def read_listing(folder: Path) -> Iterator[Sample]:
-    """Every sample, also those that are left out. Raises UserError as `ListingHeader.load`, and for a chunk that is missing or damaged."""
-    for chunk in ListingHeader.load(folder).chunks:
-        path = folder / chunk.name
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}; delete {folder} and run its stage again") from None
-        if hashlib.sha256(data).hexdigest() != chunk.sha256:
-            raise UserError(f"{path} is damaged: delete {folder} and run its stage again")
-        yield from _samples(path, data)
-
-
-def _samples(path: Path, data: bytes) -> Iterator[Sample]:
+def listing_digest(folder: Path) -> str:
+    """SHA-256 of its header, which stands for every sample in it. Raises UserError where it cannot be read."""
     try:
-        yield from (Sample.from_json(line) for line in data.decode().split("\n") if line)
+        return hashlib.sha256((folder / LISTING).read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {folder / LISTING}: {error.strerror}; probe the corpus first, or run its stage to the end") from None
+
+
+def read_listing(folder: Path) -> Iterator[Sample]:
+    """Every sample, also those that are left out. Raises UserError as `ListingHeader.load` and `read_chunk` do."""
+    for chunk in ListingHeader.load(folder).chunks:
+        yield from read_chunk(folder, chunk)
+
+
+def read_chunk(folder: Path, chunk: ChunkFile, numbers: Collection[int] | None = None) -> Iterator[Sample]:
+    """The samples of one chunk, or those of ascending numbers in it, from 0. Raises UserError as `chunk_bytes` does."""
+    for sample in _samples(folder / chunk.name, chunk_bytes(folder, chunk), numbers):
+        yield _placed(folder, sample)
+
+
+def chunk_bytes(folder: Path, chunk: ChunkFile) -> bytes:
+    """The lines of one chunk. Raises UserError for one that is missing or damaged."""
+    path = folder / chunk.name
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; delete {folder} and run its stage again") from None
+    if hashlib.sha256(data).hexdigest() != chunk.sha256:
+        raise UserError(f"{path} is damaged: delete {folder} and run its stage again")
+    return data
+
+
+def sample_at(folder: Path, number: int, offset: int) -> Sample:
+    """The sample whose line begins `offset` bytes into chunk `number`, whose bytes were checked before. Raises UserError where it has
+    changed since."""
+    path = folder / chunk_name(number)
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            (sample,) = _samples(path, file.readline())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; mend that and run the same command again") from None
+    return _placed(folder, sample)
+
+
+def _placed(folder: Path, sample: Sample) -> Sample:
+    """With whole names of media that have names relative to the folder."""
+    place = folder.absolute()
+    return replace(sample, media=_below(place, sample.media), second=_below(place, sample.second))
+
+
+def _below(folder: Path, media: MediaPlace | None) -> MediaPlace | None:
+    return media and replace(media, path=folder / media.path)
+
+
+def _samples(path: Path, data: bytes, numbers: Collection[int] | None = None) -> Iterator[Sample]:
+    try:
+        lines = [line for line in data.decode().split("\n") if line]
+        yield from (Sample.from_json(line) for line in (lines if numbers is None else map(lines.__getitem__, numbers)))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a listing's ({type(error).__name__}: {error}): delete its folder and run its stage again") from None

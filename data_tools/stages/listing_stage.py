@@ -1,6 +1,5 @@
 """A stage that looks at a corpus a chunk of samples at a time and writes a listing."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
@@ -9,9 +8,10 @@ from pathlib import Path
 from data_tools.sample import Sample
 from data_tools.sources.registry import source as named
 from data_tools.splits import Split
-from data_tools.stages.listing import CHUNK, LISTING, chunk_name, finish_listing, write_chunk
+from data_tools.stages.listing import CHUNK, LISTING, chunk_name, finish_listing, listing_digest, write_chunk
 from data_tools.stages.pool import Faults, Slot
 from data_tools.stages.work_folder import Asked, WorkFolder
+from megatron_mplug2.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +26,13 @@ class Corpus:
 
     def samples(self) -> Iterator[Sample]:
         """In the corpus's order. Raises UserError for an unknown source, and as the source does."""
-        return named(self.source, self.split).samples(self.annotation, self.media)
+        return named(self.source, self.split).samples(self.annotation, self.media.absolute())  # a listing may be read from another folder
 
     @property
     def asked(self) -> Asked:
         """Names and size of what is read: enough to tell another corpus, or one that has grown, from the one begun with."""
         places = {"annotation": str(self.annotation.absolute()), "media": str(self.media.absolute())}
-        return {"source": self.source, "split": self.split.value} | places | {"annotation bytes": _size(self.annotation)}
+        return {"source": self.source, "split": self.split.value} | places | dict(_state(self.annotation))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,17 @@ class Chunk:
     samples: tuple[Sample, ...]
 
 
-Look = Callable[[Sample, WorkFolder], Sample]
+@dataclass(frozen=True, kw_only=True)
+class Spot:
+    """Where what is written of a sample goes."""
+
+    folder: WorkFolder
+    chunk: int
+    number: int
+    """In its chunk."""
+
+
+Look = Callable[[Sample, Spot], Sample]
 """Looks into a sample that is not left out yet; gives it with what was found, or with a fault."""
 
 
@@ -53,6 +63,8 @@ class ListingStage:
     corpus: Corpus
     settings: Asked
     look: Look
+    chunk: int = CHUNK
+    """Samples of a piece."""
     last_file: str = LISTING
 
     @property
@@ -62,7 +74,9 @@ class ListingStage:
     def pieces(self) -> Iterator[Chunk]:
         samples = self.corpus.samples()
         for number in count():
-            if not (chunk := tuple(islice(samples, CHUNK))):
+            if not (chunk := tuple(islice(samples, self.chunk))):
+                if number == 0:
+                    raise UserError(f"no sample in {self.corpus.annotation}: it is empty, or not what `{self.corpus.source}` reads")
                 return
             yield Chunk(number=number, samples=chunk)
 
@@ -72,13 +86,13 @@ class ListingStage:
     def make(self, piece: Chunk, folder: WorkFolder, faults: Faults, slot: Slot) -> None:
         looked = []
         for number, sample in enumerate(piece.samples):
+            slot.enter(number)
             if sample.fault:
                 looked.append(sample)
             elif fault := faults.get(number):
                 looked.append(sample.without(fault.reason, fault.detail))
             else:
-                slot.enter(number)
-                looked.append(self.look(sample, folder))
+                looked.append(self.look(sample, Spot(folder=folder, chunk=piece.number, number=number)))
         slot.leave()
         write_chunk(folder, piece.number, looked)
 
@@ -86,9 +100,11 @@ class ListingStage:
         finish_listing(folder, {"stage": self.name} | dict(self.asked), files)
 
 
-def _size(annotation: Path) -> str:
-    """Of a file, or of a listing's header; empty for other folders and where there is nothing."""
+def _state(annotation: Path) -> Asked:
+    """What changes with a file or a listing; nothing for other folders and where there is nothing."""
+    if annotation.is_dir():
+        return {"listing sha256": listing_digest(annotation)} if (annotation / LISTING).exists() else {}
     try:
-        return str(os.stat(annotation / LISTING if annotation.is_dir() else annotation).st_size)
-    except OSError:
-        return ""
+        return {"annotation bytes": str(annotation.stat().st_size)}
+    except OSError:  # the source tells it better
+        return {}

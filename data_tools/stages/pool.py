@@ -7,7 +7,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection, get_context
@@ -24,41 +24,42 @@ _TRIES = 2
 _CONTEXT = get_context("fork")
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _NOTHING = -1
+_SLOT = struct.Struct("<qdq")
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 
 Faults = Mapping[int, Fault]
 """Samples of a piece, by their number in it, that end the process that looks at them."""
 
 
 class Slot:
-    """Memory that a process shares with its parent, where it writes which sample it has in work and since when."""
+    """Memory that a process shares with its parent, where it writes which sample it has in work, since when, and how many it had."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, mmap.PAGESIZE)
-        self.leave()
+        self._write(_NOTHING, 0)
 
     def enter(self, number: int) -> None:
-        struct.pack_into("<qd", self._memory, 0, number, time.monotonic())
+        self._write(number, self.entered + 1)
 
     def leave(self) -> None:
-        self.enter(_NOTHING)
+        self._write(_NOTHING, self.entered)
 
     def read(self) -> tuple[int | None, float]:
         """The sample's number, None between samples, and for how many seconds it has been in work."""
-        number, since = struct.unpack_from("<qd", self._memory)
+        number, since, _ = _SLOT.unpack_from(self._memory)
         return (None if number == _NOTHING else number), time.monotonic() - since
+
+    @property
+    def entered(self) -> int:
+        """Samples so far."""
+        return int(_SLOT.unpack_from(self._memory)[2])
+
+    def _write(self, number: int, entered: int) -> None:
+        _SLOT.pack_into(self._memory, 0, number, time.monotonic(), entered)
 
 
 Make = Callable[[Piece, Faults, Slot], None]
 """Does a piece: tells the slot each sample before it looks into it, and leaves out those of the faults."""
-
-
-@dataclass
-class _Running(Generic[Piece]):
-    piece: Piece
-    process: BaseProcess
-    told: connection.Connection
-    slot: Slot
-    overdue: bool = False
 
 
 @dataclass
@@ -69,50 +70,79 @@ class _History:
     faults: dict[int, Fault] = field(default_factory=dict)
 
 
-def run_pieces(pieces: Iterator[Piece], make: Make[Piece], *, workers: int, sample_timeout_s: float) -> Iterator[Piece]:
-    """Each piece once it is done, in the order that they end. Raises UserError where `make` does, or dies outside a sample."""
+@dataclass
+class _Running(Generic[Piece]):
+    piece: Piece
+    process: BaseProcess
+    told: connection.Connection
+    slot: Slot
+    history: _History
+    overdue: bool = False
+
+
+def run_pieces(
+    pieces: Iterator[Piece],
+    make: Make[Piece],
+    *,
+    workers: int,
+    sample_timeout_s: float,
+    looked: Callable[[int], None] = lambda samples: None,
+) -> Iterator[Piece]:
+    """Each piece once it is done, in the order that they end; tells `looked` now and then how many samples were entered so far.
+
+    Raises UserError where `make` does, or dies outside a sample.
+    """
     running: dict[int, _Running[Piece]] = {}
-    histories: dict[int, _History] = {}
+    samples = 0
     try:
         while True:
             while len(running) < workers and (piece := next(pieces, None)) is not None:
-                started = _start(piece, make, {})
+                started = _start(piece, make, _History())
                 running[started.process.sentinel] = started
             if not running:
                 return
             for sentinel in connection.wait(list(running), timeout=min(sample_timeout_s / 4, 1.0)):
                 assert isinstance(sentinel, int)
                 ended = running.pop(sentinel)
-                history = histories.pop(id(ended.piece), None) or _History()
-                if _done(ended, history):
+                if _done(ended):
+                    samples += ended.slot.entered
                     yield ended.piece
                 else:
-                    histories[id(ended.piece)] = history
-                    again = _start(ended.piece, make, history.faults)
+                    again = _start(ended.piece, make, ended.history)
                     running[again.process.sentinel] = again
-            for each in running.values():
-                number, seconds = each.slot.read()
-                if number is not None and seconds > sample_timeout_s:
-                    each.overdue = True
-                    each.process.kill()
+            looked(samples + sum(each.slot.entered for each in running.values()))
+            _end_overdue(running.values(), sample_timeout_s)
     finally:
         for each in running.values():
             each.process.kill()
             each.process.join()
 
 
-def _start(piece: Piece, make: Make[Piece], faults: Faults) -> _Running[Piece]:
+def _end_overdue(running: Iterable[_Running[Piece]], sample_timeout_s: float) -> None:
+    for each in running:
+        number, seconds = each.slot.read()
+        if number is not None and seconds > sample_timeout_s:
+            each.overdue = True
+            each.process.kill()
+
+
+def _start(piece: Piece, make: Make[Piece], history: _History) -> _Running[Piece]:
     slot = Slot()
     mine, theirs = _CONTEXT.Pipe(duplex=False)
-    process = _CONTEXT.Process(target=_work, args=(piece, make, faults, slot, theirs, os.getpid()), daemon=True)
-    process.start()
+    process = _CONTEXT.Process(target=_work, args=(piece, make, history.faults, slot, theirs, os.getpid()), daemon=True)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # until the child has handlers of its own, not its parent's
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     theirs.close()
-    return _Running(piece=piece, process=process, told=mine, slot=slot)
+    return _Running(piece=piece, process=process, told=mine, slot=slot, history=history)
 
 
 def _work(piece: Piece, make: Make[Piece], faults: Faults, slot: Slot, told: connection.Connection, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its children
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before prctl
@@ -120,25 +150,34 @@ def _work(piece: Piece, make: Make[Piece], faults: Faults, slot: Slot, told: con
     try:
         make(piece, faults, slot)
     except UserError as error:
-        told.send(str(error))
+        told.send(error)
+    except Exception as error:
+        if slot.read()[0] is None:
+            raise  # no sample's fault, a defect: with its traceback
+        told.send(f"{type(error).__name__}: {error}")
+        os._exit(1)
     os._exit(0)
 
 
-def _done(ended: _Running[Piece], history: _History) -> bool:
-    """Whether the piece is done; else the history says what to leave out in the next try."""
+def _done(ended: _Running[Piece]) -> bool:
+    """Whether the piece is done; else its history says what to leave out in the next try."""
     ended.process.join()
-    if ended.told.poll():
-        with suppress(EOFError):
-            raise UserError(ended.told.recv())
+    cause = _cause(ended.process.exitcode)
+    with ended.told, suppress(EOFError):
+        if ended.told.poll():
+            word = ended.told.recv()
+            if isinstance(word, UserError):
+                raise word
+            cause = word
     if ended.process.exitcode == 0:
         return True
     number, _ = ended.slot.read()
     if number is None:
-        raise UserError(f"a process of this stage ended by {_cause(ended.process.exitcode)} outside any sample: run the same command again")
-    history.deaths[number] = history.deaths.get(number, 0) + 1
-    if history.deaths[number] >= _TRIES:
-        reason = Reason.HUNG if ended.overdue else Reason.CRASHED
-        history.faults[number] = Fault(reason=reason, detail="" if ended.overdue else _cause(ended.process.exitcode))
+        raise UserError(f"a process of this stage ended by {cause} outside any sample: run the same command again")
+    deaths = ended.history.deaths
+    deaths[number] = deaths.get(number, 0) + 1
+    if deaths[number] >= _TRIES:
+        ended.history.faults[number] = Fault(reason=Reason.HUNG) if ended.overdue else Fault(reason=Reason.CRASHED, detail=cause)
     return False
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from data_tools.sample import Look, MediaPlace, Reason, Sample
-from data_tools.stages.work_folder import WorkFolder
+from data_tools.stages.listing_stage import Spot
 from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.decode import FULL_VIEW, BadMedia, decode_image, decode_video
 from megatron_mplug2.data.manifest import content_id
@@ -25,30 +25,56 @@ MOST_CHARACTERS = 1 << 20
 _LOOK_SIDE = 8
 
 
-def look_into(sample: Sample, folder: WorkFolder) -> Sample:
-    """The sample, its texts stripped, with what was found in its bytes, or with the reason to leave it out."""
+class Unusable(Exception):  # noqa: N818 (the name says what it is about)
+    """The sample cannot be used."""
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def look_into(sample: Sample, spot: Spot) -> Sample:
+    """The sample, its texts stripped, with what was found in its bytes, or with the reason to leave it out. Writes nothing at the spot."""
+    try:
+        sample = with_texts(sample)
+        return looked_at(sample, *bytes_of(sample))
+    except Unusable as error:
+        return sample.without(error.reason, error.detail)
+
+
+def with_texts(sample: Sample) -> Sample:
+    """The sample, its texts stripped. Raises Unusable where there are none, or too many characters."""
     sample = replace(sample, record=stripped(sample.record))
     if not has_texts(sample.record):
-        return sample.without(Reason.NO_TEXT)
+        raise Unusable(Reason.NO_TEXT)
     if (characters := len(sample.record.to_json().decode())) > MOST_CHARACTERS:
-        return sample.without(Reason.TOO_LARGE, f"{characters} characters of text")
+        raise Unusable(Reason.TOO_LARGE, f"{characters} characters of text")
+    return sample
+
+
+def bytes_of(sample: Sample) -> tuple[bytes, bytes]:
+    """Of the media and of the second picture, empty for what is not there. Raises Unusable where they cannot be read."""
+    try:
+        return (read_media(sample.media) if sample.media else b""), (read_media(sample.second) if sample.second else b"")
+    except FileNotFoundError:
+        raise Unusable(Reason.MISSING) from None
+    except BadMedia as error:
+        raise Unusable(Reason.TOO_LARGE, str(error)) from None
+    except OSError as error:
+        raise Unusable(Reason.UNREADABLE, error.strerror or str(error)) from None
+
+
+def looked_at(sample: Sample, data: bytes, second: bytes) -> Sample:
+    """The sample with what is found in its media's bytes. Raises Unusable where they cannot be decoded."""
     if sample.media is None:
         return replace(sample, look=Look(facts=None, size=0, media_id=content_id("media", sample.record.to_json()), look_hash=0))
-    try:
-        data = read_media(sample.media)
-        second = read_media(sample.second) if sample.second else b""
-    except FileNotFoundError:
-        return sample.without(Reason.MISSING)
-    except BadMedia as error:
-        return sample.without(Reason.TOO_LARGE, str(error))
-    except OSError as error:
-        return sample.without(Reason.UNREADABLE, error.strerror or str(error))
     try:
         facts, look_hash = _decoded(sample.stream, data)
         if sample.second:
             _decoded(sample.stream, second)
     except BadMedia as error:
-        return sample.without(Reason.UNREADABLE, str(error))
+        raise Unusable(Reason.UNREADABLE, str(error)) from None
     media_id = content_id("media", data + second)
     return replace(sample, look=Look(facts=facts, size=len(data) + len(second), media_id=media_id, look_hash=look_hash))
 

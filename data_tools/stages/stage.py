@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from data_tools.progress import track
 from data_tools.stages.part import Part
 from data_tools.stages.pool import Faults, Slot, run_pieces
+from data_tools.stages.progress import tally
 from data_tools.stages.work_folder import Asked, WorkFolder
 
 Piece = TypeVar("Piece")
@@ -64,14 +64,15 @@ def run_stage(stage: Stage[Piece], out: Path, effort: Effort) -> int:
         if (out / stage.last_file).exists():
             return 0
         files: list[str] = []
-        done = run_pieces(
-            _missing(stage, out, effort.part, files),
-            lambda piece, faults, slot: stage.make(piece, folder, faults, slot),
-            workers=effort.workers,
-            sample_timeout_s=effort.sample_timeout_s,
-        )
-        for _ in track(done, f"{stage.name} {out.name}"):
-            pass
+        with tally(f"{stage.name} {out.name}") as progress:
+            for _ in run_pieces(
+                _missing(stage, out, effort.part, files),
+                lambda piece, faults, slot: stage.make(piece, folder, faults, slot),
+                workers=effort.workers,
+                sample_timeout_s=effort.sample_timeout_s,
+                looked=progress.looked,
+            ):
+                progress.piece_done()
         with folder.alone():
             if (out / stage.last_file).exists():
                 return 0

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,9 @@ from megatron_mplug2.errors import UserError
 WORK = ".work"
 """Inside the folder: what only the stage itself needs."""
 _BEGUN = "begun.json"
+_LAST_LOCK = "last.lock"
+_PATIENCE_S = 5.0
+"""Seconds to wait for a part's lock."""
 
 Asked = Mapping[str, str]
 """What a stage was asked to do, by option, as a person would read it."""
@@ -28,11 +32,13 @@ class WorkFolder:
         self.place = place
         self.work = place / WORK
         self._scratch = self.work / f"part-{part.index}-of-{part.count}"
+        self._lock = self.work / f"{self._scratch.name}.lock"
         self._part = part
 
     @contextmanager
     def begun(self, asked: Asked) -> Iterator[None]:
-        """Holds the part while the block runs; what a killed process left half-written is removed first.
+        """Holds the part while the block runs; what a killed process left half-written is removed first. A new folder that the block
+        refuses to fill, with a UserError before anything is in it, is removed again.
 
         Raises UserError where the folder was begun with something else, is no stage's, cannot be written, or the part is in work already.
         """
@@ -40,17 +46,19 @@ class WorkFolder:
             if self.place.exists() and not self.work.exists() and (not self.place.is_dir() or any(self.place.iterdir())):
                 raise UserError(f"{self.place} exists already and is not this stage's: choose another --out, or delete it first")
             self.work.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.work / f"{self._scratch.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            lock = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        new = False
         try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"part {self._part} of {self.place} is being written by another process: wait for it or end it") from None
+            self._take(lock)
             with telling(self.place):
                 shutil.rmtree(self._scratch, ignore_errors=True)
-                self._scratch.mkdir()
-                self._check_asked(asked)
+                self._scratch.mkdir(exist_ok=True)
+                new = self._note_asked(asked)
             yield
+        except UserError:
+            if new:
+                self._remove_if_empty()
+            raise
         finally:
             shutil.rmtree(self._scratch, ignore_errors=True)
             os.close(lock)
@@ -58,7 +66,9 @@ class WorkFolder:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """One process at a time, of all parts."""
-        with (self.work / "last.lock").open("w") as file:
+        with telling(self.work / _LAST_LOCK):
+            file = (self.work / _LAST_LOCK).open("w")
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -78,16 +88,33 @@ class WorkFolder:
             finally:
                 partial.unlink(missing_ok=True)
 
-    def _check_asked(self, asked: Asked) -> None:
+    def _take(self, lock: int) -> None:
+        """A process that was killed a moment ago may hold the lock until it is gone altogether, hence the patience."""
+        until = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise UserError(
+                        f"part {self._part} of {self.place} is being written by another process: wait for it or end it"
+                    ) from None
+                time.sleep(0.02)
+            except OSError as error:
+                raise UserError(f"cannot lock {self._lock}: {error.strerror}; choose an --out on a file system with locks") from None
+
+    def _note_asked(self, asked: Asked) -> bool:
+        """Whether the folder is new. Raises UserError where it was begun with something else."""
         path = self.work / _BEGUN
         with self.alone():
             if not path.exists():
                 with self.whole_file(path) as file:
                     file.write((json.dumps(asked, indent=1, ensure_ascii=False) + "\n").encode())
-                return
+                return True
             try:
-                before = json.loads(path.read_bytes())
-            except ValueError:
+                before = dict(json.loads(path.read_bytes()))
+            except (ValueError, TypeError):
                 raise UserError(f"{path} is damaged: delete {self.place} and begin again") from None
         changed = [
             f"{key}: {before.get(key)} before, {asked.get(key)} now"
@@ -96,6 +123,14 @@ class WorkFolder:
         ]
         if changed:
             raise UserError(f"{self.place} was begun with something else ({'; '.join(changed)}): choose another --out, or delete it first")
+        return False
+
+    def _remove_if_empty(self) -> None:
+        """Unless another part works there, or has written something."""
+        own = {self.work, self.work / _BEGUN, self.work / _LAST_LOCK, self._lock, self._scratch}
+        with self.alone():
+            if {*self.place.iterdir(), *self.work.iterdir()} <= own:
+                shutil.rmtree(self.place, ignore_errors=True)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ class Purpose(StrEnum):
     WINDOW = "window"
     SPLIT = "split"
     MASK = "mask"
+    SHARD = "shard"
 
 
 def key_bits(purpose: Purpose, *key: int | str, words: int = 1) -> NDArray[np.uint64]:

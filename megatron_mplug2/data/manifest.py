@@ -127,7 +127,7 @@ class _Folder:
             raise UserError(f"{name} cannot be read: {error}") from None
         try:
             self.header = Header.from_json(raw_header)
-            _check_shards(self.header.shards)
+            check_shards(self.header.shards)
             self.index = np.load(self.files.on_disk(INDEX, self.header.index_sha256), mmap_mode="r")
         except OSError as error:
             raise UserError(f"{name}/{INDEX} cannot be read: {error}") from None
@@ -161,7 +161,7 @@ class _Folder:
                 raise UserError(f"{self.name}/{shard.name} {fault}")
 
 
-def _check_shards(shards: Sequence[Shard]) -> None:
+def check_shards(shards: Sequence[Shard]) -> None:
     """Raises ValueError for names that could lead out of the folder, and for digests that could out of the cache's."""
     for shard in shards:
         if not isinstance(shard.name, str) or not re.fullmatch(r"[^/\\\0]+\.tar", shard.name):

@@ -98,6 +98,14 @@ class VideoFile:
             raise BadMedia("no frame can be decoded")
         return frame
 
+    def sound_frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Every frame that damage has not spoilt, as it is stored, with its time in the timeline's ticks, ascending."""
+        reached = self.timeline.times[0] - 1
+        for time, frame in self._decode_from(self.timeline.times[0]):
+            if frame is not None and time > reached:
+                reached = time
+                yield time, frame
+
     def pictures(self, indices: Sequence[int]) -> Iterator[tuple[int, Image.Image]]:
         """The asked-for frames as upright RGB pictures with their numbers, ascending, each once. Decodes from the nearest key frame on."""
         frames: Iterator[tuple[int, av.VideoFrame | None]] = iter(())

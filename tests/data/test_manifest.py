@@ -1,5 +1,6 @@
 """Manifests over shards that the real writer wrote."""
 
+import hashlib
 import io
 import json
 import os
@@ -11,10 +12,10 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from data_tools.shards import ShardWriter
-from megatron_mplug2.data.manifest import INDEX, MANIFEST, Manifest, MediaKind, content_id
+from megatron_mplug2.data.manifest import INDEX, MANIFEST, ROW, Header, Manifest, MediaKind, content_id
 from megatron_mplug2.data.record import Question, Record
 from megatron_mplug2.errors import UserError
+from tests.data.shard_writer import FACTS, ShardWriter
 
 ASKED = Question(question="which way?", answer="left", kind="motion", reversed_answer="right")
 
@@ -45,6 +46,7 @@ def test_round_trip(tmp_path: Path) -> None:
         assert entry.media_id == entry.meaning_id == content_id("media", media(number)) >= 0
         assert manifest.media(number) == media(number)
         assert manifest.record(number) == record(number)
+        assert manifest.facts(number) == FACTS
     for number in (-1, 5):
         with pytest.raises(IndexError):
             manifest.entry(number)
@@ -125,10 +127,9 @@ def test_few_files_stay_open(tmp_path: Path) -> None:
 
 
 def test_handles_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_tools.shards._SHARD_BYTES", 1)
     monkeypatch.setattr("megatron_mplug2.data.tar_files.OPEN_TARS", 4)
     contents = [bytes([number]) * 20_000 for number in range(10)]
-    writer = ShardWriter(folder := tmp_path / "a", MediaKind.VIDEO)
+    writer = ShardWriter(folder := tmp_path / "a", MediaKind.VIDEO, samples_a_tar=1)
     for number, data in enumerate(contents):
         writer.add("clip", ".mp4", data, record(number), None)
     writer.close()
@@ -149,8 +150,10 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 
 def test_empty_corpus(tmp_path: Path) -> None:
-    writer = ShardWriter(tmp_path / "a", MediaKind.IMAGE)
-    writer.close()
+    folder = write(tmp_path / "a", range(1))
+    np.save(folder / INDEX, np.zeros(0, ROW))
+    digest = hashlib.sha256((folder / INDEX).read_bytes()).hexdigest()
+    (folder / MANIFEST).write_bytes(Header(kind=MediaKind.IMAGE, samples=0, index_sha256=digest, shards=()).to_json())
     with pytest.raises(UserError, match="no samples"):
         Manifest.load(tmp_path / "a")
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from data_tools.sample import Sample
-from data_tools.shard import shard
 from data_tools.sources.registry import source
 from data_tools.splits import Split
 from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.record import Question
 from megatron_mplug2.errors import UserError
+from tests.data_tools.sharding import sharded
 from tests.data_tools.test_more_sources import captions, path_of, read
 from tests.shared import SHARED, needs_shared
 
@@ -171,7 +171,7 @@ def test_real_questions_without_captions(tmp_path: Path) -> None:
     assert [each for sample in samples for each in asked(sample)] == [(row["question"], row["answer"]) for row in rows]
     assert all(sample.media and sample.media.path.is_file() for sample in samples)
     (tmp_path / "few.json").write_text(json.dumps([row for row in rows if row["video_id"] == 0]))
-    report = shard(source("msrvtt_qa", Split.TRAIN), tmp_path / "few.json", place / "videos", tmp_path / "out")
-    assert report.written == {"train/video_text": 1} and not report.skipped
+    report = sharded("msrvtt_qa", tmp_path / "few.json", place / "videos", tmp_path / "out")
+    assert report.written == {"train/video_text": 1} and not report.left_out
     record = Manifest.load(tmp_path / "out/train/video_text").record(0)
     assert not record.captions and record.questions[0].answer == "hat"

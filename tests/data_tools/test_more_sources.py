@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from data_tools.commands import app
 from data_tools.sample import Sample
-from data_tools.shard import shard
 from data_tools.sources import base
 from data_tools.sources.base import as_name, file_of_url
 from data_tools.sources.registry import describe, source, summaries
@@ -20,6 +19,7 @@ from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.record import Question, Record, Region
 from megatron_mplug2.errors import UserError
+from tests.data_tools.sharding import numbers_by_key, sharded
 from tests.shared import SHARED, needs_shared
 
 
@@ -171,11 +171,13 @@ def test_hostile_names(name: object) -> None:
 def test_real_conceptual(tmp_path: Path) -> None:
     assert SHARED is not None
     place = SHARED / "corpora/real/image"
-    report = shard(source("conceptual", Split.TRAIN), place / "cc3m.tsv", place / "images", tmp_path / "out")
-    assert report.written == {"train/image_text": 44} and not report.skipped
+    report = sharded("conceptual", place / "cc3m.tsv", place / "images", tmp_path / "out")
+    assert report.written == {"train/image_text": 44} and not report.left_out
     manifest = Manifest.load(tmp_path / "out/train/image_text")
-    for number, row in enumerate((place / "cc3m.tsv").read_text().splitlines()):
+    numbers = numbers_by_key(manifest)
+    for row in (place / "cc3m.tsv").read_text().splitlines():
         caption, url = row.split("\t")
+        number = numbers[Path(url).stem]
         assert manifest.record(number).captions == (caption,)
         assert manifest.media(number) == (place / url.removeprefix("file:///")).read_bytes()
 
@@ -184,11 +186,13 @@ def test_real_conceptual(tmp_path: Path) -> None:
 def test_real_webvid(tmp_path: Path) -> None:
     assert SHARED is not None
     place = SHARED / "corpora/real/video"
-    report = shard(source("webvid", Split.TEST), place / "webvid.csv", place / "videos", tmp_path / "out")
-    assert report.written == {"test/video_text": 12} and not report.skipped
+    report = sharded("webvid", place / "webvid.csv", place / "videos", tmp_path / "out", Split.TEST)
+    assert report.written == {"test/video_text": 12} and not report.left_out
     manifest = Manifest.load(tmp_path / "out/test/video_text")
     with (place / "webvid.csv").open(newline="") as file:
-        for number, row in enumerate(csv.DictReader(file)):
+        numbers = numbers_by_key(manifest)
+        for row in csv.DictReader(file):
+            number = numbers[row["videoid"]]
             assert manifest.record(number).captions == (row["name"],)
             assert manifest.media(number) == (place / "videos" / row["contentUrl"].removeprefix("file:///")).read_bytes()
 

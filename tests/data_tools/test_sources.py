@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from data_tools.sample import MediaPlace
-from data_tools.shard import shard
 from data_tools.sources.coco import CocoSource
 from data_tools.sources.demo import DemoSource
 from data_tools.sources.msrvtt import MsrvttSource
@@ -16,6 +15,7 @@ from data_tools.sources.text import TextSource
 from data_tools.splits import Split
 from megatron_mplug2.data.manifest import Manifest, MediaKind
 from megatron_mplug2.errors import UserError
+from tests.data_tools.sharding import numbers_by_key, sharded
 from tests.shared import SHARED, needs_shared
 
 
@@ -29,11 +29,13 @@ def test_unknown_source_names_the_nearest() -> None:
 def test_coco(tmp_path: Path) -> None:
     assert SHARED is not None
     place = SHARED / "corpora/real/image"
-    report = shard(CocoSource(Split.TRAIN), place / "captions.json", place / "images", tmp_path / "out")
-    assert report.written == {"train/image_text": 44} and not report.skipped
+    report = sharded("coco", place / "captions.json", place / "images", tmp_path / "out")
+    assert report.written == {"train/image_text": 44} and not report.left_out
     annotation = json.loads((place / "captions.json").read_text())
     manifest = Manifest.load(tmp_path / "out/train/image_text")
-    for number, image in enumerate(annotation["images"]):
+    numbers = numbers_by_key(manifest)
+    for image in annotation["images"]:
+        number = numbers[Path(image["file_name"]).stem]
         said = [caption["caption"].strip() for caption in annotation["annotations"] if caption["image_id"] == image["id"]]
         assert list(manifest.record(number).captions) == said
         assert manifest.media(number) == (place / "images" / image["file_name"]).read_bytes()
@@ -44,14 +46,16 @@ def test_coco(tmp_path: Path) -> None:
 def test_msrvtt(tmp_path: Path) -> None:
     assert SHARED is not None
     place = SHARED / "corpora/real/video"
-    report = shard(MsrvttSource(), place / "videodatainfo.json", place / "videos", tmp_path / "out")
-    assert report.written == {"train/video_text": 9, "test/video_text": 3} and not report.skipped
+    report = sharded("msrvtt", place / "videodatainfo.json", place / "videos", tmp_path / "out")
+    assert report.written == {"train/video_text": 9, "test/video_text": 3} and not report.left_out
     train = Manifest.load(tmp_path / "out/train/video_text")
-    assert train.record(0).captions[1] == "a man celebrates his birthday on a video call"
-    assert (train.record(0).questions[0].question, train.record(0).questions[0].answer) == ("what is the man wearing on his head", "hat")
-    assert train.media(6) == (place / "videos/video6.mkv").read_bytes()
+    numbers = numbers_by_key(train)
+    first = train.record(numbers["video0"])
+    assert first.captions[1] == "a man celebrates his birthday on a video call"
+    assert (first.questions[0].question, first.questions[0].answer) == ("what is the man wearing on his head", "hat")
+    assert train.media(numbers["video6"]) == (place / "videos/video6.mkv").read_bytes()
     test = Manifest.load(tmp_path / "out/test/video_text")
-    assert [test.entry(i).key for i in range(3)] == [f"0000000{i}-video{9 + i}" for i in range(3)]
+    assert sorted(numbers_by_key(test)) == ["video10", "video11", "video9"]
 
 
 def test_msrvtt_splits_and_question_files(tmp_path: Path) -> None:
@@ -124,8 +128,7 @@ def test_coco_fields_that_cannot_be(tmp_path: Path, image: dict[str, Any], capti
     path = tmp_path / "captions.json"
     path.write_text(json.dumps({"images": [COCO_IMAGE | image], "annotations": [COCO_CAPTION | caption]}))
     with pytest.raises(UserError, match=rf"captions\.json is not in the layout of `coco` .*{told}"):
-        shard(CocoSource(Split.TRAIN), path, tmp_path / "media", tmp_path / "out")
-    assert [file.name for file in tmp_path.iterdir()] == ["captions.json"]
+        list(CocoSource(Split.TRAIN).samples(path, tmp_path / "media"))
 
 
 @pytest.mark.parametrize(
@@ -145,8 +148,7 @@ def test_msrvtt_fields_that_cannot_be(
     (tmp_path / "videos.json").write_text(json.dumps({"videos": videos, "sentences": sentences}))
     (tmp_path / "qa.json").write_text(json.dumps([{"video_id": 1, "question": "a?", "answer": "b"} | asked]))
     with pytest.raises(UserError, match=f"not in the layout of `msrvtt` .*{told}"):
-        shard(MsrvttSource(), tmp_path / "videos.json", tmp_path, tmp_path / "out")
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["qa.json", "videos.json"]
+        list(MsrvttSource().samples(tmp_path / "videos.json", tmp_path))
 
 
 @pytest.mark.parametrize("field", ["file", "meaning", "captions"])

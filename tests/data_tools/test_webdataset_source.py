@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from data_tools.sample import Reason, Sample
-from data_tools.shard import shard
 from data_tools.sources.registry import source
 from data_tools.splits import Split
 from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.errors import UserError
+from tests.data_tools.sharding import numbers_by_key, sharded
 from tests.shared import SHARED, needs_shared
 
 
@@ -196,8 +196,9 @@ def test_real_pictures_in_a_tar(tmp_path: Path) -> None:
     members = [pair for path in pictures for pair in ((path.name, path.read_bytes()), (f"{path.stem}.txt", path.stem.encode()))]
     hostile = special("x.jpg", tarfile.SYMTYPE, str(pictures[0]))
     write_tar(tmp_path / "00000.tar", [*members, (hostile, b"")])
-    report = shard(source("webdataset", Split.TRAIN), tmp_path / "00000.tar", tmp_path, tmp_path / "out")
-    assert report.written == {"train/image_text": 6} and report.faults == {Reason.UNREADABLE: 1}
+    report = sharded("webdataset", tmp_path / "00000.tar", tmp_path, tmp_path / "out")
+    assert report.written == {"train/image_text": 6} and report.left_out == {Reason.UNREADABLE: 1}
     manifest = Manifest.load(tmp_path / "out/train/image_text")
-    assert [manifest.record(number).captions for number in range(6)] == [(path.stem,) for path in pictures]
-    assert [manifest.media(number) for number in range(6)] == [path.read_bytes() for path in pictures]
+    numbers = numbers_by_key(manifest)
+    assert [manifest.record(numbers[path.stem]).captions for path in pictures] == [(path.stem,) for path in pictures]
+    assert [manifest.media(numbers[path.stem]) for path in pictures] == [path.read_bytes() for path in pictures]

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_tools.demo.make import Sizes, make_demo
-from data_tools.shard import shard
-from data_tools.sources.registry import source
 from data_tools.splits import Split
 from data_tools.tokenizer import train_tokenizer
 from megatron_mplug2.config.load import load_config
 from megatron_mplug2.config.schema import RunConfig
+from tests.data_tools.sharding import sharded
 
 DEMO = Path(__file__).parents[2] / "configs" / "pretrain" / "demo.yaml"
 SIZES = {
@@ -22,7 +21,7 @@ SIZES = {
 def make_corpus(folder: Path) -> Path:
     """Media, shards and vocabulary in a folder; returns it."""
     make_demo(folder / "media", seed=0, sizes=SIZES)
-    shard(source("demo", Split.TRAIN), folder / "media", folder / "media", folder / "shards")
+    sharded("demo", folder / "media", folder / "media", folder / "shards")
     train_tokenizer([folder / "shards"], folder / "vocab.txt", size=300)
     return folder
 

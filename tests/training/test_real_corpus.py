@@ -5,15 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.shard import shard
-from data_tools.sources.registry import source
-from data_tools.splits import Split
 from data_tools.tokenizer import train_tokenizer
 from data_tools.verify import verify
 from launchers.local import launch
 from megatron_mplug2.config.load import load_config
 from megatron_mplug2.evaluation.evaluate import evaluate
 from megatron_mplug2.training.loop import pretrain
+from tests.data_tools.sharding import sharded
 from tests.shared import SHARED, needs_shared
 from tests.training.corpus import DEMO
 
@@ -26,8 +24,8 @@ STEPS = 900
 def test_a_tiny_model_retrieves_the_clips_and_pictures_that_it_was_trained_on(tmp_path: Path) -> None:
     assert SHARED is not None
     real, shards = SHARED / "corpora" / "real", tmp_path / "shards"
-    shard(source("coco", Split.TRAIN), real / "image" / "captions.json", real / "image" / "images", shards / "coco")
-    shard(source("msrvtt", Split.TRAIN), real / "video" / "videodatainfo.json", real / "video" / "videos", shards / "msrvtt")
+    sharded("coco", real / "image" / "captions.json", real / "image" / "images", shards / "coco")
+    sharded("msrvtt", real / "video" / "videodatainfo.json", real / "video" / "videos", shards / "msrvtt")
     assert verify(shards) == []
     train_tokenizer([shards], tmp_path / "vocab.txt", size=2000)
     images, clips = shards / "coco" / "train" / "image_text", shards / "msrvtt" / "train" / "video_text"

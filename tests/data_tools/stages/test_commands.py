@@ -1,0 +1,99 @@
+"""The commands as a person runs them: ended by SIGTERM and Ctrl-C, run again, told what is wrong."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from data_tools.commands import app
+from data_tools.stages.listing import LISTING
+from data_tools.stages.work_folder import WORK
+from megatron_mplug2.errors import UserError
+from tests.data_tools.stages.corpora import LIMIT_S, mixed_corpus, noise_clip, tree, video, wait_for, write_listing
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return mixed_corpus(tmp_path_factory.mktemp("commands") / "corpus")
+
+
+def data(*words: object) -> Result:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=True)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_one_stage_after_another(corpus: Path, tmp_path: Path) -> None:
+    probe = data("probe", "listing", corpus, "--out", tmp_path / "a", "--workers", 2)
+    lines = ["train/image_text: 7 samples", "train/text: 2 samples", "train/video_text: 8 samples"]
+    lines += ["left out: 2 x media file not readable", "left out: 1 x no caption or text"]
+    assert probe.stdout.splitlines() == lines
+    again = data("probe", "listing", corpus, "--out", tmp_path / "a")
+    assert again.stdout.splitlines() == [f"{tmp_path / 'a'} was finished before: nothing is done again", *lines]
+    filtered = data("filter", "listing", tmp_path / "a", "--out", tmp_path / "b", "--duplicates", "content", "--max-aspect", 1.4)
+    assert "train/image_text: 6 samples" in filtered.stdout and "left out: 1 x the same bytes again" in filtered.stdout
+    assert "left out: 8 x picture or frames too small or too narrow" in filtered.stdout
+    part = data("transcode", "listing", tmp_path / "b", "--out", tmp_path / "c", "--short-side", 24, "--part", "2/2")
+    assert part.stdout == f"part 2/2 of {tmp_path / 'c'} is done; 1 chunks of other parts are not there yet\n"
+    assert "train/image_text: 6 samples" in data(*part_of("1/2", tmp_path)).stdout
+    assert len(list((tmp_path / "c/media").rglob("*.jpg"))) == 6
+
+
+def part_of(part: str, folder: Path) -> tuple[object, ...]:
+    return ("transcode", "listing", folder / "b", "--out", folder / "c", "--short-side", 24, "--part", part)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("probe", "coco", "none.json", "--out", "out"), r"cannot read the annotation none\.json"),
+        (("probe", "coc", "none.json", "--out", "out"), "did you mean 'coco'"),
+        (("filter", "coco", "captions.json", "--out", "out"), "run `mplug2 data probe coco captions.json"),
+        (("transcode", "listing", "none", "--out", "out"), "none is no finished listing"),
+        (("probe", "coco", "none.json", "--out", "out", "--part", "3/2"), "such as 2/8"),
+    ],
+)
+def test_mistakes(words: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = data(*words)
+    assert isinstance(result.exception, UserError)
+    with pytest.raises(UserError, match=message):
+        raise result.exception
+    assert "\n" not in str(result.exception)
+    assert os.listdir(tmp_path) == []
+
+
+def test_nothing_usable_is_told_and_stays_to_be_looked_at(tmp_path: Path) -> None:
+    listing = write_listing(tmp_path / "in", [video(tmp_path / "bad.mp4", b"garbage")])
+    result = data("probe", "listing", listing, "--out", tmp_path / "out")
+    assert result.stdout == "left out: 1 x media file not readable\n"
+    assert isinstance(result.exception, UserError) and "no usable sample" in str(result.exception)
+    assert (tmp_path / "out" / LISTING).exists()
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_ended_from_outside(sent: signal.Signals, status: int, tmp_path: Path) -> None:
+    """As soon as clips are being written: no process is left, and the folder is gone on with."""
+    listing = write_listing(tmp_path / "in", [video(tmp_path / f"{number}.mp4", noise_clip(number, frames=40)) for number in range(40)])
+    words = ["data", "transcode", "listing", str(listing), "--out", str(tmp_path / "out"), "--workers", "2"]
+    code = "from megatron_mplug2.cli import main; main()"
+    process = subprocess.Popen([sys.executable, "-c", code, *words], start_new_session=True, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: list(tmp_path.glob("out/media/*/*.mp4")), "clip")
+    os.killpg(process.pid, sent)  # to all of them, as a terminal and SLURM do
+    _, told = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == status
+    assert "Traceback" not in told
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    assert not (tmp_path / "out" / LISTING).exists()
+    assert not list((tmp_path / "out" / WORK).glob("part-*-of-1/*"))
+    assert data(*words[1:]).exit_code == 0
+    words[5] = str(tmp_path / "undisturbed")
+    assert data(*words[1:]).exit_code == 0
+    assert tree(tmp_path / "out") == tree(tmp_path / "undisturbed")
