@@ -135,7 +135,7 @@ def test_commands_from_corpus_to_vocabulary(tmp_path: Path, run: Run) -> None:
     (tmp_path / "shards/train/text/000000.tar").write_bytes(b"")
     code, _, told = run("verify", tmp_path / "shards")
     assert code == 2
-    assert "000000.tar: 0 bytes instead of" in told and told.splitlines()[-1].startswith("error: ")
+    assert "000000.tar has 0 bytes instead of" in told and told.splitlines()[-1].startswith("error: ")
 
 
 def test_mistakes_are_one_line(tmp_path: Path, run: Run) -> None:
