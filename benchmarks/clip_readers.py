@@ -29,7 +29,7 @@ from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.tokenizer import Tokenizer
 
 CONFIG = Path(__file__).parents[1] / "configs" / "pretrain" / "demo.yaml"
-WORKERS, BATCH, EPOCHS = 2, 8, 2
+WORKERS, BATCH, EPOCHS = 2, 8, 3
 FRAMES, RESOLUTION = 8, 224
 AHEAD = 4
 """Batches that are prepared: for the peers two a worker, torch's default."""
@@ -50,6 +50,7 @@ def run_config(material: Material, vocab: Path) -> RunConfig:
         f"training.microbatch={BATCH}",
         "objectives.lm.instructions=1",
         "objectives.vlm.group=2",
+        "optimizer.warmup_steps=0",
         "layout.data=1",
         "data.decoder=pyav",
         f"data.workers={WORKERS}",

@@ -1,7 +1,7 @@
 """How fast clips come as batches: our loader, against a plain torch DataLoader with PyAV over files, webdataset's own pipeline with PyAV
 over the same tars, and the limit: our decoder alone, in as many processes, without any loader.
 
-    python -m benchmarks.loader [--clips 48] [--rounds 5]
+    python -m benchmarks.loader [--clips 48] [--rounds 4]
 
 H.264 clips of 5 s that the script draws, as they are found and as `mplug2 data transcode` makes them; 8 frames of 224 pixels from each, one
 random crop, 2 processes, batches of 8. All ways take turns, so that whatever else the machine does hits all alike.
@@ -39,7 +39,7 @@ Seconds = dict[str, list[float]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=48, help="a multiple of 8")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -48,10 +48,10 @@ def main() -> None:
         train_tokenizer([Path(folder) / "texts.txt"], Path(folder) / "vocab.txt", size=200)
         readers = {name: _readers(material, Path(folder) / "vocab.txt") for name, material in materials.items()}
         seconds = _measure(materials, readers, asked.rounds)
+        megabytes = {name: round(material.megabytes, 1) for name, material in materials.items()}
     clips = EPOCHS * asked.clips
-    figures: dict[str, Any] = {
-        name: _figures(seconds[name], clips) | {"megabytes": round(materials[name].megabytes, 1)} for name in seconds
-    }
+    figures: dict[str, Any] = {name: _figures(times, clips) for name, times in seconds.items()}
+    figures["megabytes"] = megabytes
     figures["transcoding_speeds_ours_up"] = round(_ratio(seconds["as_found"]["ours"], seconds["transcoded"]["ours"]), 3)
     case = {
         "clips": asked.clips,

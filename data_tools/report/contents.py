@@ -1,7 +1,7 @@
 """Reads a corpus for its report: counts over all of it, and a keyed choice of samples to show. Memory does not grow with the corpus."""
 
 import hashlib
-import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from data_tools.keyed_sample import KeyedSample
 from data_tools.progress import track
 from data_tools.report.tally import StreamTally
-from data_tools.sample import Reason, Sample
+from data_tools.sample import Sample
 from data_tools.stages.listing import LISTING, ListingHeader, read_listing
+from data_tools.stages.shard import REPORT, Report
+from data_tools.stages.work_folder import WORK
 from data_tools.texts import TASKS, record_at
 from data_tools.verify import stream_folders
 from megatron_mplug2.config.schema import Task
@@ -29,7 +31,6 @@ READ_TEXTS = 100_000
 SHOWN_FAULTS = 3
 """Samples that are named for each reason to leave one out."""
 _ROWS_AT_ONCE = 1 << 16
-_REPORT = "report.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,7 @@ def _of_listing(place: Path, picks: int) -> Contents:
     rows: dict[str, list[NDArray[Any]]] = {}
     for sample in track(read_listing(place), str(place), sum(chunk.samples for chunk in header.chunks)):
         if sample.fault:
-            contents.faults.setdefault(sample.fault.reason, KeyedSample(sample.fault.reason, SHOWN_FAULTS)).offer(sample)
+            _note_fault(contents, sample)
             continue
         name = f"{sample.split}/{sample.stream}"
         tally = contents.streams.setdefault(name, StreamTally(sample.stream))
@@ -121,17 +122,25 @@ def _of_shards(place: Path, picks: int) -> Contents:
         header = Header.from_json((folder / MANIFEST).read_bytes())
         size = sum(shard.size for shard in header.shards) + (folder / INDEX).stat().st_size
         contents.stored.append(Stored(name=name, files=len(header.shards), size=size, fingerprint=manifest.fingerprint))
-    contents.left_out.update(_reported(place))
+    _add_left_out(contents, place)
     return contents
 
 
-def _reported(place: Path) -> dict[str, int]:
-    """Samples left out by reason, as `mplug2 data shard` wrote them down; empty where it is another's folder."""
-    try:
-        fields = json.loads((place / _REPORT).read_bytes())
-        return {Reason(reason).value: int(count) for reason, count in fields["left_out"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+def _add_left_out(contents: Contents, place: Path) -> None:
+    """What `mplug2 data shard` wrote down below a folder; examples where the listing lies beside it."""
+    for file in sorted(place.rglob(REPORT)):
+        counts = Counter(contents.left_out)
+        counts.update(Report.load(file.parent).left_out)
+        contents.left_out.update(counts)
+        listing = file.parent / WORK / "probe"
+        if (listing / LISTING).exists():
+            for sample in read_listing(listing):
+                _note_fault(contents, sample)
+
+
+def _note_fault(contents: Contents, sample: Sample) -> None:
+    if sample.fault:
+        contents.faults.setdefault(sample.fault.reason, KeyedSample(sample.fault.reason, SHOWN_FAULTS)).offer(sample)
 
 
 def _pick(sample: Sample, index: int) -> Pick:

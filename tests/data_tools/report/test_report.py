@@ -87,7 +87,7 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     assert page.tags.count("style") == page.tags.count("body") == 1
 
 
-def test_a_listing_tells_what_is_left_out_and_by_which_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listing_and_its_shards_tell_what_is_left_out_and_by_which_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "good.jpg").write_bytes(picture(0))
     (tmp_path / "silent.jpg").write_bytes(picture(1))
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
@@ -96,6 +96,14 @@ def test_a_listing_tells_what_is_left_out_and_by_which_stage(tmp_path: Path, mon
     command(monkeypatch, "probe", "albef", tmp_path / "list.json", "--media", tmp_path, "--out", tmp_path / "listing", "--workers", 1)
     command(monkeypatch, "report", tmp_path / "listing", "--out", tmp_path / "report.html")
     page = Page(tmp_path / "report.html")
+    _assert_tells_what_is_left_out(page)
+    assert "Codecs: jpeg 1." in page.text
+    command(monkeypatch, "shard", "albef", tmp_path / "list.json", "--media", tmp_path, "--out", tmp_path / "all" / "shards")
+    command(monkeypatch, "report", tmp_path / "all", "--out", tmp_path / "shards.html")
+    _assert_tells_what_is_left_out(Page(tmp_path / "shards.html"))
+
+
+def _assert_tells_what_is_left_out(page: Page) -> None:
     assert "train/image_text 1" in page.text and len(page.pictures) == 1 + 8
     for told in ("media file missing probe 1", "media file not readable probe 1", "no caption or text probe 1", "not a readable picture"):
         assert told in page.text
