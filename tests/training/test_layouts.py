@@ -15,6 +15,8 @@ from megatron_mplug2.config.schema import RunConfig, Task
 from megatron_mplug2.data.state import DataState
 from megatron_mplug2.training import checkpoints
 from megatron_mplug2.training.engine import Engine, make_engine
+from megatron_mplug2.training.guard import Guard
+from megatron_mplug2.training.health_state import HealthState
 from megatron_mplug2.training.step import train_step
 from tests.checkpoint.runs import MATRIX
 from tests.ranks import run_ranks
@@ -40,7 +42,7 @@ def config_at(layout: str, run_dir: Path = Path("runs/case")) -> RunConfig:
 def train(engine: Engine, first: int, tasks: Sequence[Task]) -> list[StepRecord]:
     topology, records = engine.topology, []
     for step, task in enumerate(tasks, first):
-        result = train_step(engine, cases.work(engine.config, step, task, topology.data_rank, topology.data_size))
+        result = train_step(engine, cases.work(engine.config, step, task, topology.data_rank, topology.data_size), Guard(engine.config, {}))
         losses = {objective.value: loss for objective, loss in result.values.losses.items()}
         records.append(StepRecord(losses=losses, grad_norm=result.grad_norm, gradients={}, weights={}, negatives=None))
     records[-1].weights = {
@@ -70,7 +72,7 @@ def save(config: RunConfig) -> None:
     cases.randomise(engine.weights, engine.topology)
     train(engine, 0, TASKS[:FIRST])
     with checkpoints.Saver(engine, lambda _: None) as saver:
-        saver.save(DataState(steps=FIRST, fingerprints={}, vocabulary="v"))
+        saver.save(DataState(steps=FIRST, datasets={}, vocabulary="v"), HealthState())
 
 
 def go_on_from_each(config: RunConfig, run_dirs: list[Path]) -> list[Record]:
