@@ -16,7 +16,10 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -m "not long"
 
 # The short tests, then the long matrices and real launches. `make test test-all` runs the short ones once.
+# A browser looks at the pages that the project writes; without it those tests are skipped.
 test-all: test
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends chromium; } || \
+	  echo "no chromium, and none can be installed: tests that look at pages in a browser are skipped (apt-get install chromium)" >&2
 	$(BIN)/python -m pytest -m long
 
 check: $(STAMP)

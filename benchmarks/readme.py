@@ -15,7 +15,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 def main() -> None:
     text = README.read_text(encoding="utf-8")
-    for name, write in {"demo": _demo, "device_shim": _device_shim}.items():
+    for name, write in {"demo": _demo, "device_shim": _device_shim, "loader": _loader}.items():
         result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         before, opening, rest = text.partition(f"<!-- {name} -->\n")
         _, closing, after = rest.partition(f"<!-- /{name} -->")
@@ -60,6 +60,21 @@ def _device_shim(result: Mapping[str, Any]) -> str:
         f"A step's forward and backward take {scheduled:.2f} times what they take without any shim; around our own forward too it would be "
         f"{everywhere:.2f} times (`benchmarks/results/device_shim.json`)."
     )
+
+
+def _loader(result: Mapping[str, Any]) -> str:
+    figures, case = result["figures"], result["case"]
+    ways = {"ours": "this loader", "torch": "torch's DataLoader with PyAV, over files", "webdataset": "webdataset with PyAV"}
+    ways["bare_decoding"] = "the limit: decoding alone"
+    lines = ["| clips a second | as found | transcoded |", "|---|---|---|"]
+    for way, said in ways.items():
+        found, small = (figures[material][way]["clips_per_s"]["median"] for material in ("as_found", "transcoded"))
+        lines.append(f"| {said} | {found:.1f} | {small:.1f} |")
+    made = (
+        f"{case['frames']} frames of {case['resolution']} pixels from each H.264 clip of {case['source']['seconds']} s, "
+        f"{case['processes']} processes on {result['hardware']['cores']} cores (`benchmarks/results/loader.json`)."
+    )
+    return "\n".join([*lines, "", made])
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import typer
 
 from data_tools.splits import Split
 from data_tools.stages.choices import MOST_LOOK_DISTANCE, Duplicates, Encoder
+from data_tools.tokenizer_kind import TokenizerKind
 from megatron_mplug2.errors import UserError
 
 if TYPE_CHECKING:
@@ -219,15 +220,29 @@ def verify(
 
 
 @app.command()
-def vocab(
-    places: Annotated[list[Path], typer.Argument(metavar="DIR_OR_FILE...", help="Folders of shards, or text files")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Vocabulary to write, one piece a line")],
+def report(
+    place: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of shards, with all below it, or a listing")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Page to write, such as report.html")],
+    pictures: Annotated[int, typer.Option(min=1, max=500, help="Samples to show; fewer where the page would get too large")] = 48,
+) -> None:
+    """Write one HTML page that shows what is in a corpus."""
+    from data_tools.report.page import write_report
+
+    write_report(place, out, pictures)
+    typer.echo(f"wrote {out}")
+
+
+@app.command()
+def tokenizer(
+    places: Annotated[list[Path], typer.Argument(metavar="DIR_OR_FILE...", help="Folders of shards, listings, or text files")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="What data.vocab is to name: FILE.txt for wordpiece, FILE.model for the other")],
+    kind: Annotated[TokenizerKind, typer.Option(help="BERT's WordPiece, or a sentencepiece unigram model")] = TokenizerKind.WORDPIECE,
     size: Annotated[int, typer.Option(min=32, help="Most pieces")] = 30522,
 ) -> None:
-    """Train a WordPiece vocabulary on a corpus."""
-    from data_tools.vocab import train_vocab
+    """Train a tokenizer on a corpus."""
+    from data_tools.tokenizer import train_tokenizer
 
-    typer.echo(f"{out}: {train_vocab(places, out, size)} pieces")
+    typer.echo(f"{out}: {train_tokenizer(places, out, size=size, kind=kind)} pieces")
 
 
 def _corpus(source: str, annotation: Path, media: Path, split: Split) -> "Corpus":

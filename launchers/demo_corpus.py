@@ -11,8 +11,8 @@ from data_tools.stages.listing_stage import Corpus
 from data_tools.stages.plan import Packing
 from data_tools.stages.shard import shard
 from data_tools.stages.stage import Effort
+from data_tools.tokenizer import train_tokenizer
 from data_tools.verify import verify
-from data_tools.vocab import train_vocab
 from megatron_mplug2.config.schema import RunConfig, Task
 from megatron_mplug2.data.manifest import MANIFEST
 from megatron_mplug2.errors import UserError
@@ -44,7 +44,7 @@ def prepare_corpus(config: RunConfig, note: Callable[[str], None]) -> bool:
         demo = Corpus(source="demo", annotation=corpus, media=corpus, split=Split.TRAIN)
         shard(demo, shards, Packing(), Effort(workers=len(os.sched_getaffinity(0))))
     vocab.unlink(missing_ok=True)  # it belongs to the shards
-    pieces = train_vocab([shards / Split.TRAIN], vocab, config.model.text.vocab_size)
+    pieces = train_tokenizer([shards / Split.TRAIN], vocab, size=config.model.text.vocab_size)
     note(f"corpus: {pieces} word pieces in {vocab}")
     return True
 

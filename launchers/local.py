@@ -24,7 +24,7 @@ import torch
 
 from launchers.ranks import Entry, Ranks, check_world_size, joined_ranks, run_rank
 from megatron_mplug2.config.schema import RunConfig
-from megatron_mplug2.errors import RankError, UserError
+from megatron_mplug2.errors import HUNG, RankError, UserError
 
 GRACE_S = 10.0
 """How long the other ranks may take to end by themselves once one has failed."""
@@ -41,7 +41,7 @@ def launch(config: RunConfig, entry: Entry) -> None:
     Raises:
         UserError: the ranks that are there don't fit the layout, or a rank raised it.
         RankError: a local rank failed; its traceback has been printed.
-        SystemExit: 128 + the signal that stopped the ranks before they could handle it.
+        SystemExit: 128 + the signal that stopped the ranks before they could handle it; or HUNG where a rank was stuck, which a rank told.
     """
     joined = joined_ranks(os.environ)
     if joined is not None:
@@ -137,6 +137,8 @@ class _LocalRanks:
     def _raise_failure(self, rank: int) -> None:
         report, code = _report_path(self.folder, rank), self.processes[rank].exitcode or 0
         who = f"rank {rank} of {len(self.processes)}"
+        if code == HUNG:
+            raise SystemExit(HUNG)
         if not report.exists():
             end = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             raise RankError(f"{who} {end}{' (out of memory?)' if code == -signal.SIGKILL else ''}")

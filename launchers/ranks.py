@@ -12,7 +12,7 @@ import torch.distributed as dist
 from megatron_mplug2.config.schema import LayoutConfig, RunConfig
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.parallel import device
-from megatron_mplug2.parallel.topology import forget_groups
+from megatron_mplug2.parallel.topology import GROUP_TIMEOUT, forget_groups
 
 Entry = Callable[[RunConfig], None]
 """The work of a rank; torch.distributed is initialised around it."""
@@ -105,7 +105,9 @@ def run_rank(ranks: Ranks, config: RunConfig, entry: Entry) -> None:
     if device.on_gpu():
         # srun may show each task its own GPU only, as number 0.
         torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())
-    dist.init_process_group(device.backend(), init_method=ranks.init_method, rank=ranks.rank, world_size=ranks.world_size)
+    dist.init_process_group(
+        device.backend(), timeout=GROUP_TIMEOUT, init_method=ranks.init_method, rank=ranks.rank, world_size=ranks.world_size
+    )
     try:
         entry(config)
     except BaseException:

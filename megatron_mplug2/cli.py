@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from data_tools.commands import app as data
+from megatron_mplug2.checkpoint_commands import app as checkpoint
 from megatron_mplug2.errors import RankError, UserError
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Config keys to set, such as optimizer.lr=1e-4")]
@@ -20,6 +21,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help="Pretrain and evaluate mPLUG-2."
 )
 app.add_typer(data, name="data")
+app.add_typer(checkpoint, name="checkpoint")
 
 
 @app.command()

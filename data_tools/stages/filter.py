@@ -103,7 +103,9 @@ def _names(piece: FilterChunk, listing: Path) -> dict[int | str, str]:
     wanted = {verdict.same_as for verdict in piece.verdicts.values()}
     names: dict[int | str, str] = {name: name for name in wanted if isinstance(name, str)}
     for first, file in piece.originals.items():
-        names |= {number: sample.key for number, sample in enumerate(read_chunk(listing, file), first) if number in wanted}
+        numbers = [number for number in range(file.samples) if first + number in wanted]
+        samples = read_chunk(listing, file, numbers)
+        names |= {first + number: sample.key for number, sample in zip(numbers, samples, strict=True)}
     return names
 
 

@@ -7,7 +7,7 @@ Every stage reads it as the source `listing`. Media that lie in the folder itsel
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -105,9 +105,9 @@ def read_listing(folder: Path) -> Iterator[Sample]:
         yield from read_chunk(folder, chunk)
 
 
-def read_chunk(folder: Path, chunk: ChunkFile) -> Iterator[Sample]:
-    """The samples of one chunk. Raises UserError as `chunk_bytes` does."""
-    for sample in _samples(folder / chunk.name, chunk_bytes(folder, chunk)):
+def read_chunk(folder: Path, chunk: ChunkFile, numbers: Collection[int] | None = None) -> Iterator[Sample]:
+    """The samples of one chunk, or those of ascending numbers in it, from 0. Raises UserError as `chunk_bytes` does."""
+    for sample in _samples(folder / chunk.name, chunk_bytes(folder, chunk), numbers):
         yield _placed(folder, sample)
 
 
@@ -146,8 +146,9 @@ def _below(folder: Path, media: MediaPlace | None) -> MediaPlace | None:
     return media and replace(media, path=folder / media.path)
 
 
-def _samples(path: Path, data: bytes) -> Iterator[Sample]:
+def _samples(path: Path, data: bytes, numbers: Collection[int] | None = None) -> Iterator[Sample]:
     try:
-        yield from (Sample.from_json(line) for line in data.decode().split("\n") if line)
+        lines = [line for line in data.decode().split("\n") if line]
+        yield from (Sample.from_json(line) for line in (lines if numbers is None else map(lines.__getitem__, numbers)))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a listing's ({type(error).__name__}: {error}): delete its folder and run its stage again") from None

@@ -1,87 +1,94 @@
-"""Complete checkpoints in a folder: what makes one, which is the latest, and how old ones go.
+"""Complete checkpoints in a folder: what makes one, how it appears, and how old ones go.
 
     step-00000100/          complete: has a COMMIT with the checksum of each of its files
     step-00000200.partial/  being written, or left by a kill; the next save removes it
-    latest                  name of the checkpoint to go on from
+    step-00000050.old.partial/  on its way out
+    latest                  name of the newest, for people and other programs
 
-A checkpoint appears and disappears by a rename, so a kill at any moment leaves a folder that is complete or doesn't count.
+The COMMIT makes a checkpoint: it appears in its folder by a rename when everything else is written. A checkpoint goes by a rename of its
+folder, before the first of its files. So a kill at any moment leaves a folder that is complete or doesn't count.
 """
 
-import hashlib
 import os
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
+from megatron_mplug2.checkpoint.commit_file import COMMIT, FORMAT, Commit, DamagedError, FileSum, read_commit
 from megatron_mplug2.errors import UserError
 
-COMMIT = "COMMIT"
 LATEST = "latest"
 PARTIAL = ".partial"
-FORMAT = 1
-"""Raised when older checkpoints can no longer be read as they are."""
 
 _FOLDER = re.compile(r"step-(\d{8,})")
 
 
-class FileSum(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """Which checkpoints stay when a newer one is complete."""
 
-    size: int = Field(ge=0)
-    """Bytes."""
-    sha256: str
+    last: int
+    """That many of the last ones."""
+    every: int = 0
+    """And those after a multiple of that many steps, for good; 0: none."""
 
-
-class Commit(BaseModel):
-    """Content of the COMMIT file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: int
-    step: int
-    files: dict[str, FileSum]
-    """Name in the folder -> what it must contain."""
+    def doomed(self, steps: list[int]) -> list[int]:
+        """Of ascending steps, those that go. Never the last one."""
+        return [step for step in steps[: -self.last] if not self.every or step % self.every]
 
 
 def folder_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def step_of(name: str) -> int | None:
+    """The step of a folder's name; None where it is not a checkpoint's."""
+    match = _FOLDER.fullmatch(name)
+    return int(match[1]) if match else None
+
+
 def committed_steps(folder: Path) -> list[int]:
-    """Steps of the complete checkpoints, ascending."""
-    matches = (_FOLDER.fullmatch(path.parent.name) for path in folder.glob(f"step-*/{COMMIT}"))
-    return sorted(int(match[1]) for match in matches if match)
+    """Steps of the complete checkpoints, ascending; nothing is said of damage."""
+    steps = (step_of(path.parent.name) for path in folder.glob(f"step-*/{COMMIT}"))
+    return sorted(step for step in steps if step is not None)
+
+
+def by_age(folder: Path) -> list[tuple[Path, Commit]]:
+    """The complete checkpoints with a readable COMMIT, the one written last first. Raises UserError for one of a newer format."""
+    found = []
+    for step in committed_steps(folder):
+        try:
+            found.append((folder / folder_name(step), read_commit(folder / folder_name(step))))
+        except DamagedError:
+            continue
+    return sorted(found, key=lambda entry: entry[1].serial, reverse=True)
 
 
 def latest(folder: Path) -> int | None:
-    """Step of the checkpoint to go on from; None where there is none.
+    """Step of the complete checkpoint that was written last; None where there is none."""
+    found = by_age(folder)
+    return found[0][1].step if found else None
 
-    It is what the file `latest` names, or, if that is not complete (removed by hand, or damaged), the highest.
-    """
-    steps = committed_steps(folder)
-    pointer = folder / LATEST
-    match = _FOLDER.fullmatch(pointer.read_text(errors="replace").strip()) if pointer.is_file() else None
-    if match and int(match[1]) in steps:
-        return int(match[1])
-    return steps[-1] if steps else None
+
+def recover(folder: Path) -> None:
+    """Finishes what a kill has left between a COMMIT and the checkpoint's final name. Only for the run that saves here."""
+    for partial in folder.glob(f"step-*{PARTIAL}"):
+        final = partial.with_name(partial.name.removesuffix(PARTIAL))
+        if step_of(final.name) is not None and (partial / COMMIT).is_file() and not final.exists():
+            partial.rename(final)
+            sync_folder(folder)
 
 
 def begin(folder: Path, step: int) -> Path:
     """Makes the empty folder that a checkpoint is written in, after removing what killed saves have left."""
     folder.mkdir(parents=True, exist_ok=True)
+    recover(folder)
     for leftover in folder.glob(f"step-*{PARTIAL}"):
         shutil.rmtree(leftover)
     partial = folder / (folder_name(step) + PARTIAL)
     partial.mkdir()
     return partial
-
-
-def checksum(path: Path) -> FileSum:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-        return FileSum(size=file.tell(), sha256=digest.hexdigest())
 
 
 def commit(partial: Path, step: int, files: dict[str, FileSum]) -> Path:
@@ -93,23 +100,20 @@ def commit(partial: Path, step: int, files: dict[str, FileSum]) -> Path:
     for name, expected in files.items():
         if not (partial / name).is_file() or (partial / name).stat().st_size != expected.size:
             raise UserError(f"{partial / name} cannot be seen from rank 0: {folder} must be on a file system that all nodes share")
-    write_durably(partial / COMMIT, Commit(format=FORMAT, step=step, files=files).model_dump_json(indent=1))
-    _sync_folder(partial)
+    serial = 1 + max((content.serial for _, content in by_age(folder)), default=0)
+    replace_durably(partial / COMMIT, Commit(format=FORMAT, step=step, serial=serial, files=files).model_dump_json(indent=1))
     replaced = _set_aside(final) if final.exists() else None
     partial.rename(final)
-    _sync_folder(folder)
-    write_durably(folder / f"{LATEST}.tmp", f"{final.name}\n")
-    os.replace(folder / f"{LATEST}.tmp", folder / LATEST)
-    _sync_folder(folder)
+    sync_folder(folder)
+    replace_durably(folder / LATEST, f"{final.name}\n")
     if replaced is not None:
         shutil.rmtree(replaced)
     return final
 
 
-def retain(folder: Path, step: int, keep: int) -> None:
-    """Removes all but the last `keep` checkpoints up to `step`; later ones are of another branch of the run and stay."""
-    earlier = [other for other in committed_steps(folder) if other <= step]
-    for old in earlier[:-keep]:
+def retain(folder: Path, step: int, retention: Retention) -> None:
+    """Removes what need not stay of the checkpoints up to `step`; later ones are of another branch of the run and stay."""
+    for old in retention.doomed([other for other in committed_steps(folder) if other <= step]):
         shutil.rmtree(_set_aside(folder / folder_name(old)))
 
 
@@ -120,51 +124,18 @@ def _set_aside(checkpoint: Path) -> Path:
     return doomed
 
 
-def find(folder: Path, step: int | None) -> Path:
-    """The folder of a checkpoint, the latest if `step` is None. Raises UserError where there is none."""
-    last = latest(folder)
-    if last is None:
-        raise UserError(f"no checkpoint in {folder}")
-    steps = committed_steps(folder)
-    if step is not None and step not in steps:
-        raise UserError(f"no checkpoint of step {step} in {folder}: there are {', '.join(map(str, steps))}")
-    return folder / folder_name(last if step is None else step)
-
-
-def read_commit(checkpoint: Path) -> Commit:
-    """Raises UserError where the COMMIT is damaged or of a newer format."""
-    try:
-        content = Commit.model_validate_json((checkpoint / COMMIT).read_bytes())
-    except ValidationError:
-        raise UserError(f"{checkpoint / COMMIT} is damaged: remove {checkpoint} to use an earlier checkpoint") from None
-    if content.format != FORMAT:
-        raise UserError(f"{checkpoint} has checkpoint format {content.format}, this version reads {FORMAT}")
-    return content
-
-
-def verify(checkpoint: Path, name: str, expected: FileSum) -> None:
-    """Raises UserError that names the file where it isn't what was committed."""
-    path = checkpoint / name
-    if not path.is_file():
-        fault = "is missing"
-    elif path.stat().st_size != expected.size:
-        fault = f"has {path.stat().st_size} of {expected.size} bytes"
-    elif checksum(path) != expected:
-        fault = "is damaged (its checksum differs)"
-    else:
-        return
-    raise UserError(f"{path} {fault}: remove {checkpoint} to use an earlier checkpoint")
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Writes a file that survives a power cut; its name does once its folder is synced."""
-    with path.open("w") as file:
+def replace_durably(path: Path, text: str) -> None:
+    """Puts a file in place whole or not at all, also over a power cut."""
+    unfinished = path.with_name(f"{path.name}.tmp")
+    with unfinished.open("w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+    os.replace(unfinished, path)
+    sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes names in a folder durable, which syncing the files alone doesn't."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

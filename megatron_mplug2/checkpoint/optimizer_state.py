@@ -62,6 +62,12 @@ def held_states(optimizer: MegatronOptimizer) -> dict[nn.Parameter, Held]:
     return held
 
 
+def main_weights(optimizer: MegatronOptimizer) -> Iterator[tuple[nn.Parameter, torch.Tensor]]:
+    """Each parameter of the model with what is updated for it: itself, its fp32 copy, or with ZeRO-1 this rank's flat range of one."""
+    for part in _parts(optimizer):
+        yield from ((entry.param, entry.main) for entry in _mains(part))
+
+
 def state_names(optimizer: MegatronOptimizer) -> tuple[str, ...]:
     """Names of the states that the optimizer keeps for every parameter, the step among them."""
     return tuple(dict.fromkeys(name for part in _parts(optimizer) for name in _state_names(part.optimizer)))

@@ -18,3 +18,5 @@ class RunState(BaseModel):
     """The resolved configuration of the run, as YAML (`config.load.resolved_yaml`, back with `config.load.parse_resolved`)."""
     data: dict[str, JsonValue]
     """Position in the data, recorded substitutions, fingerprint of the dataset."""
+    health: dict[str, JsonValue] = Field(default_factory=dict)
+    """What decides about bad steps, the steps that were left out, and the time spent (`training.health_state`)."""

@@ -9,10 +9,12 @@ import math
 import pickle
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
@@ -44,15 +46,15 @@ _INDEX_CLASSES = {
 }
 
 
-def write(folder: Path, pieces: list[Piece]) -> None:
-    """Writes every rank's pieces and the index. Collective over the world; fails on all ranks or on none.
+def write(folder: Path, pieces: list[Piece], group: dist.ProcessGroup | None = None) -> None:
+    """Writes every rank's pieces and the index. Collective over a group of all ranks; fails on all of them or on none.
 
     Raises:
         UserError: a rank could not write.
         RuntimeError: the pieces of all ranks are not every element once, or another failure of a rank.
     """
     try:
-        save({}, storage_writer=_Writer(folder), planner=_PieceSavePlanner(pieces))
+        save({}, storage_writer=_Writer(folder), planner=_PieceSavePlanner(pieces), process_group=group)
     except CheckpointException as error:  # not an Exception: nothing above would catch it
         rank, (cause, _) = min(error.failures.items())
         if isinstance(cause, OSError):
@@ -103,6 +105,15 @@ def _chunk(piece: Piece) -> ChunkStorageMetadata:
     return ChunkStorageMetadata(offsets=torch.Size(piece.offsets), sizes=piece.tensor.shape)
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoredTensor:
+    """What the index says of a tensor."""
+
+    key: str
+    size: tuple[int, ...]
+    dtype: torch.dtype
+
+
 class StoredTensors:
     """The tensors of a checkpoint, read a box at a time."""
 
@@ -124,6 +135,12 @@ class StoredTensors:
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """Key -> unsharded size."""
         return {key: tuple(stored.size) for key, stored in self._tensors.items()}
+
+    def tensors(self) -> tuple[StoredTensor, ...]:
+        """In the order of their keys."""
+        return tuple(
+            StoredTensor(key=key, size=tuple(stored.size), dtype=stored.properties.dtype) for key, stored in sorted(self._tensors.items())
+        )
 
     @torch.no_grad()
     def read(self, pieces: list[Piece]) -> None:

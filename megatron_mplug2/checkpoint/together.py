@@ -25,8 +25,8 @@ class _Failure:
 
 
 @contextmanager
-def together(work: str) -> Iterator[None]:
-    """Around work of one rank without collectives, entered by all ranks of the world. `work` completes "cannot ...".
+def together(work: str, group: dist.ProcessGroup | None = None) -> Iterator[None]:
+    """Around work of one rank without collectives, entered by all ranks of a group (None: the world). `work` completes "cannot ...".
 
     An OSError becomes a UserError that names the work, the reason and the file. Ranks raise the first UserError's line, all the same
     one; a defect is raised as it is where it happened, and where there is no UserError elsewhere as a RuntimeError that names the rank.
@@ -39,7 +39,7 @@ def together(work: str) -> Iterator[None]:
         failure = UserError(f"cannot {work}: {error.strerror or error}{file}")
     except Exception as error:
         failure = error
-    reports = gather(_Failure.of(failure) if failure is not None else None)
+    reports = gather(_Failure.of(failure) if failure is not None else None, group)
     if failure is not None and not isinstance(failure, UserError):
         raise failure
     for report in reports:

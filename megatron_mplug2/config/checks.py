@@ -51,6 +51,7 @@ def run_errors(run: RunConfig) -> list[str]:
         *_folder_errors(run),
         *_dataset_errors(run),
         *_optimizer_errors(run),
+        *_health_errors(run),
     ]
 
 
@@ -208,3 +209,9 @@ def _optimizer_errors(run: RunConfig) -> Iterator[str]:
         yield f"optimizer.warmup_steps={optimizer.warmup_steps} must be less than the {run.steps} steps of the schedule"
     if optimizer.min_lr > optimizer.lr:
         yield f"optimizer.min_lr={optimizer.min_lr} is more than optimizer.lr={optimizer.lr}"
+
+
+def _health_errors(run: RunConfig) -> Iterator[str]:
+    factor = run.training.spike_factor
+    if 0 < factor <= 1:
+        yield f"training.spike_factor={factor} would call every other step a spike: it must be more than 1, or 0 for none"

@@ -40,6 +40,17 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
+class OnBadStep(StrEnum):
+    """What follows a step whose loss or gradient norm is no number, or a spike."""
+
+    STOP = "stop"
+    """The run ends before the update."""
+    SKIP = "skip"
+    """The step makes no update: weights, moments and Adam's count stay as they were, and the next step's samples follow."""
+    ROLL_BACK = "roll_back"
+    """Weights and optimizer go back to the newest checkpoint; the samples of all steps since it are left out."""
+
+
 class ParamGroup(StrEnum):
     """Groups of parameters with a learning rate and a weight decay of their own (see `training.optimizer`)."""
 
@@ -263,7 +274,7 @@ class RandAugmentConfig(Frozen):
 
 class DataConfig(Frozen):
     vocab: Path
-    """WordPiece vocabulary, one piece a line (bert-base-uncased's, or one trained by `mplug2 data`)."""
+    """WordPiece vocabulary, one piece a line (bert-base-uncased's), or sentencepiece model; `mplug2 data tokenizer` trains both."""
     train: SplitConfig = SplitConfig()
     validation: SplitConfig = SplitConfig()
     test: SplitConfig = SplitConfig()
@@ -285,7 +296,10 @@ class DataConfig(Frozen):
     """How clips of validation and test are resized. The released code takes the nearest pixel: for figures to compare with its own."""
     decoder: DecoderChoice = DecoderChoice.AUTO
     workers: int = Field(default=1, ge=0)
-    """Decoding processes a rank; 0 decodes in the training process."""
+    """Decoding processes a rank (of tensor-parallel ranks only the first decodes); more than `prefetch` are of no use. 0 decodes in the
+    training process, where nobody watches: a file that hangs or crashes its decoder then takes the run with it."""
+    sample_timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds that one sample may take to read and decode before its process is replaced, and on the second time the sample."""
     prefetch: int = Field(default=4, gt=0)
     """Global batches that are prepared ahead."""
     bad_sample_limit: float = Field(default=0.05, ge=0, le=1)
@@ -334,6 +348,15 @@ class OptimizerConfig(Frozen):
         return rule
 
 
+class InitialiseConfig(Frozen):
+    """Weights of another run to begin with; what is not named begins as ever."""
+
+    checkpoint: Path
+    """A checkpoint's folder, or a run's, whose newest good one is taken."""
+    modules: tuple[str, ...] = Field(min_length=1)
+    """Beginnings of canonical names, such as "vision" or "text.layers.0": all weights under each, which both models must have alike."""
+
+
 class TrainingConfig(Frozen):
     global_batch: int = Field(gt=0)
     """Samples a step."""
@@ -349,8 +372,26 @@ class TrainingConfig(Frozen):
     """Global batches of each stream that a validation takes."""
     checkpoint_every: int = Field(default=1000, gt=0)
     keep_checkpoints: int = Field(default=2, gt=0)
+    """The last ones that stay."""
+    keep_every: int = Field(default=0, ge=0)
+    """Checkpoints after a multiple of this many steps stay for good; 0 none."""
+    async_save: bool = True
+    """Write checkpoints beside the next steps, from a copy in host memory as large as what the rank saves."""
     threads: int = Field(default=1, gt=0)
     """CPU threads a rank."""
+    on_bad_step: OnBadStep = OnBadStep.STOP
+    bad_step_limit: int = Field(default=3, gt=0)
+    """Bad steps in a row at which a run stops all the same."""
+    spike_factor: float = Field(default=0.0, ge=0)
+    """A step is a spike where its weighted loss or its gradient norm is more than so many times the median of its task's last steps;
+    0: none is."""
+    hang_timeout_s: float = Field(default=1800.0, ge=0, le=3600)
+    """Without progress of a rank for so long (a step's section, a batch of validation) the run is ended; 0 never. At most half of torch's
+    own limit, `parallel.topology.GROUP_TIMEOUT`."""
+    peak_tflops: float | None = Field(default=None, gt=0)
+    """Peak of one device at the run's precision, for MFU; None takes a known GPU's from `observability.efficiency`."""
+    deterministic: bool = False
+    """Bit-identical repetition on GPUs, slower; on the CPU a run repeats anyway."""
 
 
 class RunConfig(Frozen):
@@ -366,6 +407,8 @@ class RunConfig(Frozen):
     objectives: ObjectivesConfig = ObjectivesConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     layout: LayoutConfig = LayoutConfig()
+    initialise_from: InitialiseConfig | None = None
+    """Read where the run begins, not where it goes on."""
 
     @property
     def steps(self) -> int:

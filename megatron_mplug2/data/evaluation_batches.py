@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import torch
@@ -9,7 +10,6 @@ from numpy.typing import NDArray
 
 from megatron_mplug2.config.schema import PhaseConfig, RunConfig, Task
 from megatron_mplug2.data.assemble import split_batch
-from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.batch import Batch
 from megatron_mplug2.data.decoding.choice import open_decoder
 from megatron_mplug2.data.decoding.contract import Decoder
@@ -17,15 +17,17 @@ from megatron_mplug2.data.draws import SampleDraws
 from megatron_mplug2.data.ledger import Ledger
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.mixture import PlannedStep
-from megatron_mplug2.data.quarantine import BadSample
+from megatron_mplug2.data.peers import Peers
+from megatron_mplug2.data.quarantine import BadSample, check_limit
 from megatron_mplug2.data.sampler import ManifestOrder
-from megatron_mplug2.data.samples import Augmentation, MediaRequest, Picture, decoded, media_request, read_record
+from megatron_mplug2.data.samples import Augmentation, MediaRequest, Picture, media_request, read_record
 from megatron_mplug2.data.settled_steps import Reader, SettledSteps
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.step_reader import Stream
 from megatron_mplug2.data.streams import open_stream
-from megatron_mplug2.data.substitution import Agree
 from megatron_mplug2.data.tokenizer import Tokenizer
+from megatron_mplug2.data.watch import LostDecoder, Watch
+from megatron_mplug2.data.watched_decoding import NamedRequest, decoded_by_name, in_work
 from megatron_mplug2.data.workers import Workers
 from megatron_mplug2.errors import UserError
 
@@ -46,14 +48,15 @@ def validation_steps(
     data_rank: int,
     data_size: int,
     needs_media: bool,
-    agree: Agree | None = None,
+    peers: Peers | None = None,
     ledger: Ledger | None = None,
 ) -> Iterator[tuple[PlannedStep, list[Batch]]]:
     """`count` global batches of the validation split in the form of `Loader`, the same ones at every call: manifest order (from its
-    beginning again where it ends), full view, middle frames, draws of epoch 0 on. Arguments and errors as `Loader`."""
+    beginning again where it ends), full view, middle frames, draws of epoch 0 on. Arguments and errors as `Loader`; the limit of bad
+    samples is held against these batches alone: beyond it their losses are those of other samples."""
     phase = last_phase(config, task)
     manifest = open_stream(config.data, Split.VALIDATION, task)
-    reader = Reader(data_rank=data_rank, data_size=data_size, needs_media=needs_media, agree=agree, ledger=ledger)
+    reader = Reader(data_rank=data_rank, data_size=data_size, needs_media=needs_media, peers=peers, ledger=ledger)
     batch = config.training.global_batch
     steps = SettledSteps(
         config,
@@ -65,8 +68,17 @@ def validation_steps(
         plan=lambda step: PlannedStep(step=step, task=task, phase=phase, stream_position=step * batch),
         steps=range(count),
     )
+    substituted = 0
     try:
         for planned, step in steps:
+            substituted += len(step.substitutions)
+            check_limit(
+                Split.VALIDATION,
+                substituted=substituted,
+                seen=(planned.step + 1) * (batch if peers else batch // data_size),
+                limit=config.data.bad_sample_limit,
+                run_dir=config.run_dir,
+            )
             yield planned, split_batch(step.loaded.batch, reader.part(config).microbatches)
     finally:
         steps.close()
@@ -96,16 +108,25 @@ class EvaluationBatch:
     meaning_ids: torch.Tensor
     """[b] int64"""
     left_out: tuple[LeftOut, ...]
-    """Samples that belong here but cannot be decoded."""
+    """Samples that belong here but cannot be used."""
+
+
+class Unreadable(StrEnum):
+    """What becomes of a sample whose storage is at fault."""
+
+    STOP = "stop"
+    """The evaluation stops: its figures are to be of all samples."""
+    LEAVE_OUT = "leave_out"
+    """A training run goes on, as it does over bad samples of its own."""
 
 
 def evaluation_batches(
-    config: RunConfig, split: Split, task: Task, *, data_rank: int, data_size: int, batch: int
+    config: RunConfig, split: Split, task: Task, *, data_rank: int, data_size: int, batch: int, unreadable: Unreadable = Unreadable.STOP
 ) -> Iterator[EvaluationBatch]:
     """Every sample of a split of pictures or clips once, in manifest order, dealt to data-parallel ranks in turn; the last batch may be
     smaller. Frames and resolution are those of the last phase with the task.
 
-    Raises UserError for unusable data and where storage is at fault; ValueError for text.
+    Raises UserError for unusable data and, if `unreadable` says so, where storage is at fault; ValueError for text.
     """
     if task is Task.TEXT:
         raise ValueError("text has no media to evaluate")
@@ -117,10 +138,12 @@ def evaluation_batches(
         tokenizer=Tokenizer(config.data.vocab, config.model.text.vocab_size),
         picture=Picture(frames=phase.frames if task is Task.VIDEO_TEXT else 1, resolution=phase.resolution, augmentation=Augmentation.NONE),
         decoder=open_decoder(config.data),
+        unreadable=unreadable,
     )
     mine = range(data_rank, len(read.manifest), data_size)
     batches = [mine[start : start + batch] for start in range(0, len(mine), batch)]
-    workers = Workers(read, batches, count=config.data.workers, ahead=config.data.prefetch)
+    data = config.data
+    workers = Workers(read, batches, count=data.workers, ahead=data.prefetch, timeout_s=data.sample_timeout_s)
     try:
         yield from workers
     finally:
@@ -135,24 +158,32 @@ class _EvaluationReader:
     tokenizer: Tokenizer
     picture: Picture
     decoder: Decoder
+    unreadable: Unreadable
 
-    def __call__(self, indices: range) -> EvaluationBatch:
-        read: list[tuple[int, str, MediaRequest]] = []
+    def __call__(self, indices: range, watch: Watch) -> EvaluationBatch:
+        read: list[tuple[int, str, NamedRequest]] = []
         left_out: dict[int, str] = {}
         for index in indices:
+            sample = in_work(self.manifest, self.task, index, position=index)
             try:
-                read.append((index, *self._read(index)))
-            except BadSample as error:
+                with watch.working_on(sample):
+                    caption, media_asked = self._read(index)
+                read.append((index, caption, NamedRequest(sample=sample, media=media_asked)))
+            except (BadSample, LostDecoder) as error:
                 left_out[index] = str(error)
             except OSError as error:
+                if self.unreadable is Unreadable.LEAVE_OUT:
+                    left_out[index] = str(error)
+                    continue
                 raise UserError(
                     f"sample {index} of data.*.{self.task} cannot be read ({error}): check its shards and their storage"
                 ) from None
         kept: list[int] = []
         captions: list[NDArray[np.int64]] = []
         media: list[torch.Tensor] = []
-        for (index, caption, _), answer in zip(read, decoded(self.decoder, [request for _, _, request in read]), strict=True):
-            if isinstance(answer, BadMedia):
+        answers = decoded_by_name(self.decoder, [request for _, _, request in read], watch)
+        for (index, caption, _), answer in zip(read, answers, strict=True):
+            if not isinstance(answer, torch.Tensor):
                 left_out[index] = str(answer)
             else:
                 kept.append(index)

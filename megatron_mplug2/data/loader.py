@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import chain
 from multiprocessing.context import ForkProcess
 
 import numpy as np
@@ -13,6 +14,7 @@ from megatron_mplug2.data.interleave import training_order
 from megatron_mplug2.data.ledger import Ledger
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.mixture import PlannedStep, StepPlan
+from megatron_mplug2.data.peers import Peers
 from megatron_mplug2.data.quarantine import check_limit
 from megatron_mplug2.data.sampler import Order
 from megatron_mplug2.data.samples import Augmentation
@@ -22,7 +24,7 @@ from megatron_mplug2.data.staging import start_staging
 from megatron_mplug2.data.state import DatasetState, DataState, check_same_data
 from megatron_mplug2.data.step_reader import Recorded, Stream
 from megatron_mplug2.data.streams import open_streams
-from megatron_mplug2.data.substitution import Agree, Fault, Substitution, Substitutions
+from megatron_mplug2.data.substitution import Fault, Substitution, Substitutions, settled
 from megatron_mplug2.data.tokenizer import Tokenizer
 
 
@@ -39,13 +41,13 @@ class Loader:
         needs_media: bool,
         start_step: int = 0,
         state: DataState | None = None,
-        agree: Agree | None = None,
+        peers: Peers | None = None,
         ledger: Ledger | None = None,
     ) -> None:
-        """Opens the streams of the schedule's tasks; a collective if `agree` is given.
+        """Opens the streams of the schedule's tasks; a collective if `peers` are given.
 
-        `state`: of the checkpoint that the run goes on from, after `start_step` steps. `agree`: a collective over all ranks of the run,
-        given on each of them or on none; without it every rank finds the same bad content by itself, but a fault of the storage
+        `state`: of the checkpoint that the run goes on from, after `start_step` steps. `peers`: the ranks of the run,
+        given on each of them or on none; without them every rank finds the same bad content by itself, but a fault of the storage
         that hits one rank alone would part tensor- and pipeline-parallel ranks. `ledger`: on one rank only.
 
         Raises UserError for unusable data or a vocabulary that doesn't fit, and where the data are not those of `state`.
@@ -53,7 +55,8 @@ class Loader:
         if state and state.steps != start_step:
             raise ValueError(f"state after {state.steps} steps for a start at step {start_step}")
         self._config = config
-        self._reader = Reader(data_rank=data_rank, data_size=data_size, needs_media=needs_media, agree=agree, ledger=ledger)
+        self._split = split
+        self._reader = Reader(data_rank=data_rank, data_size=data_size, needs_media=needs_media, peers=peers, ledger=ledger)
         self._augmentation = Augmentation.DRAWN if split is Split.TRAIN else Augmentation.NONE
         self._plan = StepPlan(config.schedule, seed=config.training.seed, global_batch=config.training.global_batch)
         self._next = self._first = start_step
@@ -93,6 +96,11 @@ class Loader:
         finally:
             steps.close()
 
+    @property
+    def substituted(self) -> int:
+        """Samples that were substituted in the steps that were handed out, and in those before them."""
+        return self._counts[-1][1]
+
     def state_after(self, step: int) -> DataState:
         """What a resume after this step needs; of a step that was handed out, or the one before the first.
 
@@ -130,8 +138,9 @@ class Loader:
         if found:
             self._counts.append((step + 1, substituted))
             self._storage |= {one.event: one for one in found if one.fault is Fault.STORAGE}
-        ranks = self._reader.data_size if self._reader.agree is None else 1
+        ranks = self._reader.data_size if self._reader.peers is None else 1
         check_limit(
+            self._split,
             substituted=substituted,
             seen=(step + 1 - self._first) * training.global_batch // ranks,
             limit=self._config.data.bad_sample_limit,
@@ -140,8 +149,8 @@ class Loader:
 
     def _to_repeat(self, written: Substitutions) -> Recorded:
         """The recorded substitutions that lie ahead: those of the checkpoint, and those that a run wrote down after it."""
-        if self._reader.agree:
-            written = self._reader.agree(written)
+        if self._reader.peers:
+            written = settled(chain.from_iterable(self._reader.peers.gather(written)))
         ahead = [one for one in (*self._storage.values(), *written) if one.fault is Fault.STORAGE and self._lies_ahead(one)]
         return {(one.task, one.position): one for one in ahead}
 

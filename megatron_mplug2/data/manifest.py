@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,16 @@ class Entry:
     """63-bit hash of the picture's or clip's bytes (of a document's text): equal for equal media, in every folder."""
     meaning_id: int
     """63-bit hash of the sample's meaning; the media id where the corpus names none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a sample lies, by names that say the same on every machine."""
+
+    dataset: str
+    """Name of the folder."""
+    shard: str
+    """File name of the tar."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +225,11 @@ class Manifest:
     def entry(self, i: int) -> Entry:
         row = self._row(i)[1]
         return Entry(key=row["key"].decode(), kind=self.kind, media_id=int(row["media_id"]), meaning_id=int(row["meaning_id"]))
+
+    def place(self, i: int) -> Place:
+        folder, row = self._row(i)
+        shards, number = folder.header.shards, int(row["shard"])
+        return Place(dataset=PurePath(folder.name).name, shard=shards[number].name if 0 <= number < len(shards) else f"tar number {number}")
 
     def record(self, i: int) -> Record:
         """The texts. Raises OSError when they cannot be read, or are not those that were sharded."""

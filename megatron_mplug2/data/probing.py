@@ -2,7 +2,7 @@
 
 import io
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.decoding.pictures import PICTURE_FORMATS
@@ -25,6 +25,8 @@ def picture_facts(data: bytes) -> MediaFacts:
                 width=height if _lies(image) else width,
                 height=width if _lies(image) else height,
             )
+    except UnidentifiedImageError:  # its own text names an address in memory, which would make every listing another one
+        raise BadMedia("not a readable picture: of no known format") from None
     except Exception as error:  # PIL's readers raise whatever a damaged file leads them to
         raise BadMedia(f"not a readable picture: {str(error) or type(error).__name__}") from None
 

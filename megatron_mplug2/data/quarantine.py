@@ -17,6 +17,7 @@ from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.draws import Purpose
 from megatron_mplug2.data.ledger import LEDGER
 from megatron_mplug2.data.sampler import Int64s, Order, Permutation
+from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.substitution import Fault
 from megatron_mplug2.errors import UserError
 
@@ -76,10 +77,10 @@ def retried(read: Callable[[], T]) -> T:
     return read()
 
 
-def check_limit(*, substituted: int, seen: int, limit: float, run_dir: Path) -> None:
-    """Raises UserError where more than a share `limit` of the samples were substituted, once FEWEST_SEEN were seen."""
+def check_limit(split: Split, *, substituted: int, seen: int, limit: float, run_dir: Path) -> None:
+    """Raises UserError where more than a share `limit` of a split's samples were substituted, once FEWEST_SEEN were seen."""
     if seen >= FEWEST_SEEN and substituted > limit * seen:
         raise UserError(
-            f"{substituted} of {seen} samples were bad and substituted, more than data.bad_sample_limit={limit}: "
+            f"{substituted} of {seen} samples of data.{split} were bad and substituted, more than data.bad_sample_limit={limit}: "
             f"{run_dir / LEDGER} names them; mend the corpus or raise the limit"
         )

@@ -1,16 +1,21 @@
 """Steps as all ranks agree on them: read ahead by workers, then the same substitutions everywhere, each written down once."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import chain
 
 from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.data.batch import PairBatch
 from megatron_mplug2.data.ledger import Ledger
 from megatron_mplug2.data.mixture import PlannedStep
+from megatron_mplug2.data.peers import Peers
 from megatron_mplug2.data.sampler import Part
 from megatron_mplug2.data.samples import Augmentation, SampleReader
 from megatron_mplug2.data.step_reader import LoadedStep, MediaUse, Recorded, StepReader, Stream
-from megatron_mplug2.data.substitution import Agree, Substitution, Substitutions, settled
+from megatron_mplug2.data.substitution import Substitution, Substitutions, settled
 from megatron_mplug2.data.tokenizer import Tokenizer
+from megatron_mplug2.data.watch import Watch
 from megatron_mplug2.data.workers import Workers
 from megatron_mplug2.errors import UserError
 
@@ -23,8 +28,8 @@ class Reader:
     data_size: int
     needs_media: bool
     """Whether its stage has the vision encoder."""
-    agree: Agree | None
-    """None where there is one rank; else every rank must give it, and all iterate together."""
+    peers: Peers | None
+    """None where there is one rank; else every rank must give them, and all iterate together."""
     ledger: Ledger | None
     """On one rank only."""
 
@@ -37,10 +42,15 @@ class Reader:
         return Part(data_rank=self.data_rank, data_size=self.data_size, microbatches=microbatches, microbatch=training.microbatch)
 
     @property
+    def reads(self) -> bool:
+        """Whether it reads samples itself; else another tensor-parallel rank reads for it."""
+        return self.peers is None or self.peers.leads
+
+    @property
     def media_use(self) -> MediaUse:
         if self.needs_media:
             return MediaUse.HAND_OUT
-        return MediaUse.CHECK if self.agree is None else MediaUse.LEAVE
+        return MediaUse.CHECK if self.peers is None else MediaUse.LEAVE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +88,14 @@ class SettledSteps:
             media=reader.media_use,
             augmentation=augmentation,
         )
-        self._workers = Workers(self._load, steps, count=config.data.workers, ahead=config.data.prefetch)
+        self._data = config.data
+        self._workers = self._start(self._load, steps, config.data.workers if reader.reads else 0)
 
     def __iter__(self) -> Iterator[tuple[PlannedStep, SettledStep]]:
-        """Raises UserError where a bad sample has no substitute, or ranks cannot read what others could."""
-        for step, loaded in zip(self._steps, self._workers, strict=True):
+        """Raises UserError where a bad sample has no substitute, or ranks cannot read what others could; all ranks raise the same."""
+        for step in self._steps:
             planned = self._plan(step)
-            settled_step = self._settle(planned, loaded)
+            settled_step = self._settled(planned)
             if self._reader.ledger:
                 self._reader.ledger.write(settled_step.substitutions)
             yield planned, settled_step
@@ -92,23 +103,64 @@ class SettledSteps:
     def close(self) -> None:
         self._workers.close()
 
-    def _load(self, step: int) -> LoadedStep:
-        return self._step_reader.load(self._plan(step), self._recorded)
+    def _start(self, load: Callable[[int, Watch], LoadedStep], steps: Sequence[int], count: int) -> Workers[int, LoadedStep]:
+        return Workers(load, steps, count=count, ahead=self._data.prefetch, timeout_s=self._data.sample_timeout_s)
 
-    def _settle(self, planned: PlannedStep, loaded: LoadedStep) -> SettledStep:
-        if self._reader.agree is None:
+    def _load(self, step: int, watch: Watch) -> LoadedStep:
+        return self._step_reader.load(self._plan(step), self._recorded, watch)
+
+    def _settled(self, planned: PlannedStep) -> SettledStep:
+        peers = self._reader.peers
+        if peers is None:
+            loaded = next(self._workers)
             return SettledStep(loaded=loaded, substitutions=loaded.substitutions)
-        agreed = settled(self._reader.agree(loaded.substitutions))
+        read = _or_error(lambda: next(self._workers)) if peers.leads else None
+        found = peers.gather(read.substitutions if isinstance(read, LoadedStep) else read or ())
+        agreed = settled(chain.from_iterable(found))
+        if agreed and isinstance(read, LoadedStep):
+            own = read
+            read = _or_error(lambda: self._in_line(planned, own, agreed))
+        if agreed:
+            peers.gather(read if isinstance(read, UserError) else None)
+        assert not isinstance(read, UserError)
+        return SettledStep(loaded=_shared(peers, read), substitutions=agreed)
+
+    def _in_line(self, planned: PlannedStep, loaded: LoadedStep, agreed: Substitutions) -> LoadedStep:
+        """The rank's part of the step with the substitutions that all agreed on."""
         own = set(self._part.positions(planned.stream_position).ravel().tolist())
         wanted = {(planned.task, one.position): one for one in agreed if one.position in own}
+        if _attempts(loaded.substitutions) == _attempts(wanted.values()):
+            return loaded
+        recorded = {**self._recorded, **wanted}
+        with closing(
+            self._start(
+                lambda step, watch: self._step_reader.load(self._plan(step), recorded, watch), [planned.step], min(self._data.workers, 1)
+            )
+        ) as workers:
+            loaded = next(workers)
         if _attempts(loaded.substitutions) != _attempts(wanted.values()):
-            loaded = self._step_reader.load(planned, {**self._recorded, **wanted})
-            if _attempts(loaded.substitutions) != _attempts(wanted.values()):
-                raise UserError(
-                    f"this rank cannot read samples of step {planned.step} that another rank could read: "
-                    f"check that every node sees the shards of data.*.{planned.task}"
-                )
-        return SettledStep(loaded=loaded, substitutions=agreed)
+            raise UserError(
+                f"a rank cannot read samples of step {planned.step} that another rank could read: "
+                f"check that every node sees the shards of data.*.{planned.task}"
+            )
+        return loaded
+
+
+def _or_error(read: Callable[[], LoadedStep]) -> LoadedStep | UserError:
+    try:
+        return read()
+    except UserError as error:
+        return error
+
+
+def _shared(peers: Peers, loaded: LoadedStep | None) -> LoadedStep:
+    """The tensor group's step, on a rank that read it or on another."""
+    media = None
+    if loaded and isinstance(loaded.batch, PairBatch):
+        media = loaded.batch.media
+        loaded = replace(loaded, batch=replace(loaded.batch, media=None))
+    step, media = peers.share(loaded, media)
+    return replace(step, batch=replace(step.batch, media=media)) if isinstance(step.batch, PairBatch) else step
 
 
 def _attempts(substitutions: Iterable[Substitution]) -> set[tuple[int, int]]:

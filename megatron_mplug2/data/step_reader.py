@@ -17,9 +17,11 @@ from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.mixture import PlannedStep
 from megatron_mplug2.data.quarantine import BadSample, Failure, candidates
 from megatron_mplug2.data.sampler import Order, Part
-from megatron_mplug2.data.samples import Augmentation, PairSample, Picture, SampleReader, TextSample, decoded
+from megatron_mplug2.data.samples import Augmentation, PairSample, Picture, SampleReader, TextSample
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.substitution import Fault, Substitution, Substitutions
+from megatron_mplug2.data.watch import LostDecoder, Watch
+from megatron_mplug2.data.watched_decoding import NamedRequest, decoded_by_name, in_work
 from megatron_mplug2.errors import UserError
 
 
@@ -90,8 +92,8 @@ class StepReader:
         self._augmentation = augmentation
         self._decoder = open_decoder(config.data)
 
-    def load(self, planned: PlannedStep, recorded: Recorded) -> LoadedStep:
-        """All good samples are decoded as one batch, then the substitutes of the bad ones, until none is left.
+    def load(self, planned: PlannedStep, recorded: Recorded, watch: Watch) -> LoadedStep:
+        """All good samples are decoded together, then the substitutes of the bad ones, until none is left.
 
         Raises UserError where a bad sample has no substitute.
         """
@@ -105,8 +107,8 @@ class StepReader:
         empty = seats
         while empty:
             for seat in empty:
-                self._next_candidate(stream, planned, seat)
-            self._decode([seat for seat in empty if seat.sample])
+                self._next_candidate(stream, planned, seat, watch)
+            self._decode(stream, [seat for seat in empty if seat.sample], watch)
             empty = [seat for seat in empty if seat.sample is None]
         return LoadedStep(
             batch=self._batch(planned.task, seats),
@@ -134,7 +136,7 @@ class StepReader:
             failures=[Failure(fault=recorded.fault, reason=recorded.reason)] if recorded else [],
         )
 
-    def _next_candidate(self, stream: Stream, planned: PlannedStep, seat: _Seat) -> None:
+    def _next_candidate(self, stream: Stream, planned: PlannedStep, seat: _Seat, watch: Watch) -> None:
         """Reads the seat's next candidate; without a sample afterwards where that is bad. Raises UserError where there is none left."""
         tried = next(seat.tries, None)
         if tried is None:
@@ -144,31 +146,40 @@ class StepReader:
                 "check the corpus and its storage"
             )
         seat.attempt, draws = tried
-        read = self._read(stream, planned, draws)
+        read = self._read(stream, planned, draws, seat.position, watch)
         if isinstance(read, Failure):
             seat.failures.append(read)
         else:
             seat.sample = read
 
-    def _decode(self, seats: Sequence[_Seat]) -> None:
+    def _decode(self, stream: Stream, seats: Sequence[_Seat], watch: Watch) -> None:
         """Gives the seats their media, and takes the samples from those whose media are bad."""
-        asked = [(seat, seat.sample.media) for seat in seats if isinstance(seat.sample, PairSample) and seat.sample.media]
-        for (seat, _), answer in zip(asked, decoded(self._decoder, [request for _, request in asked]), strict=True):
-            if isinstance(answer, BadMedia):
-                seat.failures.append(Failure(fault=Fault.CONTENT, reason=str(answer)))
-                seat.sample = None
-            else:
+        asked = [
+            (seat, NamedRequest(sample=in_work(stream.manifest, stream.task, seat.sample.index, seat.position), media=seat.sample.media))
+            for seat in seats
+            if isinstance(seat.sample, PairSample) and seat.sample.media
+        ]
+        answers = decoded_by_name(self._decoder, [request for _, request in asked], watch)
+        for (seat, _), answer in zip(asked, answers, strict=True):
+            if isinstance(answer, torch.Tensor):
                 seat.media = answer
+            else:
+                fault = Fault.CONTENT if isinstance(answer, BadMedia) else Fault.STORAGE
+                seat.failures.append(Failure(fault=fault, reason=str(answer)))
+                seat.sample = None
 
-    def _read(self, stream: Stream, planned: PlannedStep, draws: SampleDraws) -> TextSample | PairSample | Failure:
+    def _read(
+        self, stream: Stream, planned: PlannedStep, draws: SampleDraws, position: int, watch: Watch
+    ) -> TextSample | PairSample | Failure:
         picture = Picture(frames=planned.phase.frames, resolution=planned.phase.resolution, augmentation=self._augmentation)
         try:
-            if stream.task is Task.TEXT:
-                return self._samples.text(stream.manifest, draws)
-            return self._samples.pair(stream.manifest, None if self._media is MediaUse.LEAVE else picture, draws)
+            with watch.working_on(in_work(stream.manifest, stream.task, draws.index, position)):
+                if stream.task is Task.TEXT:
+                    return self._samples.text(stream.manifest, draws)
+                return self._samples.pair(stream.manifest, None if self._media is MediaUse.LEAVE else picture, draws)
         except BadSample as error:
             return Failure(fault=Fault.CONTENT, reason=str(error))
-        except OSError as error:
+        except (OSError, LostDecoder) as error:
             return Failure(fault=Fault.STORAGE, reason=str(error))
 
     def _batch(self, task: Task, seats: Sequence[_Seat]) -> Batch:
@@ -181,10 +192,13 @@ class StepReader:
 
 def _substitution(stream: Stream, seat: _Seat) -> Substitution:
     assert seat.sample is not None
+    place = stream.manifest.place(seat.index)
     return Substitution(
         split=stream.split,
         task=stream.task,
         corpus=stream.manifest.fingerprint,
+        dataset=place.dataset,
+        shard=place.shard,
         position=seat.position,
         index=seat.index,
         key=stream.manifest.entry(seat.index).key,

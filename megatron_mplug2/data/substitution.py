@@ -1,6 +1,6 @@
-"""The event of a sample that cannot be used, and how ranks come to know the same ones."""
+"""The event of a sample that cannot be used, and which of its findings by several ranks counts."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,7 +13,7 @@ class Fault(StrEnum):
     CONTENT = "content"
     """The sample itself: it is bad wherever and whenever it is read."""
     STORAGE = "storage"
-    """Reading it, after several tries."""
+    """Reading it, after several tries: it may be read well at another time. So may a sample that hung its decoder, or crashed it."""
 
 
 class Substitution(BaseModel):
@@ -25,6 +25,10 @@ class Substitution(BaseModel):
     task: Task
     corpus: str
     """Fingerprint of the stream."""
+    dataset: str
+    """Name of the bad sample's folder of shards."""
+    shard: str
+    """File name of its tar."""
     position: int = Field(ge=0)
     """In the stream."""
     index: int = Field(ge=0)
@@ -46,11 +50,8 @@ class Substitution(BaseModel):
 
 Substitutions = tuple[Substitution, ...]
 
-Agree = Callable[[Substitutions], Substitutions]
-"""A collective over all ranks: each gives what it found and gets what all found, the same on every rank."""
 
-
-def settled(found: Substitutions) -> Substitutions:
+def settled(found: Iterable[Substitution]) -> Substitutions:
     """One of all ranks' findings for each event, the last candidate that any rank had to go on to; in order of position."""
     ordered = sorted(found, key=lambda one: (one.event, one.attempt, one.fault, one.reason))
     return tuple({substitution.event: substitution for substitution in ordered}.values())

@@ -61,9 +61,13 @@ class LocalFiles:
         return self._folder / name
 
     def read(self, shard: Shard, offset: int, size: int) -> bytes:
-        data = os.pread(self._handle(shard.name), size, offset)
-        if len(data) != size:
-            raise OSError(f"{self._folder / shard.name} ends early: {size} bytes expected at {offset}, {len(data)} read")
+        try:
+            data = os.pread(self._handle(shard.name), size, offset)
+            if len(data) != size:
+                raise OSError(f"{self._folder / shard.name} ends early: {size} bytes expected at {offset}, {len(data)} read")
+        except OSError:
+            self.close(shard.name)  # its handle may be what is at fault (ESTALE): the next try opens the tar anew
+            raise
         return data
 
     def chunks(self, shard: Shard) -> Iterator[bytes]:

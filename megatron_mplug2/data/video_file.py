@@ -135,6 +135,9 @@ class VideoFile:
             self._container.close()
             raise BadMedia("no video stream")
         self._stream = streams[0]
+        if self._stream.codec_context is None:
+            self._container.close()
+            raise BadMedia("no decoder for its codec")
         if self._stream.codec_context.width * self._stream.codec_context.height > MAX_PIXELS:
             self._container.close()
             raise BadMedia(f"frames of {self._stream.codec_context.width}x{self._stream.codec_context.height} pixels are too large")

@@ -76,13 +76,15 @@ class _StreamEvaluation:
 
 
 def evaluate(config: RunConfig) -> None:
-    """Evaluates the run's latest checkpoint on its test split and writes `evaluation.json` and `predictions.jsonl` into the run folder.
+    """Evaluates the run's newest good checkpoint on its test split; writes `evaluation.json` and `predictions.jsonl` into the run folder.
 
     The work of every rank. Raises UserError for a layout with pipeline stages, a missing or damaged checkpoint, and a test split that is
     missing or has fewer samples than data-parallel ranks.
     """
-    inference, step = model.trained(config)
-    _evaluate_and_write(inference, config, step, RESULTS_NAME, PREDICTIONS_NAME)
+    inference, found = model.trained(config)
+    for line in found.said:
+        _progress(inference).note(line)
+    _evaluate_and_write(inference, config, found.state.step, RESULTS_NAME, PREDICTIONS_NAME)
 
 
 def evaluate_untrained(config: RunConfig) -> None:
@@ -194,13 +196,17 @@ def identities(manifest: Manifest, indices: torch.Tensor) -> Identities:
 def _evaluate_and_write(inference: Inference, config: RunConfig, step: int, results_name: str, predictions_name: str) -> None:
     """Rank 0 writes; predictions first, so that results are there only with them."""
     rank = inference.context.topology.rank
-    evaluation = evaluate_stage(inference, config, Split.TEST, EvaluationProgress(speaks=rank == 0))
+    evaluation = evaluate_stage(inference, config, Split.TEST, _progress(inference))
     with together(f"write the evaluation into {config.run_dir}"):
         if rank == 0:
             _write(config.run_dir / predictions_name, "".join(json.dumps(line) + "\n" for line in prediction_lines(evaluation)))
             left_out = {one.key: one.reason for one in evaluation.left_out}
             results = asdict(evaluation.results) | {"step": step, "config": config_digest(config), "left_out": left_out}
             _write(config.run_dir / results_name, json.dumps(results, indent=1) + "\n")
+
+
+def _progress(inference: Inference) -> EvaluationProgress:
+    return EvaluationProgress(speaks=inference.context.topology.rank == 0)
 
 
 def config_digest(config: RunConfig) -> str:

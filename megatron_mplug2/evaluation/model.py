@@ -2,6 +2,7 @@
 
 from megatron_mplug2.checkpoint import store
 from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.data.tokenizer import Tokenizer
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.evaluation.inference import Inference
 from megatron_mplug2.models.build import build_stage
@@ -28,12 +29,16 @@ def built(config: RunConfig) -> tuple[Inference, list[Weight]]:
     return Inference(stage.stage, stage.context), stage.weights
 
 
-def trained(config: RunConfig) -> tuple[Inference, int]:
-    """With the weights of the run's latest checkpoint, and its step. Collective over the world.
+def trained(config: RunConfig) -> tuple[Inference, store.Found]:
+    """With the weights of the run's newest good checkpoint, and what that is. Collective over the world.
 
     Raises:
-        UserError: as `check_layout`, or there is no checkpoint, or it is damaged or of another model.
+        UserError: as `check_layout`, or there is no good checkpoint, or it is of another model or vocabulary.
     """
     inference, weights = built(config)
-    state = store.load_weights(store.checkpoint_folder(config.run_dir), weights, inference.context.topology)
-    return inference, state.step
+    found = store.find_in(config.run_dir)
+    store.load_weights(found, weights, inference.context.topology)
+    fingerprint = Tokenizer(config.data.vocab, config.model.text.vocab_size).fingerprint
+    if found.state.data.get("vocabulary", fingerprint) != fingerprint:
+        raise UserError(f"{found.checkpoint} was trained with another vocabulary than data.vocab={config.data.vocab}: put that one back")
+    return inference, found

@@ -5,7 +5,7 @@ from itertools import takewhile
 import torch
 
 from megatron_mplug2.config.schema import RunConfig, Task
-from megatron_mplug2.data.evaluation_batches import EvaluationBatch, evaluation_batches
+from megatron_mplug2.data.evaluation_batches import EvaluationBatch, Unreadable, evaluation_batches
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.evaluation.gather import gather_samples
 from megatron_mplug2.evaluation.inference import Inference
@@ -21,7 +21,13 @@ def validation_retrieval(inference: Inference, config: RunConfig, task: Task, sa
     """
     topology = inference.context.topology
     batches = evaluation_batches(
-        config, Split.VALIDATION, task, data_rank=topology.data_rank, data_size=topology.data_size, batch=min(BATCH, samples)
+        config,
+        Split.VALIDATION,
+        task,
+        data_rank=topology.data_rank,
+        data_size=topology.data_size,
+        batch=min(BATCH, samples),
+        unreadable=Unreadable.LEAVE_OUT,
     )
     # Indices rise, so nothing comes after the first batch that is wholly beyond.
     wanted = takewhile(lambda batch: not len(batch.indices) or int(batch.indices[0]) < samples, batches)

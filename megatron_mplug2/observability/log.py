@@ -13,10 +13,13 @@ from typing import Any, Self
 from torch.utils.tensorboard import SummaryWriter
 
 from megatron_mplug2.errors import UserError
-from megatron_mplug2.observability.metrics import StepMetrics
+from megatron_mplug2.observability.metrics import StepMetrics, UseMetrics
 
 METRICS_NAME = "metrics.jsonl"
 TENSORBOARD_NAME = "tensorboard"
+
+_NAMED = {"loss": "losses", "grad_norm": "module_grad_norms", "weight_norm": "module_weight_norms"}
+"""Beginnings of names of figures -> fields of a step's metrics that hold several by name."""
 
 
 class RunLog:
@@ -31,12 +34,23 @@ class RunLog:
 
     def step(self, metrics: StepMetrics) -> None:
         values = asdict(metrics)
-        task, losses = metrics.task.value, values.pop("losses")
-        self._write({"kind": "train", **values, **{f"loss/{name}": loss for name, loss in losses.items()}})
-        for name, loss in losses.items():
-            self._board.add_scalar(f"{task}/loss/{name}", loss, metrics.step)
+        bad = {"bad": reason} if (reason := values.pop("bad")) else {}
+        named = {f"{kind}/{name}": value for kind, field in _NAMED.items() for name, value in values.pop(field).items()}
+        self._write({"kind": "train", **values, **bad, **named})
+        for name, value in named.items():
+            self._board.add_scalar(f"{metrics.task}/{name}" if name.startswith("loss/") else name, value, metrics.step)
         for name in ("grad_norm", "lr", "temperature", "samples_per_s", "data_wait_s", "step_s"):
             self._board.add_scalar(f"training/{name}", values[name], metrics.step)
+
+    def use(self, metrics: UseMetrics) -> None:
+        values = asdict(metrics)
+        self._write({"kind": "use", **values})
+        for name in ("mfu", "tflops", "data_wait_share", "memory_gb"):
+            if values[name] is not None:
+                self._board.add_scalar(f"use/{name}", values[name], metrics.step)
+        for section, time in metrics.sections.items():
+            self._board.add_scalar(f"seconds/{section.tag}/median", time.median, metrics.step)
+            self._board.add_scalar(f"seconds/{section.tag}/slowest", time.slowest, metrics.step)
 
     def validation(self, step: int, values: Mapping[str, float]) -> None:
         """Named figures of a validation that follows a step, such as `image_text/loss/vlc`."""
@@ -67,6 +81,13 @@ class RunLog:
 def _finite(value: Any) -> Any:
     """JSON has no NaN and no infinity: they are written as their names."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def last_train_step(run_dir: Path) -> int | None:
+    """Index of the last step that a run logged; None where it logged none."""
+    path = run_dir / METRICS_NAME
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    return next((step for line in reversed(lines) if (step := _step_of(line)) is not None), None)
 
 
 def _step_of(line: str) -> int | None:

@@ -53,7 +53,8 @@ class TrainingProgress:
         losses = " ".join(f"{name} {loss:.3f}" for name, loss in sorted(self._losses.items()))
         rate = self._steps.per_second
         left = timedelta(seconds=round((self._total - done) / rate)) if rate else "?"
-        return f"{left} left | {metrics.samples_per_s:.1f} samples/s | {metrics.task.value:<10} {losses}"
+        bad = f" | bad samples: {metrics.substituted}" if metrics.substituted else ""
+        return f"{left} left | {metrics.samples_per_s:.1f} samples/s | {metrics.task.value:<10} {losses}{bad}"
 
     def __enter__(self) -> Self:
         self._live.start()

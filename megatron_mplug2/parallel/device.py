@@ -8,6 +8,7 @@ optimizer. Where CUDA exists nothing here changes anything. Where it doesn't:
 - `own_code` switches that rewriting off again around our own forward pass, which never names a device.
 """
 
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -35,6 +36,15 @@ def device() -> torch.device:
 def backend() -> str:
     """Name of the collective backend that serves `device()`."""
     return "nccl" if on_gpu() else "gloo"
+
+
+def peak_memory_gb() -> float:
+    """Most that this process has had at once, in 1e9 bytes: allocated on its GPU since the last call, or resident since its start."""
+    if not on_gpu():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    peak = torch.cuda.max_memory_allocated() / 1e9
+    torch.cuda.reset_peak_memory_stats()
+    return peak
 
 
 def _names_cuda(value: object) -> bool:

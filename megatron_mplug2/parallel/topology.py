@@ -2,6 +2,7 @@
 
 import gc
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch.distributed as dist
 from megatron.core import parallel_state
@@ -9,6 +10,9 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 
 from megatron_mplug2.config.schema import LayoutConfig
 from megatron_mplug2.parallel import device
+
+GROUP_TIMEOUT = timedelta(hours=2)
+"""torch's limit on a collective: past the watchdog's (`training.hang_timeout_s`), which names the rank that is missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,8 @@ class Topology:
     sequence_parallel: bool
     groups: ProcessGroupCollection
     """Groups under the names that Megatron-Core's classes ask for (tp, pp, mp, dp, dp_cp, ...)."""
+    background_group: dist.ProcessGroup
+    """All ranks, by the CPU: for what runs beside the training steps, whose own collectives it must not meet."""
     pipeline_ranks: tuple[int, ...]
     """Global ranks of this rank's pipeline, first stage first."""
     features_group: dist.ProcessGroup | None
@@ -88,6 +94,7 @@ def make_topology(layout: LayoutConfig, roles: StageRoles) -> Topology:
         tensor_model_parallel_size=layout.tensor,
         pipeline_model_parallel_size=layout.pipeline,
         create_gloo_process_groups=False,
+        distributed_timeout_minutes=GROUP_TIMEOUT // timedelta(minutes=1),
     )
     groups = ProcessGroupCollection.use_mpu_process_groups()
     # Our tied pairs have groups of their own: Megatron-Core's single embedding group must stay out of it. None would mean its global one;
@@ -106,6 +113,7 @@ def make_topology(layout: LayoutConfig, roles: StageRoles) -> Topology:
         data_size=layout.data,
         sequence_parallel=layout.sequence_parallel,
         groups=groups,
+        background_group=dist.new_group(backend="gloo", timeout=GROUP_TIMEOUT),
         pipeline_ranks=pipeline_ranks,
         features_group=_features_group(layout, roles.features),
         tie_groups=tuple(_tie_group(layout, stages) for stages in roles.ties),
@@ -134,7 +142,7 @@ def _group_of_stages(layout: LayoutConfig, stages: list[int]) -> dist.ProcessGro
     mine = None
     for pipeline in _pipelines(layout):
         ranks = [pipeline[stage] for stage in stages]
-        group = dist.new_group(ranks)
+        group = dist.new_group(ranks, timeout=GROUP_TIMEOUT)
         if dist.get_rank() in ranks:
             mine = group
     return mine

@@ -1,8 +1,9 @@
 """Everything that one rank trains with, made from a config: its stage, Megatron-Core's data parallelism and optimizer around it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import MegatronOptimizer
 from torch import nn
@@ -16,9 +17,10 @@ from megatron_mplug2.models.partition import Partition, balanced_starts
 from megatron_mplug2.models.units import VisionEmbeddingUnit
 from megatron_mplug2.models.weights import Weight
 from megatron_mplug2.objectives.contrastive import clamp_log_temperature_
+from megatron_mplug2.observability.sections import Section, SectionClock
 from megatron_mplug2.parallel.device import megatron_runtime
 from megatron_mplug2.parallel.topology import Topology, make_topology
-from megatron_mplug2.training.optimizer import LearningRate, make_optimizer
+from megatron_mplug2.training.optimizer import LearningRate, clip, make_optimizer
 from megatron_mplug2.training.pipeline_stage import PipelineStage
 from megatron_mplug2.training.ties import TiedCopy, reduce_ties, tied_copies
 
@@ -36,6 +38,8 @@ class Engine:
     optimizer: MegatronOptimizer
     learning_rate: LearningRate
     weights: list[Weight]
+    clock: SectionClock
+    """Told where in a step the rank is."""
 
     @property
     def log_temperature(self) -> nn.Parameter | None:
@@ -52,14 +56,29 @@ class Engine:
         if self.config.layout.overlap_param_gather:
             self.ddp.start_param_sync(force_sync=True)
 
-    def update(self, step: int) -> tuple[float, float]:
-        """One optimizer step from the gradients that the schedule has left. Returns the gradient norm before clipping and the rate."""
+    def gradients_are_finite(self) -> bool:
+        """All of this rank's own, replicas too. By their sum, the quickest to compute: only sums over 3e38 would be taken for infinite."""
+        sums = [buffer.grad_data.sum() for buffer in self.ddp.buffers]
+        return bool(torch.stack(sums).isfinite().all()) if sums else True
+
+    def update(self, step: int, accept: Callable[[float], bool] = lambda norm: True) -> tuple[float, float]:
+        """One optimizer step from the gradients that the schedule has left. Returns the gradient norm before clipping and the rate.
+
+        `accept` is asked with the norm, before the gradients are clipped. Where it refuses, the same on all ranks, weights, moments and
+        Adam's count stay as if the step had not been.
+        """
         rate = self.learning_rate.set(step)
         with megatron_runtime():
-            _, norm, _ = self.optimizer.step()
+            self.optimizer.prepare_grads()
+            norm = float(self.optimizer.get_grad_norm())
+        if not accept(norm):
+            return norm, rate
+        with megatron_runtime():
+            clip(self.optimizer, self.config.optimizer.clip_norm, norm)
+            self.optimizer.step_with_ready_grads()
         if self.log_temperature is not None:
             clamp_log_temperature_(self.log_temperature, self.config.objectives.vlc)
-        return float(norm), rate
+        return norm, rate
 
 
 def make_partition(config: RunConfig) -> Partition:
@@ -69,8 +88,9 @@ def make_partition(config: RunConfig) -> Partition:
     return Partition(chain(config.model), cuts)
 
 
-def make_engine(config: RunConfig) -> Engine:
+def make_engine(config: RunConfig, clock: SectionClock | None = None) -> Engine:
     """Makes every group, this rank's stage with its initial weights, and its optimizer. Collective over the world."""
+    clock = clock or SectionClock()
     partition = make_partition(config)
     topology = make_topology(config.layout, partition.roles)
     built = build_stage(config, partition, topology, config.training.recompute)
@@ -81,7 +101,7 @@ def make_engine(config: RunConfig) -> Engine:
     with megatron_runtime():
         ddp = DistributedDataParallel(core, _ddp_config(config.layout), pipeline_stage, pg_collection=topology.groups)
     core.no_sync_func = ddp.no_sync
-    core.finalize_model_grads_func = _Finalize(topology, copies)
+    core.finalize_model_grads_func = _Finalize(topology, copies, clock)
     optimizer = make_optimizer(config, ddp, weights, topology)
     return Engine(
         config=config,
@@ -94,6 +114,7 @@ def make_engine(config: RunConfig) -> Engine:
         optimizer=optimizer,
         learning_rate=LearningRate(config, optimizer),
         weights=weights,
+        clock=clock,
     )
 
 
@@ -109,11 +130,12 @@ def _ddp_config(layout: LayoutConfig) -> DistributedDataParallelConfig:
 class _Finalize:
     """What the schedule calls after the last backward: the reductions of gradients over data-parallel, tensor-parallel and tied ranks."""
 
-    def __init__(self, topology: Topology, copies: Sequence[TiedCopy]) -> None:
-        self._groups, self._copies = topology.groups, copies
+    def __init__(self, topology: Topology, copies: Sequence[TiedCopy], clock: SectionClock) -> None:
+        self._groups, self._copies, self._clock = topology.groups, copies, clock
 
     def __call__(self, model: list[DistributedDataParallel], *_: object, **__: object) -> None:
         """The schedule's token count is left out: every loss was divided by its own global count already."""
+        self._clock.enter(Section.GRADIENT_REDUCTION)
         _report_unused(model[0])
         finalize_model_grads(model, None, self._groups)
         reduce_ties(self._copies)

@@ -1,13 +1,8 @@
-"""Ctrl-C and SIGTERM as a wish that every rank hears at the same step."""
+"""Ctrl-C and SIGTERM as a wish, which all ranks follow at the same step."""
 
 import signal
 from types import FrameType, TracebackType
 from typing import Self
-
-import torch
-import torch.distributed as dist
-
-from megatron_mplug2.parallel.device import device
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -21,11 +16,9 @@ class Interrupt:
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self._asked = True
 
-    def asked_anywhere(self) -> bool:
-        """Whether any rank was asked to stop. Collective over the world."""
-        asked = torch.tensor([int(self._asked)], device=device())
-        dist.all_reduce(asked, op=dist.ReduceOp.MAX)
-        return bool(asked.item())
+    def asked(self) -> bool:
+        """Whether this rank was asked to stop; the guard tells the others (`training.guard`)."""
+        return self._asked
 
     def __enter__(self) -> Self:
         self._before = [signal.signal(signum, self._note) for signum in _SIGNALS]

@@ -1,92 +1,165 @@
 """Pretraining: the loop over the planned steps, with validation, checkpoints and a clean stop."""
 
-import math
-from itertools import chain
+from dataclasses import dataclass
 
 import torch.distributed as dist
 
 from megatron_mplug2.checkpoint.together import together
 from megatron_mplug2.config.schema import RunConfig
-from megatron_mplug2.data.batch import moved
+from megatron_mplug2.data.batch import Batch, moved
 from megatron_mplug2.data.ledger import Ledger
 from megatron_mplug2.data.loader import Loader
+from megatron_mplug2.data.mixture import PlannedStep
+from megatron_mplug2.data.peers import Peers
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.state import DataState
-from megatron_mplug2.data.substitution import Substitutions, settled
-from megatron_mplug2.errors import UserError
+from megatron_mplug2.observability.beats import forget_beats
+from megatron_mplug2.observability.sections import Section, SectionClock
+from megatron_mplug2.observability.watchdog import Watchdog
+from megatron_mplug2.parallel.determinism import be_deterministic
 from megatron_mplug2.parallel.device import device
+from megatron_mplug2.parallel.topology import Topology
 from megatron_mplug2.training import checkpoints
+from megatron_mplug2.training.bad_steps import BadSteps
 from megatron_mplug2.training.engine import Engine, make_engine
+from megatron_mplug2.training.guard import Guard
+from megatron_mplug2.training.health_state import HealthState
 from megatron_mplug2.training.interrupt import Interrupt
 from megatron_mplug2.training.only_run import only_run
 from megatron_mplug2.training.recorder import Recorder
-from megatron_mplug2.training.step import StepResult, StepWork, train_step
+from megatron_mplug2.training.step import StepWork, train_step
 from megatron_mplug2.training.validation import validate
 
 
 def pretrain(config: RunConfig) -> None:
-    """Trains to the end of the schedule, or until a signal asks to stop; goes on from the run's latest checkpoint. On every rank.
+    """Trains to the end of the schedule, or until a signal asks to stop; goes on from the run's newest good checkpoint. On every rank.
 
     Raises UserError for data, a checkpoint or a layout that cannot be used, for a run folder that cannot be written or that another run is
-    using, and for a loss that is no number any more.
+    using, and for a bad step at which the run is to stop (`training.on_bad_step`). Ends the process with `errors.HUNG`, and a line, where a
+    rank is stuck (`training.hang_timeout_s`).
     """
+    rank, world_size, clock = dist.get_rank(), dist.get_world_size(), SectionClock()
+    if config.training.deterministic:
+        be_deterministic()
     with Interrupt() as interrupt, only_run(config.run_dir):
-        engine = make_engine(config)
-        state = checkpoints.resume(engine)
-        loader = _loader(engine, state)
         with together(f"write into {config.run_dir}"):
-            recorder = Recorder(config, engine.topology, state.steps if state else 0)
-        with recorder:
-            if state:
-                recorder.note(f"going on from the checkpoint after step {state.steps} of {config.steps}")
-            _train(engine, loader, recorder, interrupt)
+            if rank == 0:
+                forget_beats(config.run_dir)
+        with Watchdog(config.run_dir, rank, world_size, clock, config.training.hang_timeout_s) as watchdog:
+            engine = make_engine(config, clock)
+            begin = checkpoints.start(engine)
+            first = begin.state.steps if begin.state else 0
+            data = _data(engine, begin.state)
+            with together(f"write into {config.run_dir}"):
+                recorder = Recorder(config, engine.topology, clock, first, begin.health)
+            watchdog.tell(recorder.ended)
+            with recorder:
+                for line in begin.said:
+                    recorder.note(line)
+                if begin.state:
+                    recorder.note(f"going on from the checkpoint after step {first} of {config.steps}")
+                with checkpoints.Saver(engine, recorder.note) as saver:
+                    _Training(engine, data, recorder, interrupt, saver, begin.health).run(first)
 
 
-def _loader(engine: Engine, state: DataState | None) -> Loader:
-    config, topology = engine.config, engine.topology
-    return Loader(
-        config,
+@dataclass(frozen=True, kw_only=True)
+class _Data:
+    """What a rank reads, with whom, and where bad samples are written down."""
+
+    loader: Loader
+    peers: Peers | None
+    ledger: Ledger | None
+
+
+def _data(engine: Engine, state: DataState | None) -> _Data:
+    topology = engine.topology
+    peers = _peers(topology)
+    ledger = Ledger(engine.config.run_dir) if topology.rank == 0 else None
+    loader = Loader(
+        engine.config,
         Split.TRAIN,
         data_rank=topology.data_rank,
         data_size=topology.data_size,
         needs_media=engine.needs_media,
         start_step=state.steps if state else 0,
         state=state,
-        agree=_agree if topology.world_size > 1 else None,
-        ledger=Ledger(config.run_dir) if topology.rank == 0 else None,
+        peers=peers,
+        ledger=ledger,
     )
+    return _Data(loader=loader, peers=peers, ledger=ledger)
 
 
-def _agree(found: Substitutions) -> Substitutions:
-    """All ranks' substitutions, the same on each."""
-    everyone: list[Substitutions] = [()] * dist.get_world_size()
-    dist.all_gather_object(everyone, found)
-    return settled(tuple(chain.from_iterable(everyone)))
+def _peers(topology: Topology) -> Peers | None:
+    if topology.world_size == 1:
+        return None
+    return Peers(topology.tensor_group if topology.tensor_size > 1 else None)
 
 
-def _train(engine: Engine, loader: Loader, recorder: Recorder, interrupt: Interrupt) -> None:
-    training, last = engine.config.training, engine.config.steps - 1
-    for planned, batches in loader:
-        recorder.batch_arrived()
+class _Training:
+    """The steps of one start of a run."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        data: _Data,
+        recorder: Recorder,
+        interrupt: Interrupt,
+        saver: checkpoints.Saver,
+        health: HealthState,
+    ) -> None:
+        self._engine, self._data, self._recorder, self._saver = engine, data, recorder, saver
+        self._guard = Guard(engine.config, health.recent, interrupt.asked)
+        self._bad_steps = BadSteps(engine.config, health, saver, recorder.note)
+
+    def run(self, first: int) -> None:
+        """From step `first` on."""
+        clock, last = self._engine.clock, self._engine.config.steps - 1
+        clock.enter(Section.DATA_WAIT, first)
+        for planned, batches in self._data.loader:
+            self._recorder.batch_arrived()
+            rolled_back = self._step(planned, batches)
+            stopping = self._guard.stopping
+            self._validate(planned.step, stopping)
+            if stopping or rolled_back or (planned.step + 1) % self._engine.config.training.checkpoint_every == 0 or planned.step == last:
+                self._save(planned.step)
+            if stopping and planned.step != last:
+                with clock.within(Section.CHECKPOINT):
+                    self._saver.finish()
+                self._recorder.stopping("stopped")
+                return
+            clock.enter(Section.DATA_WAIT, planned.step + 1)
+        with clock.within(Section.CHECKPOINT):
+            self._saver.finish()
+
+    def _step(self, planned: PlannedStep, batches: list[Batch]) -> bool:
+        """Returns whether the run was rolled back."""
         work = StepWork(step=planned.step, task=planned.task, phase=planned.phase, batches=[moved(batch, device()) for batch in batches])
-        result = train_step(engine, work)
-        _check_finite(engine, work, result)
-        recorder.step(work, result)
-        done, stopping = planned.step + 1, interrupt.asked_anywhere()
-        if training.validate_every and not stopping and (done % training.validate_every == 0 or planned.step == last):
-            recorder.validation(planned.step, validate(engine, _agree if engine.topology.world_size > 1 else None))
-        if stopping or done % training.checkpoint_every == 0 or planned.step == last:
-            folder = checkpoints.save(engine, loader.state_after(planned.step))
-            recorder.note(f"checkpoint after step {done} in {folder}")
-        if stopping and planned.step != last:
-            recorder.note(f"stopped after step {done} of {engine.config.steps}; the same command goes on from there")
-            return
+        result = train_step(self._engine, work, self._guard, by_module=self._recorder.logs(planned.step))
+        self._engine.clock.enter(Section.LOGGING)
+        self._recorder.step(work, result, substituted=self._data.loader.substituted)
+        self._saver.step_done()
+        if result.bad is None:
+            self._bad_steps.good()
+            return False
+        with self._engine.clock.within(Section.CHECKPOINT):
+            back = self._bad_steps.bad(work, result.bad)
+        if back is not None:
+            self._recorder.rolled_back(back)
+        return back is not None
 
+    def _validate(self, step: int, stopping: bool) -> None:
+        training, last = self._engine.config.training, self._engine.config.steps - 1
+        if training.validate_every and not stopping and ((step + 1) % training.validate_every == 0 or step == last):
+            with self._engine.clock.within(Section.VALIDATION):
+                self._recorder.validation(step, validate(self._engine, self._data.peers, self._data.ledger))
 
-def _check_finite(engine: Engine, work: StepWork, result: StepResult) -> None:
-    if not math.isfinite(result.grad_norm):
-        raise UserError(
-            f"step {work.step} ({work.task}): the gradient norm is {result.grad_norm} with losses "
-            f"{', '.join(f'{name} {loss:.4g}' for name, loss in result.values.losses.items())}; this step was not saved: "
-            f"lower optimizer.lr={engine.config.optimizer.lr} or look at the data of this step"
+    def _save(self, step: int) -> None:
+        health = HealthState(
+            recent=self._guard.recent,
+            bad_in_a_row=self._bad_steps.in_a_row,
+            left_out=self._bad_steps.left_out,
+            productive_s=self._recorder.productive_s,
         )
+        with self._engine.clock.within(Section.CHECKPOINT):
+            self._saver.save(self._data.loader.state_after(step), health)
+        self._recorder.saved(health)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from megatron.core import optimizer as megatron_optimizers
 from megatron.core.distributed import DistributedDataParallel
-from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
+from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer, get_megatron_optimizer
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer.optimizer_config import OptimizerConfig, ParamKey
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler, ParamGroupOverride
 
@@ -55,6 +56,14 @@ def make_optimizer(config: RunConfig, ddp: DistributedDataParallel, weights: Seq
     megatron_optimizers.USING_PYTORCH_OPTIMIZER = True
     with megatron_runtime():
         return get_megatron_optimizer(core, [ddp], _overrides(settings), use_gloo_process_groups=False, pg_collection=topology.groups)
+
+
+def clip(optimizer: MegatronOptimizer, limit: float, norm: float) -> None:
+    """Scales prepared gradients of norm `norm` down to the limit, as Megatron-Core's own step does before its update."""
+    for part in optimizer.chained_optimizers if isinstance(optimizer, ChainedOptimizer) else [optimizer]:
+        params = part.get_parameters()
+        if params:
+            clip_grad_by_total_norm_fp32(params, max_norm=limit, total_norm=norm)
 
 
 def _mark(group: ParamGroup, decayed: bool) -> str:

@@ -12,9 +12,12 @@ from megatron_mplug2.models.microbatch import ContrastShare, ContrastSolver, Mic
 from megatron_mplug2.models.shapes import batch_shape
 from megatron_mplug2.objectives.counts import local_counts
 from megatron_mplug2.objectives.result import Objective
+from megatron_mplug2.observability.sections import Section
 from megatron_mplug2.parallel.device import device
 from megatron_mplug2.training import contrast
 from megatron_mplug2.training.engine import Engine
+from megatron_mplug2.training.guard import BadStep, Guard
+from megatron_mplug2.training.norms import gradient_norms, weight_norms
 from megatron_mplug2.training.passes import run_features, run_microbatches
 
 _OBJECTIVES = tuple(Objective)
@@ -39,19 +42,46 @@ class StepLosses:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModuleNorms:
+    gradients: dict[str, float]
+    """Before clipping."""
+    weights: dict[str, float]
+    """After the update."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepResult:
     values: StepLosses
     grad_norm: float
     """Before clipping."""
     rate: float
     """Learning rate of the groups without a scale."""
+    bad: BadStep | None
+    """Why the step made no update; None where it did."""
+    norms: ModuleNorms | None
+    """Where they were asked for."""
 
 
-def train_step(engine: Engine, work: StepWork) -> StepResult:
-    """Forward, backward and update. Collective over the world."""
+def train_step(engine: Engine, work: StepWork, guard: Guard, *, by_module: bool = False) -> StepResult:
+    """Forward, backward, and the update if the guard has nothing against it. Collective over the world.
+
+    `by_module` asks for the norms of gradients and weights by module, which costs a pass over both.
+    """
     values = backward(engine, work)
-    norm, rate = engine.update(work.step)
-    return StepResult(values=values, grad_norm=norm, rate=rate)
+    engine.clock.enter(Section.OPTIMIZER)
+    gradients: dict[str, float] = {}
+    found: list[BadStep] = []
+
+    def accept(norm: float) -> bool:
+        if by_module:
+            gradients.update(gradient_norms(engine))
+        bad = guard.judge(work.task, values.losses, norm, finite_here=engine.gradients_are_finite())
+        found.extend([bad] if bad else [])
+        return bad is None
+
+    norm, rate = engine.update(work.step, accept)
+    norms = ModuleNorms(gradients=gradients, weights=weight_norms(engine)) if by_module else None
+    return StepResult(values=values, grad_norm=norm, rate=rate, bad=found[0] if found else None, norms=norms)
 
 
 def backward(engine: Engine, work: StepWork) -> StepLosses:
@@ -87,13 +117,17 @@ def make_microbatches(engine: Engine, work: StepWork) -> list[Microbatch]:
 
 
 def _run_passes(engine: Engine, work: StepWork, *, forward_only: bool) -> list[Microbatch]:
+    clock = engine.clock
+    clock.enter(Section.MEETING)
     micros = make_microbatches(engine, work)
     if work.task is not Task.TEXT:
         if len(micros) == 1 and engine.topology.pipeline_size == 1:
             micros[0].solver = inline_solver(engine, work, micros[0])
         else:
+            clock.enter(Section.FEATURE_PASS)
             for micro, share in zip(micros, _first_pass(engine, work, micros), strict=True):
                 micro.contrast = share
+    clock.enter(Section.FORWARD_BACKWARD)
     run_microbatches(engine, micros, forward_only=forward_only)
     return micros
 

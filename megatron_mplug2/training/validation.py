@@ -3,17 +3,21 @@
 from collections import defaultdict
 
 from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.data.batch import moved
 from megatron_mplug2.data.evaluation_batches import validation_steps
+from megatron_mplug2.data.ledger import Ledger
 from megatron_mplug2.data.mixture import StepPlan
-from megatron_mplug2.data.substitution import Agree
+from megatron_mplug2.data.peers import Peers
 from megatron_mplug2.evaluation.inference import Inference
 from megatron_mplug2.evaluation.validation import validation_retrieval
+from megatron_mplug2.parallel.device import device
 from megatron_mplug2.training.engine import Engine
 from megatron_mplug2.training.step import StepWork, validation_step
 
 
-def validate(engine: Engine, agree: Agree | None) -> dict[str, float]:
-    """Named figures, e.g. `video_text/loss/vlc`; means over the batches. Collective over the world; leaves the run as it was."""
+def validate(engine: Engine, peers: Peers | None, ledger: Ledger | None) -> dict[str, float]:
+    """Named figures, e.g. `video_text/loss/vlc`; means over the batches. Collective over the world; leaves the run as it was, but for
+    bad samples in the ledger."""
     config, topology = engine.config, engine.topology
     engine.finish_gathering()
     values: dict[str, float] = {}
@@ -26,10 +30,11 @@ def validate(engine: Engine, agree: Agree | None) -> dict[str, float]:
             data_rank=topology.data_rank,
             data_size=topology.data_size,
             needs_media=engine.needs_media,
-            agree=agree,
+            peers=peers,
+            ledger=ledger,
         )
         for planned, batches in steps:
-            work = StepWork(step=planned.step, task=task, phase=planned.phase, batches=batches)
+            work = StepWork(step=planned.step, task=task, phase=planned.phase, batches=[moved(batch, device()) for batch in batches])
             for objective, loss in validation_step(engine, work).losses.items():
                 sums[f"{task}/loss/{objective}"] += loss
         values |= {name: total / config.training.validation_batches for name, total in sums.items()}

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
 
 from megatron_mplug2.checkpoint import store
+from megatron_mplug2.checkpoint.commit import Retention
 from megatron_mplug2.checkpoint.optimizer_state import held_states
 from megatron_mplug2.checkpoint.state import RunState
 from megatron_mplug2.config.schema import LayoutConfig
@@ -16,6 +18,12 @@ from tests.ranks import run_ranks
 
 FIRST, THEN = 2, 3
 """Steps before and after the checkpoint."""
+
+MATRIX = {
+    f"tp{tensor} pp{pipeline} dp{data}{' zero1' * zero1}": LayoutConfig(tensor=tensor, pipeline=pipeline, data=data, zero1=zero1)
+    for tensor, pipeline, data, zero1 in product((1, 2), (1, 2), (1, 2), (False, True))
+}
+"""Every layout of up to two ranks a dimension, with and without ZeRO-1."""
 
 LAYOUTS = {
     "one": LayoutConfig(zero1=False),
@@ -58,7 +66,15 @@ def uninterrupted(setup: Setup) -> Outcome:
 
 
 def save(folder: Path, toy: Toy, step: int, keep: int = 2) -> Path:
-    return store.save(folder, state_of(step), toy.weights, toy.optimizer, toy.topology, keep=keep)
+    return store.save(folder, state_of(step), toy.weights, toy.optimizer, toy.topology, Retention(last=keep))
+
+
+def load(folder: Path, toy: Toy) -> store.Found:
+    """The newest good one, into the toy."""
+    found = store.find(folder)
+    assert isinstance(found, store.Found), found
+    store.load(found, toy.weights, toy.optimizer, toy.topology)
+    return found
 
 
 def train_save_train(folder: Path, setup: Setup) -> Outcome:
@@ -68,13 +84,23 @@ def train_save_train(folder: Path, setup: Setup) -> Outcome:
     return outcome_of(toy, before + toy.train(FIRST, THEN))
 
 
+def resume_from_each(folders: Sequence[Path], setup: Setup) -> list[Outcome]:
+    """In one process group, over numbers everywhere."""
+    toy = Toy(setup)
+    outcomes = []
+    for folder in folders:
+        _overwrite(toy)
+        assert load(folder, toy).state == state_of(FIRST)
+        outcomes.append(outcome_of(toy, toy.train(FIRST, THEN)))
+    return outcomes
+
+
 def resume(folder: Path, setup: Setup, used: bool) -> Outcome:
     """`used`: load over numbers everywhere, pad rows and optimizer state too, instead of into a fresh model and optimizer."""
     toy = Toy(setup)
     if used:
         _overwrite(toy)
-    state = store.load(folder, toy.weights, toy.optimizer, toy.topology)
-    assert state == state_of(FIRST)
+    assert load(folder, toy).state == state_of(FIRST)
     return outcome_of(toy, toy.train(FIRST, THEN))
 
 
@@ -91,7 +117,7 @@ def load_or_line(folder: Path, setup: Setup) -> str | None:
     """The line of the UserError that a load ends in."""
     toy = Toy(setup)
     try:
-        store.load(folder, toy.weights, toy.optimizer, toy.topology)
+        load(folder, toy)
     except UserError as error:
         return str(error)
     return None

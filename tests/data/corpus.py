@@ -12,6 +12,7 @@ from typing import Any
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from megatron_mplug2.config.schema import RunConfig
@@ -54,32 +55,44 @@ class Sample:
     record: Record
 
 
-def write_stream(folder: Path, kind: MediaKind, samples: Sequence[Sample]) -> Path:
-    """A folder as `mplug2 data shard` makes it, with one tar."""
+def write_stream(folder: Path, kind: MediaKind, samples: Sequence[Sample], per_tar: int = 1000) -> Path:
+    """A folder as `mplug2 data shard` makes it."""
     folder.mkdir(parents=True)
     rows = np.zeros(len(samples), dtype=ROW)
-    offsets: list[tuple[int, int]] = []
-    with tarfile.open(folder / "00000.tar", "w") as tar:
-        for sample in samples:
-            places: list[int] = []
-            for name, data in ((f"{sample.key}.bin", sample.media), (f"{sample.key}.json", sample.record.to_json())):
-                member = tarfile.TarInfo(name)
-                member.size = len(data)
-                places.append(tar.offset + tarfile.BLOCKSIZE)
-                tar.addfile(member, io.BytesIO(data))
-            offsets.append((places[0], places[1]))
-    for place, (sample, (media, record)) in enumerate(zip(samples, offsets, strict=True)):
-        media_id = content_id("media", sample.media or sample.record.to_json())
-        meaning = content_id("meaning", repr(sample.record.captions).encode())
-        text = sample.record.to_json()
-        identity = (sample.key.encode(), media_id, meaning, 0, media, len(sample.media), 0, 0, 0)
-        rows[place] = (*identity, record, len(text), content_id("record", text), b"", 0, 0, 0, 0.0, 0.0, False)
+    shards: list[Shard] = []
+    for start in range(0, len(samples), per_tar):
+        part = samples[start : start + per_tar]
+        rows[start : start + per_tar], shard = _write_tar(folder, len(shards), part)
+        shards.append(shard)
     np.save(folder / INDEX, rows)
     digest = sha256((folder / INDEX).read_bytes()).hexdigest()
-    tar_bytes = (folder / "00000.tar").read_bytes()
-    shard = Shard(name="00000.tar", size=len(tar_bytes), sha256=sha256(tar_bytes).hexdigest())
-    (folder / MANIFEST).write_bytes(Header(kind=kind, samples=len(samples), index_sha256=digest, shards=(shard,)).to_json())
+    (folder / MANIFEST).write_bytes(Header(kind=kind, samples=len(samples), index_sha256=digest, shards=tuple(shards)).to_json())
     return folder
+
+
+def _write_tar(folder: Path, number: int, samples: Sequence[Sample]) -> tuple[NDArray[np.void], Shard]:
+    """Its rows of the index, and its line in the manifest."""
+    path = folder / f"{number:05}.tar"
+    rows = np.zeros(len(samples), dtype=ROW)
+    with tarfile.open(path, "w") as tar:
+        for place, sample in enumerate(samples):
+            text = sample.record.to_json()
+            media, record = (_add(tar, f"{sample.key}.{form}", data) for form, data in (("bin", sample.media), ("json", text)))
+            media_id = content_id("media", sample.media or text)
+            meaning = content_id("meaning", repr(sample.record.captions).encode())
+            identity = (sample.key.encode(), media_id, meaning, number, media, len(sample.media), 0, 0, 0)
+            rows[place] = (*identity, record, len(text), content_id("record", text), b"", 0, 0, 0, 0.0, 0.0, False)
+    content = path.read_bytes()
+    return rows, Shard(name=path.name, size=len(content), sha256=sha256(content).hexdigest())
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
+    """Where the data lie in the tar."""
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    start = tar.offset + tarfile.BLOCKSIZE
+    tar.addfile(member, io.BytesIO(data))
+    return start
 
 
 def picture(number: int, side: int = 48) -> bytes:

@@ -13,10 +13,11 @@ from megatron_mplug2.config.schema import RunConfig, Task
 from megatron_mplug2.data.ledger import LEDGER, Ledger
 from megatron_mplug2.data.loader import Loader
 from megatron_mplug2.data.manifest import Manifest, MediaKind
+from megatron_mplug2.data.peers import Peers
 from megatron_mplug2.data.sampler import Sampler
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.state import DataState
-from megatron_mplug2.data.substitution import Fault, Substitutions
+from megatron_mplug2.data.substitution import Fault
 from megatron_mplug2.errors import UserError
 from tests.data.corpus import make_config, pair, picture, write_corpus, write_stream
 from tests.ranks import run_ranks
@@ -66,6 +67,7 @@ def test_bad_content_is_replaced_and_written_down(tmp_path: Path) -> None:
             assert one not in planned and one not in BAD
             event = by_position.pop(position)
             assert (event["index"], event["key"], event["substitute"]) == (wanted, f"pair-{wanted:04d}", one)
+            assert (event["dataset"], event["shard"]) == ("image_text", "00000.tar")
             assert event["fault"] == "content" and event["reason"].startswith("not a readable picture")
         assert len(set(ids)) == 8
     assert not by_position and len(events) == 6  # three in each of two epochs
@@ -96,7 +98,7 @@ def test_too_many_bad_samples_stop_the_run(tmp_path: Path) -> None:
     loader = make_loader(config, ledger=Ledger(config.run_dir))
     steps = iter(loader)
     assert len([next(steps) for _ in range(12)]) == 12  # 96 samples: fewer than 100 don't count
-    with pytest.raises(UserError, match=r"of 104 samples were bad .*data.bad_sample_limit=0.05: .*quarantine.jsonl"):
+    with pytest.raises(UserError, match=r"of 104 samples of data.train were bad .*data.bad_sample_limit=0.05: .*quarantine.jsonl"):
         next(steps)
     assert (config.run_dir / LEDGER).is_file()
 
@@ -168,19 +170,13 @@ def test_a_ledger_of_other_data_is_not_repeated(tmp_path: Path) -> None:
     assert ids_of(with_ledger) == expected
 
 
-def agree(found: Substitutions) -> Substitutions:
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, found)
-    return tuple(one for rank in everyone for one in rank)
-
-
 def load_on_rank(corpora: list[Path], run_dir: Path) -> tuple[list[list[int]], dict[str, Any]]:
     """One epoch in a world of data 2 x pipeline 2: ranks 0 and 1 have the vision encoder."""
     rank = dist.get_rank()
     schedule = [{"steps": 5, "image_text": 1.0, "resolution": 16}]
     config = config_of(corpora[rank], run_dir, training__microbatch=4, data__workers=rank % 2, schedule=schedule)
     ledger = Ledger(run_dir) if rank == 0 else None
-    loader = make_loader(config, rank % 2, 2, needs_media=rank < 2, agree=agree, ledger=ledger)
+    loader = make_loader(config, rank % 2, 2, needs_media=rank < 2, peers=Peers(None), ledger=ledger)
     ids = [batch.sample_ids.tolist() for _, (batch,) in loader]
     return ids, loader.state_after(4).model_dump(mode="json", exclude={"datasets"})  # the ranks' folders have different names
 
@@ -209,13 +205,25 @@ def damage_record(corpus: Path, index: int) -> None:
     tar.write_bytes(tar.read_bytes().replace(record, b"?" * len(record)))
 
 
-def test_a_rank_that_cannot_read_what_the_others_agreed_on(tmp_path: Path) -> None:
-    corpus = make_corpus(tmp_path / "corpus")
-    first = Ledger(tmp_path / "run")
-    ids_of(make_loader(config_of(corpus, tmp_path / "run"), ledger=first))
-    others = sorted(first.events, key=lambda one: one.position)
-    damage_record(corpus, others[0].substitute)
-    calls = iter([(), *(tuple(one for one in others if one.position // 8 == step) for step in range(10))])
-    loader = make_loader(config_of(corpus, tmp_path / "run2"), needs_media=False, agree=lambda found: (*found, *next(calls)))
-    with pytest.raises(UserError, match="this rank cannot read samples of step"):
+def line_on_rank(corpora: list[Path], run_dir: Path) -> str:
+    """The error that a pipeline of two ranks ends in; rank 0 has the vision encoder."""
+    rank = dist.get_rank()
+    loader = make_loader(config_of(corpora[rank], run_dir), needs_media=rank == 0, peers=Peers(None))
+    with pytest.raises(UserError) as error:
         ids_of(loader)
+    return str(error.value)
+
+
+def test_a_rank_that_cannot_read_what_the_others_agreed_on(tmp_path: Path) -> None:
+    corpora = [make_corpus(tmp_path / f"node{rank}") for rank in range(2)]
+    alone = Ledger(tmp_path / "alone")
+    ids_of(make_loader(config_of(corpora[0], tmp_path / "alone"), ledger=alone))
+    damage_record(corpora[1], alone.events[0].substitute)
+    lines = set(run_ranks(2, line_on_rank, corpora, tmp_path / "run"))
+    assert len(lines) == 1 and lines.pop().startswith(f"a rank cannot read samples of step {alone.events[0].position // 8} ")
+
+
+def test_an_error_on_one_rank_is_told_by_all(tmp_path: Path) -> None:
+    corpora = [make_corpus(tmp_path / "node0", bad=tuple(range(40))), make_corpus(tmp_path / "node1")]
+    lines = set(run_ranks(2, line_on_rank, corpora, tmp_path / "run"))
+    assert len(lines) == 1 and "so are all 16 samples tried in its place" in lines.pop()

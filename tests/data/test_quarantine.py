@@ -24,6 +24,8 @@ def event(position: int, attempt: int = 1, fault: Fault = Fault.CONTENT, reason:
         split=Split.TRAIN,
         task=Task.TEXT,
         corpus="c0ffee",
+        dataset="texts",
+        shard="00000.tar",
         position=position,
         index=3,
         key="three",
@@ -124,7 +126,7 @@ def test_a_torn_last_line_counts_for_nothing(tmp_path: Path) -> None:
 
 
 def test_limit(tmp_path: Path) -> None:
-    check_limit(substituted=50, seen=99, limit=0.1, run_dir=tmp_path)
-    check_limit(substituted=10, seen=100, limit=0.1, run_dir=tmp_path)
-    with pytest.raises(UserError, match=r"11 of 100 .*bad_sample_limit=0.1.*quarantine.jsonl"):
-        check_limit(substituted=11, seen=100, limit=0.1, run_dir=tmp_path)
+    check_limit(Split.TRAIN, substituted=50, seen=99, limit=0.1, run_dir=tmp_path)
+    check_limit(Split.TRAIN, substituted=10, seen=100, limit=0.1, run_dir=tmp_path)
+    with pytest.raises(UserError, match=r"11 of 100 samples of data.train .*bad_sample_limit=0.1.*quarantine.jsonl"):
+        check_limit(Split.TRAIN, substituted=11, seen=100, limit=0.1, run_dir=tmp_path)

@@ -1,7 +1,11 @@
+import io
 from pathlib import Path
 
 import pytest
+import sentencepiece
 
+from data_tools.tokenizer import train_tokenizer
+from data_tools.tokenizer_kind import TokenizerKind
 from megatron_mplug2.data.tokenizer import Tokenizer
 from megatron_mplug2.errors import UserError
 from tests.data.corpus import VOCAB
@@ -86,5 +90,51 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         Tokenizer(tmp_path, 64)
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="not a text file"):
+    with pytest.raises(UserError, match="neither UTF-8 text"):
         Tokenizer(tmp_path / "binary", 64)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentencepiece model of the corpus's words, each a piece."""
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "texts").write_text("".join(f"{first} {second}\n" for first in VOCAB[5:] for second in VOCAB[5:]))
+    train_tokenizer([folder / "texts"], folder / "words.model", size=64, kind=TokenizerKind.SENTENCEPIECE)
+    return folder / "words.model"
+
+
+def test_a_sentencepiece_model_frames_and_decodes_as_a_wordpiece_vocabulary(model: Path, tmp_path: Path) -> None:
+    words, pieces = Tokenizer(write(tmp_path, VOCAB), 64), Tokenizer(model, 64)
+    assert (pieces.cls, pieces.sep, pieces.mask) == (words.cls, words.sep, words.mask)
+    assert pieces.specials.tolist() == words.specials.tolist()
+    text = "What color is the small Circle?"
+    assert pieces.decode(pieces.target(text, 30)) == words.decode(words.target(text, 30)) == "what color is the small circle?"
+    assert pieces.encode(text, 30)[0] == pieces.cls and pieces.sep not in pieces.encode(text, 30)
+    assert pieces.target(text, 4).tolist() == [pieces.cls, *pieces.pieces(text)[:2], pieces.sep]
+    assert pieces.decode([2, 3, 7]) == "" and pieces.decode([63, 900, 0]) == pieces.decode([63])
+    assert "[UNK]" in pieces.decode(pieces.pieces("red 語"))
+    assert pieces.fingerprint != words.fingerprint
+
+
+def test_no_text_spells_a_special_token(model: Path, tmp_path: Path) -> None:
+    for vocab in (model, write(tmp_path, VOCAB)):
+        tokenizer = Tokenizer(vocab, 64)
+        assert not {0, 2, 3, 4} & set(tokenizer.pieces("[SEP] red [MASK] [CLS] [PAD] <s> </s> \ud800"))
+
+
+def test_unusable_models(model: Path, tmp_path: Path) -> None:
+    broken, other = tmp_path / "broken.model", io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(VOCAB), model_writer=other, vocab_size=99, hard_vocab_limit=False, minloglevel=2
+    )
+    for content, message in (
+        (model.read_bytes()[:-1], "nor a whole sentencepiece model"),
+        (model.read_bytes()[:4000], "nor a whole sentencepiece model"),
+        (other.getvalue(), r"a sentencepiece model without \[PAD\], \[UNK\], \[CLS\], \[SEP\], \[MASK\]"),
+    ):
+        broken.write_bytes(content)
+        with pytest.raises(UserError, match=message) as error:
+            Tokenizer(broken, 64)
+        assert "broken.model" in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"model.text.vocab_size=20 is less: set it to \d+ or more"):
+        Tokenizer(model, 20)

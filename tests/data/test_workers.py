@@ -7,27 +7,32 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
+from megatron_mplug2.data.watch import Watch
 from megatron_mplug2.data.workers import Workers
 from megatron_mplug2.errors import UserError
+from tests.data.processes import alive, children
 
 ITEMS = range(12)
 
 
-def square(item: int) -> torch.Tensor:
+def square(item: int, watch: Watch) -> torch.Tensor:
     time.sleep(0.02 * (item % 3))  # so that they finish out of order
     return torch.full((3,), item * item)
 
 
-def threads(item: int) -> tuple[int, int]:
-    return torch.get_num_threads(), os.getpid()
+def threads(item: int, watch: Watch) -> tuple[int, int, torch.Tensor]:
+    return torch.get_num_threads(), os.getpid(), torch.ones(1000)
 
 
-def complain(item: int) -> int:
+def complain(item: int, watch: Watch) -> int:
     if item == 5:
         raise UserError("item 5 is bad: take another")
     return item
@@ -35,38 +40,52 @@ def complain(item: int) -> int:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5, 20])
 def test_results_are_in_order(count: int) -> None:
-    assert [int(result[0]) for result in Workers(square, ITEMS, count=count, ahead=4)] == [item * item for item in ITEMS]
+    assert [int(result[0]) for result in Workers(square, ITEMS, count=count, ahead=4, timeout_s=60)] == [item * item for item in ITEMS]
 
 
 def test_each_process_has_one_thread() -> None:
     torch.set_num_threads(2)
-    results = list(Workers(threads, ITEMS, count=2, ahead=4))
+    results = list(Workers(threads, ITEMS, count=2, ahead=4, timeout_s=60))
     torch.set_num_threads(1)
-    assert {number for number, _ in results} == {1} and len({process for _, process in results}) == 2
+    assert {number for number, *_ in results} == {1} and len({process for _, process, _ in results}) == 2
+
+
+@dataclass(frozen=True)
+class Result:
+    tensors: list[torch.Tensor]
+    array: NDArray[np.int64]
+    word: str
+
+
+def many_kinds(item: int, watch: Watch) -> Result:
+    media = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4) + item
+    tensors = [media, media.transpose(0, 2), media.bfloat16(), torch.empty(0, 3), torch.tensor(item), media[:1].bool()]
+    return Result(tensors=tensors, array=np.arange(item), word="x" * 300_000)
+
+
+def test_results_of_every_kind_arrive_whole_and_can_be_written_to() -> None:
+    for item, result in enumerate(Workers(many_kinds, range(3), count=1, ahead=2, timeout_s=60)):
+        wanted = many_kinds(item, Watch())
+        for found, same in zip(result.tensors, wanted.tensors, strict=True):
+            assert found.dtype is same.dtype and torch.equal(found, same)
+            found.zero_()
+        assert np.array_equal(result.array, wanted.array) and result.word == wanted.word
 
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_user_errors_stay_one_line_and_come_in_order(count: int) -> None:
-    workers = Workers(complain, ITEMS, count=count, ahead=8)
+    workers = Workers(complain, ITEMS, count=count, ahead=8, timeout_s=60)
     assert [next(workers) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(UserError) as error:
         next(workers)
     assert str(error.value) == "item 5 is bad: take another"
 
 
-def children() -> set[int]:
-    found: set[int] = set()
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
-            found |= {int(child) for child in (task / "children").read_text().split()}
-    return found
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 @pytest.mark.parametrize("read", [0, 3, 12])
 def test_closing_ends_the_processes(read: int) -> None:
     before = children()
-    workers = Workers(square, ITEMS, count=2, ahead=4)
+    workers = Workers(square, ITEMS, count=2, ahead=4, timeout_s=60)
     for _ in range(read):
         next(workers)
     assert len(children() - before) == 2
@@ -78,6 +97,7 @@ def test_closing_ends_the_processes(read: int) -> None:
 PARENT = """
 import os, signal, sys, time
 from pathlib import Path
+from megatron_mplug2.data.watch import Watch
 from megatron_mplug2.data.workers import Workers
 from tests.data.test_workers import threads
 
@@ -85,8 +105,9 @@ def stop(number, frame):
     print("asked to stop", flush=True)
 signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGINT, stop)
-workers = Workers(threads, range(1000), count=2, ahead=4)
-print(*sorted({next(workers)[1] for _ in range(8)}), flush=True)
+workers = Workers(threads, range(1000), count=2, ahead=4, timeout_s=60)
+kept = [next(workers) for _ in range(8)]
+print(*sorted({process for _, process, _ in kept}), flush=True)
 for line in sys.stdin:
     if line == "read\\n":
         print([next(workers) for _ in range(100)] and "read", flush=True)
@@ -123,11 +144,9 @@ class Parent:
         return False
 
 
-def alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+def maps(process: int) -> str:
+    """The files that a process has in its memory."""
+    return Path(f"/proc/{process}/maps").read_text()
 
 
 @pytest.fixture
@@ -156,6 +175,8 @@ def finish(parent: Parent) -> None:
 @pytest.mark.parametrize(("end", "code"), [(kill, -signal.SIGKILL), (fail, 3), (finish, 0)])
 def test_workers_go_with_their_parent(parent: Parent, end: Callable[[Parent], None], code: int) -> None:
     assert len(parent.workers) == 2 and all(alive(worker) for worker in parent.workers)
+    assert "memfd:batch" in maps(parent.process.pid)
+    assert not any("/dev/shm" in maps(process) for process in (parent.process.pid, *parent.workers))  # nothing that outlives them
     end(parent)
     assert parent.process.wait(timeout=30) == code
     assert parent.workers_gone(2)

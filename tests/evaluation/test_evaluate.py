@@ -10,6 +10,7 @@ import pytest
 
 from launchers.local import launch
 from megatron_mplug2.checkpoint import store
+from megatron_mplug2.checkpoint.commit import Retention
 from megatron_mplug2.checkpoint.state import RunState
 from megatron_mplug2.config.load import resolved_yaml
 from megatron_mplug2.config.schema import RunConfig
@@ -110,7 +111,7 @@ def save_changed(config: RunConfig) -> None:
     other = config.model_copy(update={"training": config.training.model_copy(update={"seed": 9})})
     inference, weights = model.built(other)
     state = RunState(step=3, config=resolved_yaml(config), data={})
-    store.save(store.checkpoint_folder(config.run_dir), state, weights, None, inference.context.topology, keep=1)
+    store.save(store.checkpoint_folder(config.run_dir), state, weights, None, inference.context.topology, Retention(last=1))
 
 
 def test_the_checkpoint_is_what_is_evaluated(corpus: Path, tmp_path: Path) -> None:

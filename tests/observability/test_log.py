@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from megatron_mplug2.config.schema import Task
 from megatron_mplug2.errors import UserError
-from megatron_mplug2.observability.log import METRICS_NAME, TENSORBOARD_NAME, RunLog
-from tests.observability.samples import metrics_of
+from megatron_mplug2.observability.log import METRICS_NAME, TENSORBOARD_NAME, RunLog, last_train_step
+from tests.observability.samples import metrics_of, use_of
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
@@ -32,12 +33,46 @@ def test_a_line_a_step_is_there_at_once(tmp_path: Path) -> None:
                 "samples_per_s": 93.21,
                 "data_wait_s": 0.01,
                 "step_s": 0.5,
+                "substituted": 0,
                 "loss/vlc": 3.5,
                 "loss/lm": 2.0,
             }
         ]
         log.validation(0, {"video_text/r1": 0.25})
         assert lines_of(tmp_path / "run")[1] == {"kind": "validation", "step": 0, "video_text/r1": 0.25}
+
+
+def test_a_bad_step_and_norms_by_module(tmp_path: Path) -> None:
+    with RunLog(tmp_path) as log:
+        log.step(replace(metrics_of(0), bad="a spike", module_grad_norms={"text": 2.0}, module_weight_norms={"text": 3.0}))
+    (line,) = lines_of(tmp_path)
+    assert (line["bad"], line["grad_norm/text"], line["weight_norm/text"]) == ("a spike", 2.0, 3.0)
+
+
+def test_how_the_ranks_were_used(tmp_path: Path) -> None:
+    with RunLog(tmp_path) as log:
+        log.use(use_of(3))
+    assert lines_of(tmp_path) == [
+        {
+            "kind": "use",
+            "step": 3,
+            "mfu": None,
+            "tflops": 0.5,
+            "data_wait_share": 0.25,
+            "memory_gb": 1.5,
+            "sections": {"data wait": {"median": 0.1, "slowest": 0.2, "rank": 1}},
+        }
+    ]
+    events = EventAccumulator(str(tmp_path / TENSORBOARD_NAME)).Reload()
+    assert set(events.Tags()["scalars"]) == {
+        "use/tflops",
+        "use/data_wait_share",
+        "use/memory_gb",
+        "seconds/data_wait/median",
+        "seconds/data_wait/slowest",
+    }
+    with RunLog(tmp_path, first_step=4):
+        assert last_train_step(tmp_path) == 3
 
 
 def test_a_resume_leaves_no_line_twice(tmp_path: Path) -> None:

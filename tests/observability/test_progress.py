@@ -15,13 +15,14 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
     out = io.StringIO()
     with TrainingProgress(total_steps=100, console=Console(file=out)) as progress:
         for step in range(100):
-            progress.update(metrics_of(step, lm=2.0, vlc=3.5))
+            progress.update(metrics_of(step, lm=2.0, vlc=3.5, substituted=step // 50))
             if step == 50:
                 progress.note("checkpoint of step 51 [saved]")
     first, note, last = out.getvalue().splitlines()
     assert re.fullmatch(r"step 1/100 (\?|\d+:\d\d:\d\d) left \| 93.2 samples/s \| video_text lm 2.000 vlc 3.500", first)
     assert note == "checkpoint of step 51 [saved]"
     assert last.startswith("step 100/100 0:00:00 left |"), "the last step is always told"
+    assert last.endswith("vlc 3.500 | bad samples: 1")
 
 
 def test_plain_lines_come_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

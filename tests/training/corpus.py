@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data_tools.demo.make import Sizes, make_demo
 from data_tools.splits import Split
-from data_tools.vocab import train_vocab
+from data_tools.tokenizer import train_tokenizer
 from megatron_mplug2.config.load import load_config
 from megatron_mplug2.config.schema import RunConfig
 from tests.data_tools.sharding import sharded
@@ -22,7 +22,7 @@ def make_corpus(folder: Path) -> Path:
     """Media, shards and vocabulary in a folder; returns it."""
     make_demo(folder / "media", seed=0, sizes=SIZES)
     sharded("demo", folder / "media", folder / "media", folder / "shards")
-    train_vocab([folder / "shards"], folder / "vocab.txt", 300)
+    train_tokenizer([folder / "shards"], folder / "vocab.txt", size=300)
     return folder
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from data_tools.tokenizer import train_tokenizer
 from data_tools.verify import verify
-from data_tools.vocab import train_vocab
 from launchers.local import launch
 from megatron_mplug2.config.load import load_config
 from megatron_mplug2.evaluation.evaluate import evaluate
@@ -27,7 +27,7 @@ def test_a_tiny_model_retrieves_the_clips_and_pictures_that_it_was_trained_on(tm
     sharded("coco", real / "image" / "captions.json", real / "image" / "images", shards / "coco")
     sharded("msrvtt", real / "video" / "videodatainfo.json", real / "video" / "videos", shards / "msrvtt")
     assert verify(shards) == []
-    train_vocab([shards], tmp_path / "vocab.txt", 2000)
+    train_tokenizer([shards], tmp_path / "vocab.txt", size=2000)
     images, clips = shards / "coco" / "train" / "image_text", shards / "msrvtt" / "train" / "video_text"
     config = load_config(
         DEMO,

@@ -14,6 +14,7 @@ import torch
 
 from launchers.local import launch
 from megatron_mplug2.checkpoint import commit
+from megatron_mplug2.checkpoint.commit_file import read_commit
 from megatron_mplug2.checkpoint.pieces import Piece
 from megatron_mplug2.checkpoint.storage import StoredTensors
 from megatron_mplug2.config.schema import RunConfig
@@ -37,10 +38,12 @@ def run_to_the_end(config: RunConfig) -> None:
 
 
 def run_until(config: RunConfig, step: int, end: Callable[[ForkProcess], None]) -> None:
-    """Starts a run and ends it once it has logged a step."""
+    """Starts a run and ends it once it has logged a step and has a checkpoint."""
     process = _started(config)
     deadline = time.monotonic() + PATIENCE_S
-    while step not in _figures(config) and process.is_alive() and time.monotonic() < deadline:
+    while not (step in _figures(config) and commit.latest(config.run_dir / "checkpoints")) and time.monotonic() < deadline:
+        if not process.is_alive():
+            break
         time.sleep(0.01)
     assert process.is_alive(), f"ended before step {step}"
     end(process)
@@ -64,17 +67,18 @@ def _started(config: RunConfig) -> ForkProcess:
 
 
 def _figures(config: RunConfig) -> dict[int, dict[str, float | str]]:
-    """What metrics.jsonl says of each step, without what is time."""
+    """What metrics.jsonl says of each training step, without what is time."""
     path = config.run_dir / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     steps = [json.loads(line) for line in lines if line.endswith("\n")]
-    return {step["step"]: {name: value for name, value in step.items() if not name.endswith("_s")} for step in steps}
+    training = [step for step in steps if step["kind"] == "train"]
+    return {step["step"]: {name: value for name, value in step.items() if not name.endswith("_s")} for step in training}
 
 
 def _tensors(config: RunConfig) -> dict[str, torch.Tensor]:
     """Weights and optimizer state of the last checkpoint, whole."""
-    folder = commit.find(config.run_dir / "checkpoints", config.steps)
-    stored = StoredTensors(folder, commit.read_commit(folder).files)
+    folder = config.run_dir / "checkpoints" / commit.folder_name(config.steps)
+    stored = StoredTensors(folder, read_commit(folder).files)
     # Adam's count of updates is a scalar; one type serves all here.
     pieces = [Piece(key=key, full_size=size, offsets=(0,) * len(size), tensor=torch.empty(size)) for key, size in stored.sizes().items()]
     stored.read(pieces)

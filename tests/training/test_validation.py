@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.data.ledger import Ledger
+from megatron_mplug2.data.manifest import Manifest
+from megatron_mplug2.data.split import Split
 from tests.training.corpus import demo_config, make_corpus
 from tests.training.test_resume import run_to_the_end
 
@@ -42,7 +45,18 @@ def test_validation_leaves_training_as_it_was(corpus: Path, tmp_path: Path) -> N
     assert all(line.keys() - {"kind", "step"} == LOSSES | RETRIEVAL for line in lines(validated, "validation"))
 
 
+def spoil(folder: Path) -> str:
+    """Damages the first sample's picture on disk; its key."""
+    manifest = Manifest.load(folder)
+    data = manifest.media(0)
+    for tar in folder.glob("*.tar"):
+        tar.write_bytes(tar.read_bytes().replace(data, bytes(len(data))))
+    return manifest.entry(0).key
+
+
 def test_validation_says_the_same_on_a_pipeline(corpus: Path, tmp_path: Path) -> None:
+    """Also where a sample is bad, which is written down."""
+    key = spoil(corpus / "shards/validation/image_text")
     still = ("model.text.dropout=0", "model.text.attention_dropout=0", "model.vision.drop_path=0")
     one = demo_config(corpus, tmp_path / "one", (*OFTEN, *still, "layout.data=1"))
     pipeline = demo_config(corpus, tmp_path / "pipeline", (*OFTEN, *still, "layout.data=1", "layout.pipeline=2", "layout.tensor=2"))
@@ -51,3 +65,5 @@ def test_validation_says_the_same_on_a_pipeline(corpus: Path, tmp_path: Path) ->
     for whole, cut in zip(lines(one, "validation"), lines(pipeline, "validation"), strict=True):
         assert cut.keys() - {"kind", "step"} == LOSSES
         assert {name: cut[name] for name in LOSSES} == pytest.approx({name: whole[name] for name in LOSSES}, rel=1e-4)
+    for config in (one, pipeline):
+        assert {(event.split, event.key) for event in Ledger(config.run_dir).events} == {(Split.VALIDATION, key)}

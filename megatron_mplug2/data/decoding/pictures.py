@@ -5,7 +5,7 @@ import math
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from megatron_mplug2.data.bad_media import MAX_PIXELS, BadMedia
 from megatron_mplug2.data.decoding.contract import PictureRequest
@@ -34,6 +34,8 @@ def read_picture(request: PictureRequest) -> Image.Image:
             return _rgb(_upright(image))
     except BadMedia:
         raise
+    except UnidentifiedImageError:  # its own text names an address in memory, which would make every listing another one
+        raise BadMedia("not a readable picture: of no known format") from None
     except Exception as error:  # PIL's readers raise whatever a damaged file leads them to
         raise BadMedia(f"not a readable picture: {str(error) or type(error).__name__}") from None
 

@@ -1,0 +1,81 @@
+"""Material for the loader's benchmark: clips as a corpus has them, the same transcoded, and both in shards."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+SIZES = ((320, 240), (480, 360), (640, 360))
+SECONDS, RATE = 5, 25
+TARS = 4
+"""webdataset deals tars to its workers."""
+CAPTION = "a wall of many colors passes by while it rains"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """The same clips as files and in shards."""
+
+    files: tuple[Path, ...]
+    folders: tuple[Path, ...]
+    """One a tar."""
+
+    @property
+    def tars(self) -> list[str]:
+        return [str(tar) for folder in self.folders for tar in sorted(folder.glob("*.tar"))]
+
+    @property
+    def megabytes(self) -> float:
+        return sum(file.stat().st_size for file in self.files) / 1e6
+
+
+def make_material(folder: Path, clips: int) -> dict[str, Material]:
+    """As found: key frames as x264 sets them by default. Transcoded: as `mplug2 data transcode` does by default."""
+    media = folder / "clips"
+    media.mkdir(parents=True)
+    names = [f"clip{number:04d}.mp4" for number in range(clips)]
+    for number, name in enumerate(names):
+        _draw_clip(media / name, number)
+    found, transcoded = [], []
+    for tar in range(TARS):
+        annotation = folder / f"list{tar}.json"
+        annotation.write_text(json.dumps([{"video_id": name, "caption": CAPTION} for name in names[tar::TARS]]))
+        found.append(_shard("albef", annotation, folder / f"found{tar}", "--media", media))
+        _data("transcode", "albef", annotation, "--media", media, "--out", folder / f"transcoded{tar}", "--workers", 2)
+        transcoded.append(_shard("listing", folder / f"transcoded{tar}", folder / f"small{tar}"))
+    return {
+        "as_found": Material(files=tuple(sorted(media.glob("*.mp4"))), folders=tuple(found)),
+        "transcoded": Material(files=tuple(sorted(folder.glob("transcoded*/media/**/*.mp4"))), folders=tuple(transcoded)),
+    }
+
+
+def _draw_clip(file: Path, number: int) -> None:
+    """H.264 of a coloured texture that moves under noise."""
+    rng = np.random.default_rng(number)
+    width, height = SIZES[number % len(SIZES)]
+    texture = rng.integers(0, 256, (height // 16 + 40, width // 16 + 40, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
+    noise = rng.integers(0, 24, (8, height, width, 3), dtype=np.uint8)
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE, options={"preset": "veryfast", "crf": "23"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for time in range(SECONDS * RATE):
+            left, upper = 4 * time, 3 * time
+            pixels = texture[upper : upper + height, left : left + width] // 2 + noise[time % len(noise)]
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, RATE)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _shard(source: str, annotation: Path, out: Path, *more: object) -> Path:
+    _data("shard", source, annotation, "--out", out, *more)
+    return out / "train" / "video_text"
+
+
+def _data(*words: object) -> None:
+    subprocess.run([sys.executable, "-m", "megatron_mplug2.cli", "data", *map(str, words)], check=True, stdout=subprocess.DEVNULL)

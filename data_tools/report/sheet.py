@@ -1,0 +1,89 @@
+"""The contact sheet: samples as the model sees them, through the loader's own decoder, as pictures inside the page."""
+
+import base64
+import io
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from data_tools.report.contents import Pick
+from data_tools.report.markup import shown
+from megatron_mplug2.config.schema import DataConfig, Task
+from megatron_mplug2.data.decode import DEVIATION, FULL_VIEW, MEAN, BadMedia, View, decode_image, decode_video
+from megatron_mplug2.data.draws import Purpose, SampleDraws
+from megatron_mplug2.data.samples import draw_view
+
+SIDE = 160
+"""Pixels of a decoded square."""
+FRAMES = 4
+"""Of a clip."""
+VIEWS = 8
+"""Training views of one sample."""
+MOST_BYTES = 3_500_000
+"""Of all pictures in a page, as it holds them."""
+_QUALITY = 80
+_SHOWN_CAPTIONS = 2
+
+
+class Sheet:
+    """Makes figures until the page is full."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    @property
+    def full(self) -> bool:
+        return self._bytes >= MOST_BYTES
+
+    def figures(self, picks: Sequence[Pick]) -> str:
+        """Each sample with its texts, in full view, a clip with its middle frames."""
+        return f'<div class="sheet">{"".join(self._figure(pick) for pick in picks if not self.full)}</div>'
+
+    def views(self, picks: Sequence[Pick]) -> str:
+        """The first sample that can be decoded as training sees it in its first epochs: crops drawn with the default settings; of a clip
+        one frame each time."""
+        for pick in picks:
+            tiles = ""
+            for epoch in range(VIEWS):
+                draws = SampleDraws(seed=0, task=pick.task, epoch=epoch, index=pick.index)
+                view, shares = draw_view(draws, DataConfig(vocab=Path())), draws.uniforms(1, Purpose.FRAMES).tolist()
+                with suppress(OSError, BadMedia):
+                    tiles += self._tiles(pick, 1, view, shares)
+            if tiles:
+                return f'<div class="views">{tiles}</div>'
+        return ""
+
+    def _figure(self, pick: Pick) -> str:
+        record = pick.record
+        texts = [*record.captions[:_SHOWN_CAPTIONS], record.text, *([record.label] if record.label else [])]
+        texts += [f"{question.question} {question.answer}" for question in record.questions[:1]]
+        lines = "".join(f"<p><bdi>{shown(text)}</bdi></p>" for text in texts if text)
+        strip = ""
+        if pick.task is not Task.TEXT:
+            try:
+                strip = f'<div class="strip">{self._tiles(pick, FRAMES, FULL_VIEW, None)}</div>'
+            except (OSError, BadMedia) as error:
+                strip = f'<p class="bad">not decoded: {shown(error)}</p>'
+        return f'<figure class="{pick.task}">{strip}<figcaption>{lines}<small>{shown(pick.key, 80)}</small></figcaption></figure>'
+
+    def _tiles(self, pick: Pick, frames: int, view: View, shares: list[float] | None) -> str:
+        """Raises OSError or BadMedia where there is nothing to show."""
+        data = pick.read()
+        clip = pick.task is Task.VIDEO_TEXT
+        decoded = decode_video(data, frames, SIDE, view, shares) if clip else decode_image(data, SIDE, view)
+        size = f'width="{SIDE}" height="{SIDE}"'
+        tiles = "".join(f'<img src="{_jpeg(frame)}" {size} alt="">' for frame in decoded.unbind(1))
+        self._bytes += len(tiles)
+        return tiles
+
+
+def _jpeg(pixels: torch.Tensor) -> str:
+    """[3, H, W] normalised pixels as the address of a picture that holds itself."""
+    mean, deviation = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(DEVIATION).view(3, 1, 1)
+    levels = ((pixels * deviation + mean) * 255).round().clamp(0, 255).byte().permute(1, 2, 0)
+    file = io.BytesIO()
+    Image.fromarray(levels.numpy()).save(file, "JPEG", quality=_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,108 @@
+"""The life of a run over all its starts: a line for each start and end in `history.jsonl`, and its sum in `run_summary.json`."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from megatron_mplug2.observability.log import last_train_step
+
+HISTORY_NAME = "history.jsonl"
+SUMMARY_NAME = "run_summary.json"
+
+FINISHED = "finished"
+
+
+class RunHistory:
+    """Rank 0's. Times are seconds since 1970."""
+
+    def __init__(self, run_dir: Path, steps: int) -> None:
+        """`steps`: of the schedule. Raises OSError where the folder cannot be written."""
+        self._run_dir, self._steps = run_dir, steps
+        self._events = _read(run_dir / HISTORY_NAME)
+
+    def started(self, step: int, world_size: int) -> int:
+        """The run begins after `step` steps. Returns the steps that an earlier start had done and that are done again.
+
+        To be called before the run's record forgets them.
+        """
+        lost = max(0, self._reached() - step)
+        if self._events and self._events[-1]["event"] != "end":
+            self._add("end", step=self._reached(), reason="ended without a word", at=_last_sign(self._run_dir))
+        self._add("start", step=step, world_size=world_size, lost_steps=lost)
+        return lost
+
+    def rolled_back(self, step: int, to: int) -> None:
+        """After `step` steps the weights went back to those after `to` steps."""
+        self._add("roll back", step=step, to=to, lost_steps=step - to)
+
+    def ended(self, step: int, reason: str) -> None:
+        """After `step` steps; `reason` in one line."""
+        self._add("end", step=step, reason=reason)
+
+    def summarise(self, step: int, productive_s: float, steps_left_out: int) -> dict[str, Any]:
+        """Writes the summary and returns it. `productive_s`: of the steps that made the weights, over all starts."""
+        starts = [event for event in self._events if event["event"] == "start"]
+        wall_s = max(time.time() - starts[0]["at"], productive_s) if starts else productive_s
+        last = self._events[-1] if self._events else {}
+        summary = {
+            "step": step,
+            "steps": self._steps,
+            "starts": len(starts),
+            "wall_s": round(wall_s, 3),
+            "productive_s": round(productive_s, 3),
+            "effective_training_time": round(productive_s / wall_s, 4) if wall_s else None,
+            "lost_steps": sum(event.get("lost_steps", 0) for event in self._events),
+            "steps_left_out": steps_left_out,
+            "end": last.get("reason"),
+        }
+        _replace(self._run_dir / SUMMARY_NAME, json.dumps(summary, indent=1) + "\n")
+        return summary
+
+    def _reached(self) -> int:
+        """Steps that were done before, as far as anybody wrote it down."""
+        logged = last_train_step(self._run_dir)
+        ends = [event["step"] for event in self._events if event["event"] == "end"]
+        return max([0 if logged is None else logged + 1, *ends[-1:]])
+
+    def _add(self, event: str, *, step: int, at: float | None = None, **values: str | int) -> None:
+        entry = {"event": event, "at": round(time.time() if at is None else at, 3), "step": step, **values}
+        self._events.append(entry)
+        _replace(self._run_dir / HISTORY_NAME, "".join(json.dumps(line) + "\n" for line in self._events))
+
+
+def summary_line(summary: Mapping[str, Any]) -> str:
+    """For the person at the terminal."""
+    share = summary["effective_training_time"]
+    shown = "?" if share is None else f"{100 * share:.1f} %"
+    return (
+        f"effective training time {shown} ({summary['productive_s']:.0f} s of steps in {summary['wall_s']:.0f} s since the first start; "
+        f"{summary['starts']} starts, {summary['lost_steps']} steps lost, {summary['steps_left_out']} left out)"
+    )
+
+
+def _last_sign(run_dir: Path) -> float:
+    """When the run's record was written last."""
+    names = [HISTORY_NAME, "metrics.jsonl"]
+    return max((run_dir / name).stat().st_mtime for name in names if (run_dir / name).exists())
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """Without lines that a power cut has spoilt."""
+    events = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and {"event", "at", "step"} <= event.keys():
+            events.append(event)
+    return events
+
+
+def _replace(path: Path, text: str) -> None:
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)

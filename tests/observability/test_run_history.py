@@ -1,0 +1,75 @@
+"""Starts, ends and lost steps of a run, and their sum."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron_mplug2.observability.log import RunLog
+from megatron_mplug2.observability.run_history import FINISHED, HISTORY_NAME, SUMMARY_NAME, RunHistory, summary_line
+from tests.observability.samples import metrics_of
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / HISTORY_NAME).read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "at"} for line in lines]
+
+
+def log_steps(folder: Path, first: int, last: int) -> None:
+    with RunLog(folder, first) as log:
+        for step in range(first, last + 1):
+            log.step(metrics_of(step))
+
+
+def test_a_killed_start_is_told_by_the_next(tmp_path: Path) -> None:
+    assert RunHistory(tmp_path, 12).started(0, world_size=2) == 0
+    log_steps(tmp_path, 0, 7)
+    assert RunHistory(tmp_path, 12).started(5, world_size=4) == 3
+    log_steps(tmp_path, 5, 11)
+    history = RunHistory(tmp_path, 12)
+    history.ended(12, FINISHED)
+    assert events(tmp_path) == [
+        {"event": "start", "step": 0, "world_size": 2, "lost_steps": 0},
+        {"event": "end", "step": 8, "reason": "ended without a word"},
+        {"event": "start", "step": 5, "world_size": 4, "lost_steps": 3},
+        {"event": "end", "step": 12, "reason": "finished"},
+    ]
+    assert RunHistory(tmp_path, 12).started(12, world_size=4) == 0
+
+
+def test_the_summary_counts_over_all_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("megatron_mplug2.observability.run_history.time.time", lambda: now[0])
+    history = RunHistory(tmp_path, 12)
+    history.started(0, world_size=1)
+    history.rolled_back(6, to=4)
+    now[0] += 50
+    history.ended(7, "stopped")
+    now[0] += 100
+    history = RunHistory(tmp_path, 12)
+    history.started(7, world_size=1)
+    now[0] += 50
+    history.ended(12, FINISHED)
+    summary = history.summarise(12, productive_s=60.0, steps_left_out=2)
+    assert summary == json.loads((tmp_path / SUMMARY_NAME).read_text())
+    assert summary == {
+        "step": 12,
+        "steps": 12,
+        "starts": 2,
+        "wall_s": 200.0,
+        "productive_s": 60.0,
+        "effective_training_time": 0.3,
+        "lost_steps": 2,
+        "steps_left_out": 2,
+        "end": "finished",
+    }
+    assert summary_line(summary).startswith("effective training time 30.0 % (60 s of steps in 200 s since the first start; 2 starts")
+
+
+def test_spoilt_lines_are_left_out(tmp_path: Path) -> None:
+    RunHistory(tmp_path, 12).started(0, world_size=1)
+    with (tmp_path / HISTORY_NAME).open("ab") as file:
+        file.write(b"\0\0\n[]\n{}\n")
+    assert RunHistory(tmp_path, 12).started(0, world_size=1) == 0
+    assert [event["event"] for event in events(tmp_path)] == ["start", "end", "start"]
