@@ -213,7 +213,8 @@ def verify(
     for fault in faults:
         typer.echo(fault, err=True)
     if faults:
-        raise UserError(f"{place} has {len(faults)} faults (listed above): copy the named files anew, or shard the corpus again")
+        count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
+        raise UserError(f"{place} has {count} (listed above): copy the named files anew, or shard the corpus again")
     checked = "all bytes" if effort.part.whole else f"the bytes of part {effort.part}"
     typer.echo(f"{place}: {len(stream_folders(place))} streams, {checked} as written")
 

@@ -55,7 +55,7 @@ class TarPlan:
 
 @dataclass(frozen=True)
 class _Places:
-    """Where samples stand, and how much of a tar they take: 20 bytes a sample, since there may be hundreds of millions."""
+    """Where samples stand, and how much of a tar they take: 20 bytes a sample, since there may be many millions."""
 
     chunks: "array[int]" = field(default_factory=lambda: array("i"))
     offsets: "array[int]" = field(default_factory=lambda: array("q"))

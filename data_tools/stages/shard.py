@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -125,32 +126,25 @@ class ShardStage:
         shutil.rmtree(folder.work / _ROWS, ignore_errors=True)
 
 
-def _add(tar: TarWriter, key: str, number: int, sample: Sample) -> object:
+def _add(tar: TarWriter, key: str, number: int, sample: Sample) -> Any:
     """Puts a sample into tar `number` of its folder; returns its row."""
-    look = sample.look
-    assert look is not None
     texts = ShardTexts(record=sample.record, stream=sample.stream, meaning=sample.meaning)
-    media, second = _read(sample, sample.media), _read(sample, sample.second)
-    if sample.media and content_id("media", media + second) != look.media_id:
+
+    def add(place: MediaPlace | None, before: str) -> Stored | None:
+        return tar.add(f"{key}.{before}{ending(place.extension)}", _read(sample, place)) if place else None
+
+    record, media, second = tar.add(f"{key}.{TEXTS}", texts.to_json()), add(sample.media, ""), add(sample.second, SECOND)
+    assert sample.look is not None
+    row = row_of(key=key, shard=number, texts=texts, record=record, media=media, second=second, facts=sample.look.facts)
+    found = content_id("media", media.data + second.data) if media and second else row["media_id"]
+    if found != sample.look.media_id:
         raise _changed(sample, "it has other contents")
-
-    def add(place: MediaPlace | None, before: str, data: bytes) -> Stored | None:
-        return tar.add(f"{key}.{before}{ending(place.extension)}", data) if place else None
-
-    return row_of(
-        key=key,
-        shard=number,
-        texts=texts,
-        record=tar.add(f"{key}.{TEXTS}", texts.to_json()),
-        media=add(sample.media, "", media),
-        second=add(sample.second, SECOND, second),
-        facts=look.facts,
-    )
+    return row
 
 
-def _read(sample: Sample, place: MediaPlace | None) -> bytes:
+def _read(sample: Sample, place: MediaPlace) -> bytes:
     try:
-        return read_media(place) if place else b""
+        return read_media(place)
     except OSError as error:
         raise _changed(sample, error.strerror or str(error)) from None
     except BadMedia as error:

@@ -152,6 +152,7 @@ def forked(work: Callable[[], object]) -> int:
     """The id of a child in a session of its own that does the work and exits with 0, or 1 where it raises."""
     pid = os.fork()
     if pid:
+        wait_for(lambda: os.getpgid(pid) == pid, "session")
         return pid
     status = 1
     try:
