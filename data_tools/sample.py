@@ -108,12 +108,12 @@ class Sample:
         """The sample as one that is left out."""
         return replace(self, fault=Fault(reason=reason, detail=detail))
 
-    def to_json(self) -> str:
-        """One line, the same for the same sample."""
-        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True, default=str)
+    def to_json(self) -> bytes:
+        """One line without its end, the same for the same sample."""
+        return as_utf8(json.dumps(asdict(self), ensure_ascii=False, sort_keys=True, default=str))
 
     @staticmethod
-    def from_json(line: str) -> "Sample":
+    def from_json(line: bytes) -> "Sample":
         """Raises ValueError, KeyError, TypeError or AttributeError where the line is no sample."""
         fields: dict[str, Any] = json.loads(line)
         look, fault = fields["look"], fields["fault"]
@@ -128,6 +128,11 @@ class Sample:
             look=look and Look(**look | {"facts": look["facts"] and MediaFacts(**look["facts"])}),
             fault=fault and Fault(reason=Reason(fault["reason"]), detail=fault["detail"]),
         )
+
+
+def as_utf8(text: str) -> bytes:
+    """Of JSON. A file name need not be UTF-8: what Python stands a lone surrogate for is written as JSON's escape of it, and read back."""
+    return text.encode(errors="backslashreplace")
 
 
 def _place(fields: dict[str, Any] | None) -> MediaPlace | None:

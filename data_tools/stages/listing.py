@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from data_tools.sample import MediaPlace, Reason, Sample
+from data_tools.sample import MediaPlace, Reason, Sample, as_utf8
 from data_tools.stages.work_folder import Asked, WorkFolder
 from megatron_mplug2.errors import UserError
 
@@ -42,7 +42,7 @@ class ListingHeader:
     chunks: tuple[ChunkFile, ...]
 
     def to_json(self) -> bytes:
-        return (json.dumps({"version": VERSION} | asdict(self), indent=1, ensure_ascii=False) + "\n").encode()
+        return as_utf8(json.dumps({"version": VERSION} | asdict(self), indent=1, ensure_ascii=False) + "\n")
 
     @staticmethod
     def load(folder: Path) -> "ListingHeader":
@@ -66,7 +66,7 @@ def chunk_name(number: int) -> str:
 
 def write_chunk(folder: WorkFolder, number: int, samples: list[Sample]) -> None:
     with folder.whole_file(folder.place / chunk_name(number)) as file:
-        file.write("".join(f"{sample.to_json()}\n" for sample in samples).encode())
+        file.write(b"".join(sample.to_json() + b"\n" for sample in samples))
 
 
 def finish_listing(folder: WorkFolder, asked: Asked, names: Sequence[str]) -> None:
@@ -148,7 +148,7 @@ def _below(folder: Path, media: MediaPlace | None) -> MediaPlace | None:
 
 def _samples(path: Path, data: bytes, numbers: Collection[int] | None = None) -> Iterator[Sample]:
     try:
-        lines = [line for line in data.decode().split("\n") if line]
+        lines = [line for line in data.split(b"\n") if line]
         yield from (Sample.from_json(line) for line in (lines if numbers is None else map(lines.__getitem__, numbers)))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a listing's ({type(error).__name__}: {error}): delete its folder and run its stage again") from None

@@ -26,7 +26,8 @@ class Corpus:
 
     def samples(self) -> Iterator[Sample]:
         """In the corpus's order. Raises UserError for an unknown source, and as the source does."""
-        return named(self.source, self.split).samples(self.annotation, self.media.absolute())  # a listing may be read from another folder
+        # Absolute, since a listing may be read from another folder; some annotations are themselves the folder or tar that holds the media.
+        return named(self.source, self.split).samples(self.annotation.absolute(), self.media.absolute())
 
     @property
     def asked(self) -> Asked:

@@ -1,5 +1,6 @@
 """`mplug2 data probe`: looks into every sample: are its texts there, what is its media, can it be decoded, what does it look like."""
 
+import stat
 from dataclasses import replace
 
 import numpy as np
@@ -80,8 +81,11 @@ def looked_at(sample: Sample, data: bytes, second: bytes) -> Sample:
 
 
 def read_media(place: MediaPlace) -> bytes:
-    """Raises OSError, and BadMedia for a file that is too large."""
-    size = place.path.stat().st_size if place.size is None else place.size
+    """Raises OSError, also for what is no plain file (a pipe or a device never ends), and BadMedia for a file that is too large."""
+    status = place.path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("not a plain file")
+    size = status.st_size if place.size is None else place.size
     if size > MOST_MEDIA_BYTES:
         raise BadMedia(f"{size} bytes of media")
     return place.read()

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from data_tools.sample import as_utf8
 from data_tools.stages.part import Part
 from megatron_mplug2.errors import UserError
 
@@ -75,7 +76,7 @@ class WorkFolder:
     @contextmanager
     def whole_file(self, path: Path) -> Iterator[IO[bytes]]:
         """A file to write, which is at `path` (inside the folder) once the block ends well. Raises UserError where it cannot be written."""
-        name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+        name = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
         partial = self._scratch / f"{name}-{os.getpid()}"
         with telling(path):
             try:
@@ -110,7 +111,7 @@ class WorkFolder:
         with self.alone():
             if not path.exists():
                 with self.whole_file(path) as file:
-                    file.write((json.dumps(asked, indent=1, ensure_ascii=False) + "\n").encode())
+                    file.write(as_utf8(json.dumps(asked, indent=1, ensure_ascii=False) + "\n"))
                 return True
             try:
                 before = dict(json.loads(path.read_bytes()))
