@@ -11,16 +11,16 @@ export OMP_NUM_THREADS ?= 1
 demo: $(STAMP)
 	$(BIN)/mplug2 demo
 
-# The short tests, under 15 minutes on 2 cores.
+# The short tests, under 15 minutes on 2 cores. A suite that takes far longer than it should is ended, so that a hang is told.
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long" --session-timeout 1500
 
 # The short tests, then the long matrices and real launches. `make test test-all` runs the short ones once.
 # A browser looks at the pages that the project writes; without it those tests are skipped.
 test-all: test
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends chromium; } || \
 	  echo "no chromium, and none can be installed: tests that look at pages in a browser are skipped (apt-get install chromium)" >&2
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m long --session-timeout 2700
 
 check: $(STAMP)
 	$(BIN)/ruff check .
