@@ -2,7 +2,7 @@
 
 import bisect
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,6 +25,10 @@ decoder."""
 
 _SOUGHT_BY_DTS = {"mpegts"}
 """A seek to the presentation time of a key frame lands after it."""
+
+_PASSES_OVER = {"h264", "hevc", "mpeg4", "mpeg2video"}
+"""Codecs whose decoder can be told with each packet not to decode a frame that no other refers to: half of H.264's by default. Such a frame
+need be decoded only if it is wanted. (dav1d, for AV1, takes the word for later packets too.)"""
 
 _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
@@ -109,6 +113,7 @@ class VideoFile:
     def pictures(self, indices: Sequence[int]) -> Iterator[tuple[int, Image.Image]]:
         """The asked-for frames as upright RGB pictures with their numbers, ascending, each once. Decodes from the nearest key frame on."""
         frames: Iterator[tuple[int, av.VideoFrame | None]] = iter(())
+        wanted = frozenset(self.timeline.times[index] for index in indices if index < len(self.timeline.times))
         reached: int | None = None
         for index in sorted(set(indices)):
             if index >= len(self.timeline.times):
@@ -118,7 +123,7 @@ class VideoFile:
             if bisect.bisect(self.timeline.times, time) - bisect.bisect(self.timeline.times, max(key, reached or key)) > MAX_RUN:
                 raise BadMedia(f"more than {MAX_RUN} frames have to be decoded to reach frame {index}")
             if reached is None or key > reached:
-                frames = self._decode_from(key)
+                frames = self._decode_from(key, wanted)
             frame = next((frame for at, frame in frames if at == time), None)
             if frame is None:
                 raise BadMedia(f"frame {index} is damaged or missing")
@@ -168,8 +173,11 @@ class VideoFile:
         except ValueError:
             raise BadMedia("no frames") from None
 
-    def _decode_from(self, key: int) -> Iterator[tuple[int, av.VideoFrame | None]]:
-        """Frames with their times from the key frame at time `key` on; None stands for one that damage has spoilt."""
+    def _decode_from(self, key: int, wanted: Set[int] = frozenset()) -> Iterator[tuple[int, av.VideoFrame | None]]:
+        """Frames with their times from the key frame at time `key` on; None stands for one that damage has spoilt.
+
+        With the times of the `wanted` frames, others may be missing.
+        """
         if self.timeline.counted:
             self._container.close()
             self._open()
@@ -180,12 +188,15 @@ class VideoFile:
                 self._container.seek(self.timeline.entries.get(key, key) if by_dts else key, stream=self._stream)
             except FFmpegError as error:
                 raise BadMedia(f"cannot seek: {_reason(error)}") from None
-            yield from ((time, frame) for time, frame in self._decode() if time is not None)
+            yield from ((time, frame) for time, frame in self._decode(wanted) if time is not None)
 
-    def _decode(self) -> Iterator[tuple[int | None, av.VideoFrame | None]]:
-        sound = True
+    def _decode(self, wanted: Set[int] = frozenset()) -> Iterator[tuple[int | None, av.VideoFrame | None]]:
+        context, sound = self._stream.codec_context, True
+        choosy = bool(wanted) and self.codec in _PASSES_OVER
         try:
             for packet in self._container.demux(self._stream):
+                if choosy:
+                    context.skip_frame = "NONREF" if packet.pts is not None and packet.pts not in wanted else "DEFAULT"
                 try:
                     frames = packet.decode()
                 except FFmpegError:
