@@ -4,7 +4,6 @@ import ctypes
 import mmap
 import os
 import signal
-import struct
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,7 +23,6 @@ _TRIES = 2
 _CONTEXT = get_context("fork")
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _NOTHING = -1
-_SLOT = struct.Struct("<qdq")
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 Faults = Mapping[int, Fault]
@@ -35,7 +33,9 @@ class Slot:
     """Memory that a process shares with its parent, where it writes which sample it has in work, since when, and how many it had."""
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, mmap.PAGESIZE)
+        # Written a whole number at a time: `struct.pack_into` shows zeros in between.
+        memory = memoryview(mmap.mmap(-1, mmap.PAGESIZE))
+        self._since, self._counts = memory[:8].cast("d"), memory[8:24].cast("q")
         self._write(_NOTHING, 0)
 
     def enter(self, number: int) -> None:
@@ -46,16 +46,20 @@ class Slot:
 
     def read(self) -> tuple[int | None, float]:
         """The sample's number, None between samples, and for how many seconds it has been in work."""
-        number, since, _ = _SLOT.unpack_from(self._memory)
-        return (None if number == _NOTHING else number), time.monotonic() - since
+        since, number = self._since[0], self._counts[0]
+        if number == _NOTHING or since == 0 or self._since[0] != since:
+            return None, 0.0
+        return number, time.monotonic() - since
 
     @property
     def entered(self) -> int:
         """Samples so far."""
-        return int(_SLOT.unpack_from(self._memory)[2])
+        return self._counts[1]
 
     def _write(self, number: int, entered: int) -> None:
-        _SLOT.pack_into(self._memory, 0, number, time.monotonic(), entered)
+        self._since[0] = 0.0  # not whole until it has a time
+        self._counts[0], self._counts[1] = number, entered
+        self._since[0] = time.monotonic()
 
 
 Make = Callable[[Piece, Faults, Slot], None]

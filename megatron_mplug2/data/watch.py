@@ -2,7 +2,6 @@
 
 import mmap
 import pickle
-import struct
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +10,8 @@ from dataclasses import dataclass
 from megatron_mplug2.config.schema import Task
 
 _SLOT_SIZE = 4096
-_HEAD = struct.Struct("<dI")
+_HEAD = 16
+"""Bytes of a slot before the note: the time, then the note's length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,18 +46,22 @@ class Slot:
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, _SLOT_SIZE)
+        # Written a whole number at a time: `struct.pack_into` shows zeros in between.
+        self._since = memoryview(self._memory)[:8].cast("d")
+        self._size = memoryview(self._memory)[8:_HEAD].cast("q")
         self.write(None)
 
     def write(self, sample: SampleInWork | None) -> None:
         content = pickle.dumps(sample)
-        _HEAD.pack_into(self._memory, 0, 0.0, len(content))  # not whole until it has a time
-        self._memory[_HEAD.size : _HEAD.size + len(content)] = content
-        _HEAD.pack_into(self._memory, 0, time.monotonic(), len(content))
+        self._since[0] = 0.0  # not whole until it has a time
+        self._size[0] = len(content)
+        self._memory[_HEAD : _HEAD + len(content)] = content
+        self._since[0] = time.monotonic()
 
     def read(self) -> Note:
-        since, size = _HEAD.unpack_from(self._memory)
-        content = self._memory[_HEAD.size : _HEAD.size + size]
-        if since == 0 or _HEAD.unpack_from(self._memory)[0] != since:
+        since = self._since[0]
+        content = self._memory[_HEAD : _HEAD + self._size[0]]
+        if since == 0 or self._since[0] != since:
             return Note(sample=None, since=0)
         return Note(sample=pickle.loads(content), since=since)
 
