@@ -15,7 +15,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 def main() -> None:
     text = README.read_text(encoding="utf-8")
-    for name, write in {"demo": _demo, "device_shim": _device_shim, "loader": _loader}.items():
+    for name, write in _BLOCKS.items():
         result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         before, opening, rest = text.partition(f"<!-- {name} -->\n")
         _, closing, after = rest.partition(f"<!-- /{name} -->")
@@ -75,6 +75,53 @@ def _loader(result: Mapping[str, Any]) -> str:
         f"{case['processes']} processes on {result['hardware']['cores']} cores (`benchmarks/results/loader.json`)."
     )
     return "\n".join([*lines, "", made])
+
+
+def _sampler(result: Mapping[str, Any]) -> str:
+    figures = result["figures"]
+    ours, table, tars = figures["ours_400M"], figures["randperm_400M"], figures["tars_a_batch"]
+    return (
+        f"For 400 M samples it starts in {1000 * ours['start_s']:.0f} ms with {ours['resident_mb']:.1f} MB, where `torch.randperm` takes "
+        f"{table['start_s']:.0f} s and {table['resident_mb'] / 1000:.1f} GB; a global batch of 1,024 touches {tars['ours']:.0f} tars, of a "
+        f"whole shuffle {tars['whole_shuffle']:.0f} (`benchmarks/results/sampler.json`)."
+    )
+
+
+def _shard(result: Mapping[str, Any]) -> str:
+    figures = result["figures"]
+    two, one, peer, disk = (figures[name]["mb_per_s"] for name in ("ours_2_processes", "ours", "webdataset_shard_writer", "disk_alone"))
+    return (
+        f"Shards are written at {two:.0f} MB/s by two processes and {one:.0f} by one, with digests, index and manifest; webdataset's writer "
+        f"makes {peer:.0f}, the disk alone {disk:.0f} (`benchmarks/results/shard.json`)."
+    )
+
+
+def _contrastive(result: Mapping[str, Any]) -> str:
+    figures, case = result["figures"], result["case"]
+    return (
+        f"At a global batch of {case['global_batch']:,} on {case['ranks']} ranks a rank's loss takes {figures['ours_mb']:.1f} MB beside the "
+        f"gathered features ({figures['queue_mb']:.1f} with the queue), open_clip's scheme {figures['open_clip_mb']:.0f} MB, the whole "
+        f"matrix {figures['whole_matrix_mb'] / 1000:.1f} GB (`benchmarks/results/contrastive.json`)."
+    )
+
+
+def _checkpoint(result: Mapping[str, Any]) -> str:
+    figures = result["figures"]
+    return (
+        f"A save of {figures['gigabytes']:.2f} GB holds the training loop up for {figures['stall_beside_steps_s']:.2f} s, written within the step "
+        f"{figures['stall_within_step_s']:.2f} s (`benchmarks/results/checkpoint.json`)."
+    )
+
+
+_BLOCKS = {
+    "demo": _demo,
+    "device_shim": _device_shim,
+    "loader": _loader,
+    "sampler": _sampler,
+    "shard": _shard,
+    "contrastive": _contrastive,
+    "checkpoint": _checkpoint,
+}
 
 
 if __name__ == "__main__":
