@@ -91,16 +91,16 @@ def _shard(result: Mapping[str, Any]) -> str:
     figures = result["figures"]
     two, one, peer, disk = (figures[name]["mb_per_s"] for name in ("ours_2_processes", "ours", "webdataset_shard_writer", "disk_alone"))
     return (
-        f"Shards are written at {two:.0f} MB/s by two processes and {one:.0f} by one, with digests, index and manifest; webdataset's writer "
-        f"makes {peer:.0f}, the disk alone {disk:.0f} (`benchmarks/results/shard.json`)."
+        f"Shards are written at {two:.0f} MB/s by two processes and {one:.0f} by one, with digests, index and manifest; webdataset's "
+        f"writer makes {peer:.0f}, the disk alone {disk:.0f} (`benchmarks/results/shard.json`)."
     )
 
 
 def _contrastive(result: Mapping[str, Any]) -> str:
     figures, case = result["figures"], result["case"]
     return (
-        f"At a global batch of {case['global_batch']:,} on {case['ranks']} ranks a rank's loss takes {figures['ours_mb']:.1f} MB beside the "
-        f"gathered features ({figures['queue_mb']:.1f} with the queue), open_clip's scheme {figures['open_clip_mb']:.0f} MB, the whole "
+        f"At a global batch of {case['global_batch']:,} on {case['ranks']} ranks a rank's loss takes {figures['ours_mb']:.1f} MB beside "
+        f"the gathered features ({figures['queue_mb']:.1f} with the queue), open_clip's scheme {figures['open_clip_mb']:.0f} MB, the whole "
         f"matrix {figures['whole_matrix_mb'] / 1000:.1f} GB (`benchmarks/results/contrastive.json`)."
     )
 
@@ -108,8 +108,8 @@ def _contrastive(result: Mapping[str, Any]) -> str:
 def _checkpoint(result: Mapping[str, Any]) -> str:
     figures = result["figures"]
     return (
-        f"A save of {figures['gigabytes']:.2f} GB holds the training loop up for {figures['stall_beside_steps_s']:.2f} s, written within the step "
-        f"{figures['stall_within_step_s']:.2f} s (`benchmarks/results/checkpoint.json`)."
+        f"A save of {figures['gigabytes']:.2f} GB holds the training loop up for {figures['stall_beside_steps_s']:.2f} s, written within "
+        f"the step {figures['stall_within_step_s']:.2f} s (`benchmarks/results/checkpoint.json`)."
     )
 
 
