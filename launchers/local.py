@@ -137,7 +137,7 @@ class _LocalRanks:
     def _raise_failure(self, rank: int) -> None:
         report, code = _report_path(self.folder, rank), self.processes[rank].exitcode or 0
         who = f"rank {rank} of {len(self.processes)}"
-        if code == HUNG:
+        if any(process.exitcode == HUNG for process in self.processes):  # a silent rank was ended by the one that told of it
             raise SystemExit(HUNG)
         if not report.exists():
             end = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
