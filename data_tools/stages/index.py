@@ -105,7 +105,7 @@ def _tars(place: Path) -> list[tuple[str, int, int]]:
 def _texts(path: Path, sample: TarSample) -> ShardTexts:
     try:
         return ShardTexts.from_json(sample.record.data)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"{path}: {sample.key}.json has not the texts as `mplug2 data shard` writes them: pack another program's tars with "
             f"`mplug2 data shard webdataset {path.parent} --out DIR`"

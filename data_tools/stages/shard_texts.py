@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.manifest import MediaKind
-from megatron_mplug2.data.record import Record
+from megatron_mplug2.data.record import Record, json_of
 
 KINDS = {Task.TEXT: MediaKind.TEXT, Task.IMAGE_TEXT: MediaKind.IMAGE, Task.VIDEO_TEXT: MediaKind.VIDEO}
 
@@ -27,7 +27,7 @@ class ShardTexts:
     @staticmethod
     def from_json(data: bytes) -> "ShardTexts":
         """Raises ValueError, KeyError, TypeError or AttributeError where the data is nothing that `to_json` gave."""
-        fields = json.loads(data)
+        fields = json_of(data)
         meaning = fields.get("meaning")
         if not isinstance(meaning, str | None):
             raise TypeError("a meaning that is no text")

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from megatron_mplug2.data.media_facts import MediaFacts
-from megatron_mplug2.data.record import Record
+from megatron_mplug2.data.record import Record, json_of
 from megatron_mplug2.data.storage import LOCAL, Storage
 from megatron_mplug2.data.tar_files import Shard as Shard
 from megatron_mplug2.data.tar_files import TarFiles
@@ -107,12 +107,31 @@ class Header:
     @staticmethod
     def from_json(data: bytes) -> "Header":
         """Raises ValueError, KeyError or TypeError where the data is not a header of this version."""
-        fields: dict[str, Any] = json.loads(data)
+        fields: dict[str, Any] = json_of(data)
         if not isinstance(fields, dict):
             raise TypeError(f"a JSON {type(fields).__name__}")
         if fields.pop("version") != VERSION:
             raise ValueError(f"not version {VERSION}")
-        return Header(**(fields | {"kind": MediaKind(fields["kind"]), "shards": tuple(Shard(**shard) for shard in fields["shards"])}))
+        header = Header(**(fields | {"kind": MediaKind(fields["kind"]), "shards": tuple(Shard(**shard) for shard in fields["shards"])}))
+        _check_digest(header.index_sha256, INDEX)
+        for shard in header.shards:
+            _check_shard(shard)
+        return header
+
+
+def _check_shard(shard: Shard) -> None:
+    """Raises ValueError for a name that could lead out of the folder, and for what no tar can have."""
+    if not isinstance(shard.name, str) or not re.fullmatch(r"[^/\\\0]+\.tar", shard.name):
+        raise ValueError(f"its {MANIFEST} names {shard.name!r}, which is not the name of a tar in the folder")
+    _check_digest(shard.sha256, shard.name)
+    if not isinstance(shard.size, int) or shard.size < 0:
+        raise ValueError(f"its {MANIFEST} has {shard.size!r} for the bytes of {shard.name}")
+
+
+def _check_digest(digest: str, name: str) -> None:
+    """Raises ValueError for what is none: as a name in the cache it could lead out of it."""
+    if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise ValueError(f"its {MANIFEST} has {digest!r} for the SHA-256 of {name}")
 
 
 def content_id(role: str, data: bytes) -> int:
@@ -137,7 +156,6 @@ class _Folder:
             raise UserError(f"{name} cannot be read: {error}") from None
         try:
             self.header = Header.from_json(raw_header)
-            check_shards(self.header.shards)
             self.index = np.load(self.files.on_disk(INDEX, self.header.index_sha256), mmap_mode="r")
         except OSError as error:
             raise UserError(f"{name}/{INDEX} cannot be read: {error}") from None
@@ -169,17 +187,6 @@ class _Folder:
         for shard in self.header.shards:
             if fault := self.files.fault(shard):
                 raise UserError(f"{self.name}/{shard.name} {fault}")
-
-
-def check_shards(shards: Sequence[Shard]) -> None:
-    """Raises ValueError for names that could lead out of the folder, and for digests that could out of the cache's."""
-    for shard in shards:
-        if not isinstance(shard.name, str) or not re.fullmatch(r"[^/\\\0]+\.tar", shard.name):
-            raise ValueError(f"its {MANIFEST} names {shard.name!r}, which is not the name of a tar in the folder")
-        if not isinstance(shard.sha256, str) or not re.fullmatch(r"[0-9a-f]{64}", shard.sha256):
-            raise ValueError(f"its {MANIFEST} has {shard.sha256!r} for the SHA-256 of {shard.name}")
-        if not isinstance(shard.size, int) or shard.size < 0:
-            raise ValueError(f"its {MANIFEST} has {shard.size!r} for the bytes of {shard.name}")
 
 
 @dataclass(frozen=True, kw_only=True)

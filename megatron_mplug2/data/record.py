@@ -53,7 +53,7 @@ class Record:
     @staticmethod
     def from_json(data: bytes) -> "Record":
         """Raises ValueError, KeyError, TypeError or AttributeError where the data is no record."""
-        return Record.from_fields(json.loads(data))
+        return Record.from_fields(json_of(data))
 
     @staticmethod
     def from_fields(fields: dict[str, Any]) -> "Record":
@@ -69,6 +69,14 @@ class Record:
             span_s=None if span is None else (float(span[0]), float(span[1])),
             attributes=dict(fields["attributes"]),
         )
+
+
+def json_of(data: bytes) -> Any:
+    """Raises ValueError where the data is no JSON, also where its brackets go too deep."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("brackets too deep") from None
 
 
 def _region(fields: dict[str, Any]) -> Region:

@@ -193,7 +193,7 @@ def test_check_files_names_the_tar(tmp_path: Path) -> None:
         manifest.check_files()
 
 
-@pytest.mark.parametrize("contents", ['"text"', "[]", "1", "null"])
+@pytest.mark.parametrize("contents", ['"text"', "[]", "1", "null", pytest.param("[" * 100_000, id="deep")])
 def test_a_manifest_that_is_other_json(tmp_path: Path, contents: str) -> None:
     (write(tmp_path / "a", range(2)) / MANIFEST).write_text(contents)
     with pytest.raises(UserError, match="not readable as a corpus"):
@@ -233,6 +233,15 @@ def test_a_manifest_with_impossible_facts(tmp_path: Path, field: str, value: obj
     fields["shards"][0][field] = value
     header.write_text(json.dumps(fields))
     with pytest.raises(UserError, match=r"a is not readable as a corpus \(its manifest.json has"):
+        Manifest.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("digest", [5, None, "../../../../tmp/x"])
+def test_a_manifest_with_an_impossible_digest_of_its_index(tmp_path: Path, digest: object) -> None:
+    """It becomes a name in the cache, and a part of the data state."""
+    header = write(tmp_path / "a", range(2)) / MANIFEST
+    header.write_text(json.dumps(json.loads(header.read_text()) | {"index_sha256": digest}))
+    with pytest.raises(UserError, match=r"for the SHA-256 of index\.npy"):
         Manifest.load(tmp_path / "a")
 
 

@@ -90,6 +90,13 @@ def test_missing_and_strange_files(shards: Path) -> None:
     ]
 
 
+def test_a_folder_that_lacks_its_manifest(shards: Path) -> None:
+    folder = shards / "train/text"
+    (folder / MANIFEST).unlink()
+    (fault,) = verify(shards)
+    assert fault.startswith(f"{folder}: tars without a manifest.json")
+
+
 def test_members_that_another_reader_does_not_see(shards: Path) -> None:
     folder = shards / "train/text"
     rows = np.load(folder / INDEX)
@@ -136,6 +143,7 @@ def test_rows_that_point_outside(field: str, value: int, shards: Path) -> None:
         ({"shards": [{"name": "/etc/passwd", "size": 1, "sha256": "0" * 64}]}, "not the name of a tar in the folder"),
         ({"shards": [{"name": "000000.tar", "size": "1", "sha256": "0" * 64}]}, "for the bytes of"),
         ({"shards": 3}, "not readable"),
+        ({"index_sha256": "../" * 20 + "0000"}, "for the SHA-256 of index.npy"),
     ],
 )
 def test_manifests_that_cannot_be(fields: dict[str, Any], told: str, shards: Path) -> None:
