@@ -48,20 +48,11 @@ class WorkFolder:
                 raise UserError(f"{self.place} exists already and is not this stage's: choose another --out, or delete it first")
             self.work.mkdir(parents=True, exist_ok=True)
             lock = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        new = False
         try:
             self._take(lock)
-            with telling(self.place):
-                shutil.rmtree(self._scratch, ignore_errors=True)
-                self._scratch.mkdir(exist_ok=True)
-                new = self._note_asked(asked)
-            yield
-        except UserError:
-            if new:
-                self._remove_if_empty()
-            raise
+            with self._held(asked):
+                yield
         finally:
-            shutil.rmtree(self._scratch, ignore_errors=True)
             os.close(lock)
 
     @contextmanager
@@ -88,6 +79,23 @@ class WorkFolder:
                 partial.replace(path)
             finally:
                 partial.unlink(missing_ok=True)
+
+    @contextmanager
+    def _held(self, asked: Asked) -> Iterator[None]:
+        """`begun` with the lock in hand: only its holder may touch what lies in the scratch folder."""
+        new = False
+        try:
+            with telling(self.place):
+                shutil.rmtree(self._scratch, ignore_errors=True)
+                self._scratch.mkdir(exist_ok=True)
+                new = self._note_asked(asked)
+            yield
+        except UserError:
+            if new:
+                self._remove_if_empty()
+            raise
+        finally:
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _take(self, lock: int) -> None:
         """A process that was killed a moment ago may hold the lock until it is gone altogether, hence the patience."""

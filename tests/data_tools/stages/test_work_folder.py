@@ -74,6 +74,16 @@ def test_a_part_is_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         pass
 
 
+def test_a_process_that_is_refused_leaves_the_other_s_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_folder, "_PATIENCE_S", 0.1)
+    folder = WorkFolder(tmp_path / "out", Part())
+    with folder.begun({}), folder.whole_file(folder.place / "file") as file:
+        with pytest.raises(UserError, match="written by another process"), WorkFolder(tmp_path / "out", Part()).begun({}):
+            pass
+        file.write(b"whole")
+    assert tree(folder.place) == {"file": b"whole"}
+
+
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     folder = WorkFolder(tmp_path / "out", Part())
 
