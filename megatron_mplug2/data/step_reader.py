@@ -1,5 +1,6 @@
 """Builds a rank's part of a step, with substitutes for bad samples. This is what worker processes run."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -90,6 +91,7 @@ class StepReader:
         self._part = part
         self._media = media
         self._augmentation = augmentation
+        self._told = False
         self._decoder = open_decoder(config.data)
 
     def load(self, planned: PlannedStep, recorded: Recorded, watch: Watch) -> LoadedStep:
@@ -180,7 +182,14 @@ class StepReader:
         except BadSample as error:
             return Failure(fault=Fault.CONTENT, reason=str(error))
         except (OSError, LostDecoder) as error:
+            self._tell(str(error))
             return Failure(fault=Fault.STORAGE, reason=str(error))
+
+    def _tell(self, reason: str) -> None:
+        """Once a process: a storage that is away makes a step last, since every read is tried again, and nothing else would say why."""
+        if not self._told:
+            print(f"data: {reason}: it was tried again in vain, and another sample takes its place", file=sys.stderr, flush=True)
+        self._told = True
 
     def _batch(self, task: Task, seats: Sequence[_Seat]) -> Batch:
         if task is Task.TEXT:

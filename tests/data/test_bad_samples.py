@@ -158,6 +158,15 @@ def test_a_storage_fault_is_repeated_on_a_resume_though_it_is_gone(tmp_path: Pat
     assert len((config.run_dir / LEDGER).read_text().splitlines()) == content_events + 2
 
 
+def test_a_storage_that_is_away_is_told_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    corpus = make_corpus(tmp_path / "corpus", bad=())
+    config = config_of(corpus, tmp_path / "run", training__microbatch=8)
+    for index in planned_ids()[0][:2]:
+        storage_fault(corpus, index)
+    next(iter(make_loader(config)))
+    assert capfd.readouterr().err.count("another sample takes its place") == 1
+
+
 def test_a_ledger_of_other_data_is_not_repeated(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus", bad=())
     config = config_of(corpus, tmp_path / "run", training__microbatch=8)
