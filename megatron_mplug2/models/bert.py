@@ -10,8 +10,9 @@ from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import nn
 
+from megatron_mplug2.config.checks import padded_vocab
 from megatron_mplug2.models.attention import AttentionMask, cross_attention, mark_linears, mark_split, self_attention
-from megatron_mplug2.models.context import ModelContext, padded_vocabulary
+from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.norm import layer_norm
 
 
@@ -69,7 +70,7 @@ class BertEmbedding(nn.Module):
         text = context.config.text
         self._dropout, self._keyed, self._sequence = text.dropout, context.dropout, context.sequence
         self.word = VocabParallelEmbedding(
-            padded_vocabulary(text.vocab_size),
+            padded_vocab(text.vocab_size),
             text.hidden,
             init_method=nn.init.zeros_,
             config=context.text,

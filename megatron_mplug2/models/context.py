@@ -12,14 +12,6 @@ from megatron_mplug2.parallel.dropout import KeyedDropout
 from megatron_mplug2.parallel.sequence import SequenceShards
 from megatron_mplug2.parallel.topology import Topology
 
-VOCABULARY_MULTIPLE = 1024
-"""The vocabulary is padded to a multiple of this, which does not depend on the layout."""
-
-
-def padded_vocabulary(vocab_size: int) -> int:
-    """Rows of the word embeddings with their padding."""
-    return -(-vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
-
 
 def quick_gelu(x: torch.Tensor) -> torch.Tensor:
     """CLIP's activation, x * sigmoid(1.702 x) [released code]."""

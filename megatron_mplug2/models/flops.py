@@ -6,9 +6,9 @@ A backward pass costs twice a forward pass. Counts are of the whole model, not o
 
 from functools import singledispatch
 
+from megatron_mplug2.config.checks import padded_vocab
 from megatron_mplug2.config.schema import RunConfig, Task
 from megatron_mplug2.models.chain import Unit
-from megatron_mplug2.models.context import padded_vocabulary
 from megatron_mplug2.models.head_units import ContrastUnit, InstructionLMUnit, MaskedLMUnit, MatchingUnit
 from megatron_mplug2.models.mplug2 import chain
 from megatron_mplug2.models.shapes import BatchShape, batch_shape
@@ -139,7 +139,7 @@ def _masked_lm(unit: MaskedLMUnit, shape: BatchShape, config: RunConfig) -> int:
     """The vocabulary's share is an expectation: documents without padding, of whose tokens `mlm.probability` are asked for."""
     hidden, rows = config.model.text.hidden, shape.text_length * shape.samples
     asked = round(rows * config.objectives.mlm.probability)
-    return _linear(rows, hidden, hidden) + _linear(asked, hidden, padded_vocabulary(config.model.text.vocab_size))
+    return _linear(rows, hidden, hidden) + _linear(asked, hidden, padded_vocab(config.model.text.vocab_size))
 
 
 @_flops.register
@@ -156,4 +156,4 @@ def _matching(unit: MatchingUnit, shape: BatchShape, config: RunConfig) -> int:
 @_flops.register
 def _instruction_lm(unit: InstructionLMUnit, shape: BatchShape, config: RunConfig) -> int:
     hidden, rows = config.model.text.hidden, shape.target_length * shape.decoder_rows
-    return _linear(rows, hidden, hidden) + _linear(rows, hidden, padded_vocabulary(config.model.text.vocab_size))
+    return _linear(rows, hidden, hidden) + _linear(rows, hidden, padded_vocab(config.model.text.vocab_size))

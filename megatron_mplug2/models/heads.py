@@ -4,8 +4,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from megatron_mplug2.config.checks import padded_vocab
 from megatron_mplug2.models.bert import mark_vocabulary
-from megatron_mplug2.models.context import ModelContext, padded_vocabulary
+from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.norm import mark_on_shard
 
 
@@ -23,7 +24,7 @@ class LanguageModelHead(nn.Module):
         for part in (self.dense, self.norm):
             mark_on_shard(part, topology)
         self._sequence = context.sequence
-        rows = padded_vocabulary(text.vocab_size) // topology.tensor_size
+        rows = padded_vocab(text.vocab_size) // topology.tensor_size
         self.bias = nn.Parameter(torch.empty(rows))
         mark_vocabulary(self.bias, text.vocab_size)
         if tied is None:

@@ -63,10 +63,6 @@ class Topology:
         """The ranks that hold one replica of the model: tensor x pipeline."""
         return self.groups.mp
 
-    def stage_rank(self, stage: int) -> int:
-        """Global rank of the same tensor and data position on another stage."""
-        return self.pipeline_ranks[stage]
-
     def model_parallel_rank(self, stage: int) -> int:
         """Global rank of tensor rank 0 of a stage in this rank's model replica."""
         return self.pipeline_ranks[stage] - self.tensor_rank
@@ -154,8 +150,3 @@ def _features_group(layout: LayoutConfig, owner: int) -> dist.ProcessGroup | Non
 
 def _tie_group(layout: LayoutConfig, stages: tuple[int, int]) -> dist.ProcessGroup | None:
     return _group_of_stages(layout, sorted(stages)) if stages[0] != stages[1] else None
-
-
-def destroy_topology() -> None:
-    """Forgets Megatron-Core's global groups, so that a process can make another topology."""
-    parallel_state.destroy_model_parallel()

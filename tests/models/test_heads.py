@@ -3,8 +3,8 @@
 import torch
 from torch.nn import functional as F
 
+from megatron_mplug2.config.checks import padded_vocab
 from megatron_mplug2.config.schema import LayoutConfig
-from megatron_mplug2.models.context import padded_vocabulary
 from megatron_mplug2.models.heads import ContrastiveHead, LanguageModelHead
 from megatron_mplug2.models.mplug2 import Stage, chain
 from megatron_mplug2.models.weights import named_weights
@@ -57,7 +57,7 @@ def _ties(layout: LayoutConfig) -> None:
     alone = named_weights(Stage(units, built.context), built.topology)
     (copy,) = (weight for weight in alone if weight.name == "decoder.embedding.word.weight")
     assert not copy.saves
-    assert copy.param.shape == word.shape == (padded_vocabulary(TEXT.vocab_size) // layout.tensor, TEXT.hidden)
+    assert copy.param.shape == word.shape == (padded_vocab(TEXT.vocab_size) // layout.tensor, TEXT.hidden)
 
 
 def test_the_vocabulary_is_one_weight() -> None:
