@@ -105,7 +105,7 @@ class DaliDecoder:
                 batch = group[begin : begin + BATCH]
                 squares = self._squares(source, resolution, [work.item for work in batch])
                 for work, square in zip(batch, squares, strict=True):
-                    yield work, None if square is None else finished(square, work.request.transform.operations)
+                    yield work, None if square is None else finished(square.permute(0, 3, 1, 2), work.request.transform.operations)
 
     def _squares(self, source: "Source", resolution: int, items: "Sequence[Item]") -> list[torch.Tensor | None]:
         """DALI raises for a whole batch and does not say for which item: they are tried one by one then."""

@@ -11,8 +11,8 @@ DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
 def finished(squares: torch.Tensor, operations: Sequence[Operation]) -> torch.Tensor:
-    """[3, T, R, R] uint8 after RandAugment's operations, from [T, R, R, 3] uint8, on its device."""
-    return augmented(squares.permute(0, 3, 1, 2), operations).transpose(0, 1).contiguous()
+    """[3, T, R, R] uint8 after RandAugment's operations, from [T, 3, R, R] uint8, on its device."""
+    return augmented(squares, operations).transpose(0, 1).contiguous()
 
 
 def normalised(media: torch.Tensor) -> torch.Tensor:
