@@ -13,6 +13,7 @@ REQUIRES = [
     "pyyaml>=6.0.1",
     "tokenizers>=0.21",
     "sentencepiece>=0.2.1",
+    "safetensors>=0.5",
     "av>=14.0",
     "pillow>=11.0",
     "webdataset>=1.0",
@@ -25,11 +26,13 @@ DALI = ["nvidia-dali-cuda130>=2.4"]
 """For decoding on a GPU; it runs without one too."""
 REMOTE = ["fsspec>=2025.2", "aiohttp>=3.11", "s3fs>=2025.2"]
 """For shards behind http(s) and s3."""
+HUGGING_FACE = ["transformers>=5.0"]
+"""To load what is exported; an export itself needs only safetensors."""
 EXTRAS = {
     "dali": DALI,
     "remote": REMOTE,
-    "dev": [*DALI, *REMOTE, "pytest>=8.0", "pytest-timeout>=2.3", "ruff>=0.9", "mypy>=1.14", "pre-commit>=4.0"],
-    "hf": ["transformers>=5.0", "safetensors>=0.5"],
+    "dev": [*DALI, *REMOTE, *HUGGING_FACE, "pytest>=8.0", "pytest-timeout>=2.3", "ruff>=0.9", "mypy>=1.14", "pre-commit>=4.0"],
+    "hf": HUGGING_FACE,
 }
 
 setup(

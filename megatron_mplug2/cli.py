@@ -9,6 +9,7 @@ import typer
 
 from data_tools.commands import app as data
 from megatron_mplug2.checkpoint_commands import app as checkpoint
+from megatron_mplug2.conversion_commands import app as convert
 from megatron_mplug2.errors import RankError, UserError
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Config keys to set, such as optimizer.lr=1e-4")]
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.add_typer(data, name="data")
 app.add_typer(checkpoint, name="checkpoint")
+app.add_typer(convert, name="convert")
 
 
 @app.command()

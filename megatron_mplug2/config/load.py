@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from megatron_mplug2.config.names import Place, dotted, nearest
-from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.schema import Frozen, ModelConfig, RunConfig
 from megatron_mplug2.errors import UserError
 
 BASE_KEY = "base"
@@ -36,6 +36,27 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     for override in overrides:
         _apply(tree, override)
     return _build(tree, str(path))
+
+
+def load_model(path: Path) -> ModelConfig:
+    """The `model` section of a config file, which may be all that it has, such as configs/model/base.yaml.
+
+    Raises:
+        UserError: as `load_config`.
+    """
+    tree = _read(path, ())
+    crossed: list[str] = []
+    try:
+        model = _ModelAlone.model_validate({key: value for key, value in tree.items() if key == "model"}, context=crossed).model
+    except ValidationError as error:
+        raise _refusal(str(path), _sentences(error.errors())) from error
+    if crossed:
+        raise _refusal(str(path), crossed)
+    return model
+
+
+class _ModelAlone(Frozen):
+    model: ModelConfig
 
 
 def resolved_yaml(config: RunConfig) -> str:

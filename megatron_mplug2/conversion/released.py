@@ -1,13 +1,15 @@
-"""Weights of the released mPLUG-2 (caption and VQA layouts) as this project's canonical, unsharded weights."""
+"""Weights of the released mPLUG-2 (caption and VQA layouts) as this project's canonical, unsharded weights, and back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from megatron_mplug2.config.schema import ModelConfig
-from megatron_mplug2.conversion.released_file import is_dead, numbered, released_tensors
-from megatron_mplug2.conversion.released_rules import Rule, rules
+from megatron_mplug2.conversion.lazy import LazyWeight
+from megatron_mplug2.conversion.released_file import is_dead, numbered, released_tensors, spelt, with_tied_copies
+from megatron_mplug2.conversion.released_rules import Rule, Source, rules
 from megatron_mplug2.errors import UserError
 
 FUSION = "fusion_encoder.encoder.layer"
@@ -41,8 +43,28 @@ class Report:
     """Canonical names of weights that the file doesn't have; they keep their initial values."""
 
 
-def from_released(state_dict: Mapping[str, object], config: ModelConfig) -> tuple[dict[str, torch.Tensor], Report]:
-    """Every weight that a released file holds, full and unsharded under its canonical name, in the file's data type.
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A released file that fits a model, every name of it accounted for."""
+
+    rules: tuple[Rule, ...]
+    tensors: Mapping[str, torch.Tensor]
+    """By released name without `bert.`."""
+    report: Report
+
+    def weights(self) -> list[LazyWeight]:
+        """Every weight that the file holds, made when it is read."""
+        return [
+            LazyWeight(name=rule.name, size=rule.size, dtype=self.tensors[rule.sources[0].name].dtype, read=partial(self._read, rule))
+            for rule in self.rules
+        ]
+
+    def _read(self, rule: Rule) -> torch.Tensor:
+        return rule.assemble(*(self.tensors[source.name] for source in rule.sources))
+
+
+def plan_released(state_dict: Mapping[str, object], config: ModelConfig) -> Plan:
+    """What becomes of a released file; no weight is made yet.
 
     `state_dict`: what torch.load gave, the weights themselves or with them under 'model' or 'module'.
 
@@ -54,25 +76,59 @@ def from_released(state_dict: Mapping[str, object], config: ModelConfig) -> tupl
     fusion = numbered(tensors, FUSION)
     fusion_start = max(0, max(fusion, default=-1) + 1 - config.fusion_layers)
     table = tuple(rules(config, fusion_start))
+    for rule in table:
+        for source in rule.sources:
+            _check(source, tensors)
     used = tuple(source.name for rule in table for source in rule.sources)
-    weights = {rule.name: _apply(rule, tensors) for rule in table}
     unused_fusion = tuple(f"{FUSION}.{index}." for index in fusion if index < fusion_start)
     left = sorted(set(tensors) - set(used))
     unexpected = [name for name in left if not (is_dead(name) or name.startswith(unused_fusion))]
     if unexpected:
         shown = ", ".join(unexpected[:3]) + (", ..." if len(unexpected) > 3 else "")
         raise UserError(f"{len(unexpected)} weights have no place in this model ({shown}): the file is of another model")
-    return weights, Report(used=used, ignored=tuple(left), missing=MISSING)
+    return Plan(rules=table, tensors=tensors, report=Report(used=used, ignored=tuple(left), missing=MISSING))
 
 
-def _apply(rule: Rule, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    parts = []
-    for source in rule.sources:
-        if source.name not in tensors:
-            raise UserError(f"no {source.name} in the file: it isn't a released mPLUG-2 checkpoint, or of another size than the model")
-        tensor = tensors[source.name]
-        if tuple(tensor.shape) != source.shape:
-            sizes = f"{list(tensor.shape)} in the file, {list(source.shape)} in the model"
-            raise UserError(f"{source.name} is {sizes}: choose the model config that the file is of")
-        parts.append(tensor)
-    return rule.assemble(*parts)
+def from_released(state_dict: Mapping[str, object], config: ModelConfig) -> tuple[dict[str, torch.Tensor], Report]:
+    """Every weight that a released file holds, full and unsharded under its canonical name, in the file's data type.
+
+    Raises UserError as `plan_released`.
+    """
+    plan = plan_released(state_dict, config)
+    return {weight.name: weight.read() for weight in plan.weights()}, plan.report
+
+
+def to_released(weights: Sequence[LazyWeight], config: ModelConfig) -> tuple[dict[str, torch.Tensor], Report]:
+    """The released layout of a model's weights, tied pairs twice as there, without dead weights; and what became of ours.
+
+    In the report `used` and `ignored` are canonical names; nothing can be `missing`.
+
+    Raises:
+        UserError: a weight isn't there, has another size than `config` asks for, or belongs to no such model.
+    """
+    by_name = {weight.name: weight for weight in weights}
+    table = tuple(rules(config, config.text.layers - config.fusion_layers))
+    released: dict[str, torch.Tensor] = {}
+    for rule in table:
+        if rule.name not in by_name:
+            raise UserError(f"no {rule.name} among the weights: they aren't a whole mPLUG-2 model")
+        weight = by_name[rule.name]
+        if weight.size != rule.size:
+            raise UserError(
+                f"{rule.name} is {list(weight.size)} in the file, {list(rule.size)} in the model: the config is another model's"
+            )
+        released |= {spelt(name): tensor for name, tensor in rule.released(weight.read()).items()}
+    used = tuple(rule.name for rule in table)
+    ignored = tuple(sorted(set(by_name) - set(used)))
+    if foreign := [name for name in ignored if name not in MISSING]:
+        raise UserError(f"{foreign[0]} has no place in a released mPLUG-2: the weights are another model's")
+    return with_tied_copies(released), Report(used=used, ignored=ignored, missing=())
+
+
+def _check(source: Source, tensors: Mapping[str, torch.Tensor]) -> None:
+    if source.name not in tensors:
+        raise UserError(f"no {source.name} in the file: it isn't a released mPLUG-2 checkpoint, or of another size than the model")
+    found = tuple(tensors[source.name].shape)
+    if found != source.shape:
+        sizes = f"{list(found)} in the file, {list(source.shape)} in the model"
+        raise UserError(f"{source.name} is {sizes}: choose the model config that the file is of")

@@ -3,8 +3,10 @@
 Names are those of the released caption and VQA classes with the `bert.` infix, which only some of the files have, left out.
 """
 
+import pickle
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
@@ -74,3 +76,36 @@ def numbered(tensors: Mapping[str, torch.Tensor], prefix: str) -> list[int]:
     """Numbers n of the names that begin with "prefix.n.", in order."""
     pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
     return sorted({int(match[1]) for match in map(pattern.match, tensors) if match})
+
+
+def spelt(name: str) -> str:
+    """A name as the released classes spell it: with `bert.` in the decoder."""
+    return re.sub(r"^text_decoder\.(?=embeddings|encoder)", "text_decoder.bert.", name)
+
+
+def with_tied_copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As released files are: each tied parameter under both of its names, the same memory."""
+    return tensors | {copy: tensors[spelt(original)] for copy, original in _TIED}
+
+
+def open_released(path: Path) -> Mapping[str, object]:
+    """What a .pth holds, of which nothing is executed; tensors stay in the file until they are read, where its format allows.
+
+    Raises:
+        UserError: it cannot be read, is damaged, or holds something else than data.
+    """
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"PK"
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}): name a released .pth file") from None
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        why = f"holds {named[1]}, which is no data and isn't executed" if named else "is no file of torch.save, or damaged"
+        raise UserError(f"{path} {why}: load it where it is trusted, and save its 'model' alone") from None
+    except Exception:  # whatever a damaged archive leads to
+        raise UserError(f"{path} is damaged or cut off: download it again, and compare its size") from None
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__}, not weights by name: it isn't a released mPLUG-2 checkpoint")
+    return content

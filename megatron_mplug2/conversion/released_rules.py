@@ -1,6 +1,6 @@
 """Which released tensors make each of this project's weights, of which shape they must be, and how they are put together."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,6 +10,8 @@ from megatron_mplug2.config.schema import ModelConfig, TextConfig, VisionConfig
 
 Assemble = Callable[..., torch.Tensor]
 """Full released tensors of a rule's sources -> the full weight."""
+TakeApart = Callable[[torch.Tensor], Sequence[torch.Tensor]]
+"""The inverse, up to the sources' shapes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,17 @@ class Rule:
     """The weight's canonical name."""
     sources: tuple[Source, ...]
     assemble: Assemble
+    take_apart: TakeApart = lambda weight: (weight,)
+
+    @property
+    def size(self) -> torch.Size:
+        """Of the weight."""
+        return self.assemble(*(torch.empty(source.shape, device="meta") for source in self.sources)).shape
+
+    def released(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The released tensors of a weight, by name."""
+        parts = self.take_apart(weight)
+        return {source.name: part.reshape(source.shape) for source, part in zip(self.sources, parts, strict=True)}
 
 
 def rules(config: ModelConfig, fusion_start: int) -> Iterator[Rule]:
@@ -77,8 +90,12 @@ def _vision_block(target: str, source: str, vision: VisionConfig) -> Iterator[Ru
     yield from _norm(f"{target}.attention_norm", f"{source}.ln_1", width)
     for kind, shape in (("weight", (3 * width, width)), ("bias", (3 * width,))):
         fused = Source(name=f"{source}.attn.in_proj_{kind}", shape=shape)
-        assemble = partial(_interleave_stacked, heads=vision.heads)
-        yield Rule(name=f"{target}.attention.linear_qkv.{kind}", sources=(fused,), assemble=assemble)
+        yield Rule(
+            name=f"{target}.attention.linear_qkv.{kind}",
+            sources=(fused,),
+            assemble=partial(_interleave_stacked, heads=vision.heads),
+            take_apart=partial(_stack, heads=vision.heads),
+        )
     yield from _linear(f"{target}.attention.linear_proj", f"{source}.attn.out_proj", width, width)
     yield from _norm(f"{target}.mlp_norm", f"{source}.ln_2", width)
     yield from _linear(f"{target}.mlp.linear_fc1", f"{source}.mlp.c_fc", vision.ffn, width)
@@ -119,7 +136,12 @@ def _bert_attention(target: str, source: str, text: TextConfig, fused: dict[str,
     for projection, parts in fused.items():
         for kind, shape in (("weight", (hidden, hidden)), ("bias", (hidden,))):
             sources = tuple(Source(name=f"{source}.self.{part}.{kind}", shape=shape) for part in parts)
-            yield Rule(name=f"{target}.{projection}.{kind}", sources=sources, assemble=partial(_interleave, heads=text.heads))
+            yield Rule(
+                name=f"{target}.{projection}.{kind}",
+                sources=sources,
+                assemble=partial(_interleave, heads=text.heads),
+                take_apart=partial(_separate, parts=len(parts), heads=text.heads),
+            )
     yield from _linear(f"{target}.linear_proj", f"{source}.output.dense", hidden, hidden)
     yield from _norm(f"{target}_norm", f"{source}.output.LayerNorm", hidden)
 
@@ -158,3 +180,13 @@ def _interleave(*parts: torch.Tensor, heads: int) -> torch.Tensor:
 def _interleave_stacked(stacked: torch.Tensor, *, heads: int) -> torch.Tensor:
     """CLIP's [all q; all k; all v] -> the same."""
     return _interleave(*stacked.chunk(3), heads=heads)
+
+
+def _separate(fused: torch.Tensor, *, parts: int, heads: int) -> list[torch.Tensor]:
+    """The inverse of `_interleave`."""
+    return [part.flatten(0, 1) for part in fused.unflatten(0, (heads, parts, -1)).unbind(1)]
+
+
+def _stack(fused: torch.Tensor, *, heads: int) -> tuple[torch.Tensor]:
+    """The inverse of `_interleave_stacked`."""
+    return (torch.cat(_separate(fused, parts=3, heads=heads)),)

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from megatron_mplug2.config.schema import ModelConfig
 from megatron_mplug2.conversion.released_file import numbered, released_tensors
@@ -17,21 +19,41 @@ _LAYERS = "text_encoder.encoder.layer"
 _BLOCKS = "visual_encoder.visual.transformer.resblocks"
 
 
-def config_from_released(state_dict: Mapping[str, object]) -> ModelConfig:
+class BertSizes(BaseModel):
+    """What a released BERT config (config_bert_large_text.json) says that no weight tells."""
+
+    num_attention_heads: int = Field(gt=0)
+    fusion_layers: int = Field(gt=0)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises UserError where it is no such file."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}): name a released BERT config, a JSON file") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the file"
+            raise UserError(f"{path} is no released BERT config: {place}: {first['msg']}") from None
+
+
+def config_from_released(state_dict: Mapping[str, object], bert: BertSizes | None = None) -> ModelConfig:
     """The model that a released file is of, with what the released code does: two temporal modules, on pictures too.
 
-    How many of the fusion layers run is the one size that no weight tells: a quarter of the text encoder's, rounded up (6 of 24 in
-    large, 3 of 12 in base).
+    Without `bert`, heads are 64 wide, and a quarter of the fusion layers run, rounded up, as of the text encoder's layers (6 of 24 in
+    large, 3 of 12 in base): the two sizes that no weight tells.
 
     Raises:
         UserError: it isn't a released mPLUG-2 checkpoint.
     """
     tensors = released_tensors(state_dict)
     layers = len(numbered(tensors, _LAYERS))
-    sizes = {"vision": _vision_sizes(tensors), "text": _text_sizes(tensors, layers)}
+    sizes = {"vision": _vision_sizes(tensors), "text": _text_sizes(tensors, layers, bert)}
+    fusion_layers = bert.fusion_layers if bert is not None else math.ceil(layers / 4)
     try:
         return ModelConfig.model_validate(
-            {**sizes, "fusion_layers": math.ceil(layers / 4), "decoder_layers": len(numbered(tensors, "text_decoder.encoder.layer"))}
+            {**sizes, "fusion_layers": fusion_layers, "decoder_layers": len(numbered(tensors, "text_decoder.encoder.layer"))}
         )
     except ValidationError as error:
         where, message = error.errors()[0]["loc"], error.errors()[0]["msg"]
@@ -55,7 +77,7 @@ def _vision_sizes(tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
     }
 
 
-def _text_sizes(tensors: Mapping[str, torch.Tensor], layers: int) -> dict[str, object]:
+def _text_sizes(tensors: Mapping[str, torch.Tensor], layers: int, bert: BertSizes | None) -> dict[str, object]:
     vocab_size, hidden = _shape(tensors, "text_encoder.embeddings.word_embeddings.weight", 2)
     positions, _ = _shape(tensors, "text_encoder.embeddings.position_embeddings.weight", 2)
     token_types, _ = _shape(tensors, "text_encoder.embeddings.token_type_embeddings.weight", 2)
@@ -64,7 +86,7 @@ def _text_sizes(tensors: Mapping[str, torch.Tensor], layers: int) -> dict[str, o
     queries, _ = _shape(tensors, f"{_LAYERS}.{layers - universal}.latents", 2)
     return {
         "hidden": hidden,
-        "heads": _heads(hidden),
+        "heads": bert.num_attention_heads if bert is not None else _heads(hidden),
         "ffn": ffn,
         "layers": layers,
         "universal_layers": universal,

@@ -55,11 +55,7 @@ class WordPiece:
     def __init__(self, path: Path, lines: str) -> None:
         """Raises UserError for what is no such list; `path` is for its text."""
         self.pieces: Sequence[str] = _pieces(path, lines)
-        ids = {piece: id_ for id_, piece in enumerate(self.pieces)}
-        self._tokenizer = tokenizers.Tokenizer(models.WordPiece(vocab=ids, unk_token=UNKNOWN, max_input_chars_per_word=100))
-        self._tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-        self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        self._tokenizer.decoder = decoders.WordPiece(cleanup=True)
+        self._tokenizer = wordpiece_tokenizer(self.pieces)
         self.fingerprint = hashlib.sha256("\n".join(self.pieces).encode()).hexdigest()
 
     def ids(self, text: str) -> list[int]:
@@ -67,6 +63,16 @@ class WordPiece:
 
     def text(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def wordpiece_tokenizer(pieces: Sequence[str]) -> tokenizers.Tokenizer:
+    """Cuts a text alone, without special tokens before or after it."""
+    ids = {piece: id_ for id_, piece in enumerate(pieces)}
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(vocab=ids, unk_token=UNKNOWN, max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(cleanup=True)
+    return tokenizer
 
 
 class SentencePiece:

@@ -182,15 +182,17 @@ class MPlug2Model(MPlug2PreTrainedModel):
 
         return beam_search(next_logits, len(memory.tokens), settings, memory.tokens.device)
 
-    def caption(self, pixel_values: torch.Tensor, **asked: torch.Tensor) -> torch.Tensor:
-        """[b, t] ids of a caption of each picture or clip; `asked`: `input_ids` and `attention_mask` of the instruction, if any."""
+    def caption(
+        self, pixel_values: torch.Tensor, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """[b, t] ids of a caption of each picture or clip; the ids [b, L] ask for it, where the model was taught so."""
         fewest, most = self.config.caption_tokens or CAPTION_TOKENS
-        return self.generate(pixel_values, **asked, min_length=fewest, max_length=most).ids
+        return self.generate(pixel_values, input_ids, attention_mask, min_length=fewest, max_length=most).ids
 
-    def answer(self, pixel_values: torch.Tensor, **asked: torch.Tensor) -> torch.Tensor:
-        """[b, t] ids of the answer to each question; `asked`: its `input_ids` and `attention_mask`."""
+    def answer(self, pixel_values: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """[b, t] ids of the answer to each question [b, L]."""
         fewest, most = self.config.answer_tokens or ANSWER_TOKENS
-        return self.generate(pixel_values, **asked, min_length=fewest, max_length=most).ids
+        return self.generate(pixel_values, input_ids, attention_mask, min_length=fewest, max_length=most).ids
 
     def _memory(self, output: MPlug2Output, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> Memory:
         media, prompt = output.media_embeds, output.fused_embeds if output.fused_embeds is not None else output.text_embeds

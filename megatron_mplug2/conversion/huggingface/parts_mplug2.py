@@ -1,6 +1,7 @@
 """The parts of mPLUG-2 after its vision encoder: text encoder, universal layers, fusion, decoder, heads. Batch first."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -38,10 +39,10 @@ class UniversalLayers(nn.Module):
 
     def media(self, visual: torch.Tensor) -> torch.Tensor:
         """[b, n, h] -> same: queries attend to the visual tokens, in the last layer the visual tokens to the queries."""
-        queries = self.layers[0].queries.expand(len(visual), -1, -1)
-        for universal in self.layers[:-1]:
+        *refining, last = cast(list[UniversalLayer], list(self.layers))
+        queries = refining[0].queries.expand(len(visual), -1, -1)
+        for universal in refining:
             queries = universal.layer(queries, None, visual)
-        last = self.layers[-1]
         return last.dropout(last.visual_norm(visual + last.layer(visual, None, queries)))
 
 

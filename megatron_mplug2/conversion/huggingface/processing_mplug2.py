@@ -1,0 +1,146 @@
+"""From pictures, clips and texts to what `MPlug2Model` takes, and from its ids back to text."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch.nn import functional as F
+from transformers import BatchFeature, ProcessorMixin
+
+IGNORED = -100
+
+
+class MPlug2Processor(ProcessorMixin):
+    """A picture is a PIL image, or an array or tensor [H, W, 3] uint8; a clip is a sequence of such frames, all that there are."""
+
+    tokenizer_class = "AutoTokenizer"
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        resolution: int = 224,
+        frames: int = 16,
+        text_length: int = 50,
+        target_length: int = 32,
+        clip_resize: str = "bicubic",
+        image_instruction: str | None = None,
+        video_instruction: str | None = None,
+    ) -> None:
+        """Settings of the model.
+
+        Args:
+            resolution: side of the square in pixels.
+            frames: taken from each clip.
+            text_length: most tokens of what the model reads.
+            target_length: most tokens of what its decoder is taught.
+            clip_resize: "bicubic", or "nearest" as the released code tests. Pictures are always resized with the bicubic filter.
+            image_instruction: what asks for a caption of a picture; None: nothing does.
+            video_instruction: the same of a clip.
+        """
+        super().__init__(tokenizer)
+        self.resolution, self.frames = resolution, frames
+        self.text_length, self.target_length = text_length, target_length
+        self.clip_resize = clip_resize
+        self.image_instruction, self.video_instruction = image_instruction, video_instruction
+
+    def __call__(self, images: Any = None, text: str | Sequence[str] | None = None, videos: Any = None, **kwargs: Any) -> BatchFeature:
+        """Inputs of the model; what is alone is a batch of one.
+
+        Without `text`, pictures and clips come with the instruction that asks for a caption, where the model has one. One text for several
+        pictures or clips is asked of each.
+
+        Raises:
+            ValueError: there are both images and videos, or a number of texts that does not fit.
+        """
+        if images is not None and videos is not None:
+            raise ValueError("pictures and clips make separate batches: give images or videos")
+        data: dict[str, torch.Tensor] = {}
+        media = _listed(images, 3) if images is not None else _listed(videos, 4) if videos is not None else []
+        if images is not None:
+            data["pixel_values"] = torch.stack([self._pixels([picture], "bicubic") for picture in media])
+            text = self.image_instruction if text is None else text
+        elif videos is not None:
+            data["pixel_values"] = torch.stack([self._pixels(self._sampled(clip), self.clip_resize) for clip in media])
+            text = self.video_instruction if text is None else text
+        if text is not None:
+            texts = [text] * max(len(media), 1) if isinstance(text, str) else list(text)
+            if media and len(texts) != len(media):
+                raise ValueError(f"{len(texts)} texts for {len(media)} pictures or clips")
+            data |= self.tokens(texts)
+        return BatchFeature(data)
+
+    def tokens(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """`input_ids` and `attention_mask` [n, L]: each text as [CLS] X, cut at `text_length`, padded to the longest."""
+        whole = [text.encode(errors="replace").decode() for text in texts]  # half a character (a lone surrogate) is none
+        rows = self.tokenizer(
+            whole, padding=True, truncation=True, max_length=self.text_length, return_token_type_ids=False, return_tensors="pt"
+        )
+        return {name: rows[name] for name in ("input_ids", "attention_mask")}
+
+    def targets(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """`decoder_input_ids` and `labels` [n, t] of texts that the decoder is to say: [CLS] X [SEP], cut at `target_length`, padded."""
+        bare = [self.tokenizer(text, add_special_tokens=False)["input_ids"][: self.target_length - 2] for text in texts]
+        rows = [[self.tokenizer.cls_token_id, *ids, self.tokenizer.sep_token_id] for ids in bare]
+        ids = torch.full((len(rows), max(map(len, rows))), self.tokenizer.pad_token_id)
+        for place, row in enumerate(rows):
+            ids[place, : len(row)] = torch.tensor(row)
+        labels = ids.clone()
+        for place, row in enumerate(rows):
+            labels[place, len(row) :] = IGNORED
+        return {"decoder_input_ids": ids, "labels": labels}
+
+    def batch_decode(self, sequences: Any, **kwargs: Any) -> list[str]:
+        """[n, t] ids -> texts."""
+        return [self.decode(ids) for ids in sequences]
+
+    def decode(self, token_ids: Any, **kwargs: Any) -> str:
+        """[t] ids -> the text up to the first [SEP], without special tokens other than [UNK]; ids of no piece are passed over."""
+        tokenizer, kept = self.tokenizer, []
+        for id_ in map(int, token_ids):
+            if id_ == tokenizer.sep_token_id:
+                break
+            if id_ not in (tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.mask_token_id) and 0 <= id_ < len(tokenizer):
+                kept.append(id_)
+        return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)).strip()
+
+    def _sampled(self, clip: Any) -> list[Any]:
+        """The middle of each of `frames` equal segments; a shorter clip repeats its last frame."""
+        count = len(clip)
+        taken = min(self.frames, count)
+        edges = np.linspace(0, count, taken + 1).astype(int).tolist()
+        chosen = [(edges[place] + edges[place + 1] - 1) // 2 for place in range(taken)]
+        return [clip[index] for index in chosen + chosen[-1:] * (self.frames - taken)]
+
+    def _pixels(self, frames: Sequence[Any], resize: str) -> torch.Tensor:
+        """[3, T, R, R] uint8."""
+        side = (self.resolution, self.resolution)
+        squares = []
+        for frame in frames:
+            pixels = torch.as_tensor(np.array(_rgb(frame) if isinstance(frame, Image.Image) else frame)).permute(2, 0, 1)[None]
+            if resize == "nearest":
+                squares.append(F.interpolate(pixels, size=side, mode="nearest"))
+            else:
+                squares.append(F.interpolate(pixels, size=side, mode="bicubic", antialias=True))
+        return torch.cat(squares).transpose(0, 1).contiguous()
+
+
+def _listed(media: Any, dimensions: int) -> list[Any]:
+    """A batch; `dimensions` of an array that is one picture or one clip."""
+    if isinstance(media, Image.Image) or (hasattr(media, "ndim") and media.ndim == dimensions):
+        return [media]
+    first = media[0]
+    frames_of_one = dimensions == 4 and (isinstance(first, Image.Image) or getattr(first, "ndim", 0) == 3)
+    return [media] if frames_of_one else list(media)
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """Upright, and what is transparent becomes white."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):  # 16 bit; PIL's own conversion clips to 255
+        return Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return picture.convert("RGB")

@@ -1,0 +1,52 @@
+"""The `mplug2 convert` commands: released files, exported folders and checkpoints, one to another. Nothing in them is executed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from megatron_mplug2.errors import UserError
+
+if TYPE_CHECKING:
+    from megatron_mplug2.conversion.released import Report
+
+app = typer.Typer(no_args_is_help=True, help="Convert released files, Hugging Face folders and checkpoints, one to another.")
+
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that `convert official` or `convert export` wrote")]
+
+
+@app.command()
+def official(
+    file: Annotated[Path, typer.Argument(metavar="IN.pth", help="A released mPLUG-2 file")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make, which AutoModel loads")],
+    vocab: Annotated[Path, typer.Option("--vocab", metavar="FILE", help="bert-base-uncased's vocab.txt, which no .pth holds")],
+    model: Annotated[
+        Path | None, typer.Option("--model", metavar="CONFIG", help="Config of the sizes, such as configs/model/large.yaml")
+    ] = None,
+    bert_config: Annotated[Path | None, typer.Option("--bert-config", metavar="JSON", help="The released BERT config instead")] = None,
+) -> None:
+    """Make a Hugging Face folder of a released .pth; tells what of it is used, ignored and missing.
+
+    Without a config the sizes are read off the weights.
+    """
+    from megatron_mplug2.conversion.official import official_to_folder
+
+    if model is not None and bert_config is not None:
+        raise UserError("--model and --bert-config both give the sizes: give one of them")
+    _tell(official_to_folder(file, out, vocab, model=model, bert_config=bert_config), out)
+
+
+@app.command("to-official")
+def to_official(folder: Folder, out: Annotated[Path, typer.Argument(metavar="OUT.pth", help="File to make")]) -> None:
+    """Make a .pth of the released layout from a Hugging Face folder."""
+    from megatron_mplug2.conversion.official import folder_to_official
+
+    _tell(folder_to_official(folder, out), out)
+
+
+def _tell(report: "Report", out: Path) -> None:
+    from megatron_mplug2.conversion.report import table
+
+    for line in table(report):
+        typer.echo(line)
+    typer.echo(f"written: {out}")
