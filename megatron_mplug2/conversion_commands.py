@@ -44,6 +44,27 @@ def to_official(folder: Folder, out: Annotated[Path, typer.Argument(metavar="OUT
     _tell(folder_to_official(folder, out), out)
 
 
+@app.command()
+def export(
+    place: Annotated[Path, typer.Argument(metavar="RUN_OR_CHECKPOINT", help="A run's folder, or a checkpoint's")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make, which AutoModel loads")],
+) -> None:
+    """Make a Hugging Face folder of a run's newest checkpoint, or of the one that is named."""
+    from megatron_mplug2.conversion.checkpoints import checkpoint_to_folder
+
+    _tell(checkpoint_to_folder(place, out), out)
+
+
+@app.command("import")
+def import_(
+    folder: Folder, out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make, for initialise_from.checkpoint")]
+) -> None:
+    """Make a checkpoint, for a run to begin with, from a Hugging Face folder."""
+    from megatron_mplug2.conversion.checkpoints import folder_to_checkpoint
+
+    _tell(folder_to_checkpoint(folder, out), out)
+
+
 def _tell(report: "Report", out: Path) -> None:
     from megatron_mplug2.conversion.report import table
 

@@ -106,23 +106,31 @@ def to_released(weights: Sequence[LazyWeight], config: ModelConfig) -> tuple[dic
     Raises:
         UserError: a weight isn't there, has another size than `config` asks for, or belongs to no such model.
     """
+    table = check_whole(weights, config)
+    by_name = {weight.name: weight for weight in weights}
+    released: dict[str, torch.Tensor] = {}
+    for rule in table:
+        released |= {spelt(name): tensor for name, tensor in rule.released(by_name[rule.name].read()).items()}
+    used = tuple(rule.name for rule in table)
+    return with_tied_copies(released), Report(used=used, ignored=tuple(sorted(set(by_name) - set(used))), missing=())
+
+
+def check_whole(weights: Sequence[LazyWeight], config: ModelConfig) -> tuple[Rule, ...]:
+    """Raises UserError where the weights aren't those of a model, with or without its pretraining heads; what released files hold of it."""
     by_name = {weight.name: weight for weight in weights}
     table = tuple(rules(config, config.text.layers - config.fusion_layers))
-    released: dict[str, torch.Tensor] = {}
     for rule in table:
         if rule.name not in by_name:
             raise UserError(f"no {rule.name} among the weights: they aren't a whole mPLUG-2 model")
-        weight = by_name[rule.name]
-        if weight.size != rule.size:
-            raise UserError(
-                f"{rule.name} is {list(weight.size)} in the file, {list(rule.size)} in the model: the config is another model's"
-            )
-        released |= {spelt(name): tensor for name, tensor in rule.released(weight.read()).items()}
-    used = tuple(rule.name for rule in table)
-    ignored = tuple(sorted(set(by_name) - set(used)))
-    if foreign := [name for name in ignored if name not in MISSING]:
-        raise UserError(f"{foreign[0]} has no place in a released mPLUG-2: the weights are another model's")
-    return with_tied_copies(released), Report(used=used, ignored=ignored, missing=())
+        if by_name[rule.name].size != rule.size:
+            sizes = f"{list(by_name[rule.name].size)} in the file, {list(rule.size)} in the model"
+            raise UserError(f"{rule.name} is {sizes}: the config is another model's")
+    heads = set(MISSING) & set(by_name)
+    if foreign := sorted(set(by_name) - {rule.name for rule in table} - heads):
+        raise UserError(f"{foreign[0]} has no place in mPLUG-2: the weights are another model's")
+    if heads and (absent := sorted(set(MISSING) - heads)):
+        raise UserError(f"no {absent[0]} among the weights, which have other pretraining heads: they aren't a whole mPLUG-2 model")
+    return table
 
 
 def _check(source: Source, tensors: Mapping[str, torch.Tensor]) -> None:

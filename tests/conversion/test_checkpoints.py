@@ -1,0 +1,186 @@
+"""A trained run exported, loaded where there is no Megatron, and imported again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from megatron_mplug2.checkpoint import commit, store
+from megatron_mplug2.config.schema import InitialiseConfig, RunConfig, Task
+from megatron_mplug2.conversion.checkpoints import checkpoint_to_folder, folder_to_checkpoint
+from megatron_mplug2.conversion.huggingface.weight_files import read_weights
+from megatron_mplug2.data.tokenizer import Tokenizer
+from megatron_mplug2.data.video_file import VideoFile
+from megatron_mplug2.errors import UserError
+from megatron_mplug2.evaluation import evaluate, model
+from megatron_mplug2.evaluation.inference import Inference
+from megatron_mplug2.training import checkpoints, loop
+from megatron_mplug2.training.engine import make_engine
+from tests.conversion.exported import elsewhere
+from tests.data.corpus import clip, make_config, picture, write_corpus
+from tests.ranks import run_ranks
+from tests.test_cli import run as command
+
+PICTURES, CLIPS = 6, 4
+TOLERANCE = 1e-5
+
+SAY = """
+model, processor = model_of(inputs["folder"]), processor_of(inputs["folder"])
+from PIL import Image
+import io
+pictures = [Image.open(io.BytesIO(bytes(picture.tolist()))) for picture in inputs["pictures"]]
+clips, asked = inputs["clips"], inputs["questions"]
+outputs = {"captions": processor.batch_decode(model.caption(**processor(videos=clips)))}
+outputs["of clips"] = [processor.batch_decode(model.answer(**processor(videos=clips, text=question))) for question in asked]
+outputs["of pictures"] = [processor.batch_decode(model.answer(**processor(images=pictures, text=question))) for question in asked]
+outputs["pixels"] = {"pictures": processor(images=pictures)["pixel_values"], "clips": processor(videos=clips)["pixel_values"]}
+texts = processor(text=inputs["texts"])
+outputs["similarity"] = model.similarity(outputs["pixels"]["clips"], **texts)
+outputs["match"] = model.match_probability(outputs["pixels"]["clips"], **texts)
+outputs["mlm"] = model.masked_lm_logits(**texts)
+outputs["ids"] = texts["input_ids"]
+model.train()
+targets = processor.targets(inputs["texts"])
+outputs["targets"] = targets["decoder_input_ids"]
+with torch.enable_grad():
+    loss = model(outputs["pixels"]["clips"], **texts, **targets).loss
+    loss.backward()
+outputs["without gradient"] = [name for name, weight in model.named_parameters() if weight.grad is None]
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """Of a run of a few steps with two tensor-parallel ranks, evaluated."""
+    corpus = tmp_path_factory.mktemp("corpus")
+    write_corpus(corpus, images=PICTURES, videos=CLIPS)
+    changes: dict[str, Any] = {"model__init_std": 0.3, "optimizer__temporal__lr_scale": 100.0, "layout__tensor": 2}
+    config = make_config(corpus, tmp_path_factory.mktemp("run"), **changes)
+    run_ranks(2, loop.pretrain, config)
+    run_ranks(1, evaluate.evaluate, one_rank(config))
+    return config
+
+
+@pytest.fixture(scope="module")
+def folder(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "folder"
+    report = checkpoint_to_folder(config.run_dir, folder)
+    assert not report.missing and "heads.contrast.log_temperature" in report.used
+    return folder
+
+
+def frames_of(data: bytes) -> torch.Tensor:
+    """All of a clip, [N, H, W, 3] uint8."""
+    with VideoFile(data) as video:
+        shown = dict(video.pictures(list(range(video.facts.frames))))
+    return torch.from_numpy(np.stack([shown[number] for number in sorted(shown)]))
+
+
+def expected_values(config: RunConfig, pixels: torch.Tensor, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    inference, _ = model.trained(config)
+    assert isinstance(inference, Inference)
+    media, text = inference.encode_media(pixels, Task.VIDEO_TEXT), inference.encode_text(ids)
+    match = inference.match_probability(inference.fuse(text, media, torch.arange(len(ids))))
+    return {"similarity": inference.text_features(text) @ inference.vision_features(media).T, "match": match}
+
+
+def test_says_what_it_says_in_training(config: RunConfig, folder: Path, tmp_path: Path) -> None:
+    texts = ["a red circle moves left", "what color is the square ?", "the [SEP] image", "a large triangle describe up down left right up"]
+    questions = ["what red ?", "what green ?"]  # of every sample of the corpus
+    inputs = {
+        "folder": str(folder),
+        "pictures": [torch.from_numpy(np.frombuffer(picture(number), np.uint8).copy()) for number in range(PICTURES)],
+        "clips": [frames_of(clip(number)) for number in range(CLIPS)],
+        "questions": questions,
+        "texts": texts,
+    }
+    found = elsewhere(tmp_path, SAY, inputs)
+    lines = [json.loads(line) for line in (config.run_dir / evaluate.PREDICTIONS_NAME).read_text().splitlines()]
+    captions = [line["said"] for line in lines if line["kind"] == "caption"]
+    answers = [line["said"] for line in lines if line["kind"] == "answer"]
+    assert found["captions"] == captions and any(captions)
+    of_pictures = [said for pair in zip(*found["of pictures"], strict=True) for said in pair]
+    of_clips = [said for pair in zip(*found["of clips"], strict=True) for said in pair]
+    assert of_pictures + of_clips == answers
+    tokenizer = Tokenizer(config.data.vocab, config.model.text.vocab_size)
+    length = found["ids"].shape[1]
+    assert found["ids"].tolist() == [tokenizer.encode(text, length).tolist() for text in texts]
+    most = found["targets"].shape[1]
+    assert found["targets"].tolist() == [tokenizer.target(text, most).tolist() for text in texts]
+    expected = run_ranks(1, expected_values, one_rank(config), found["pixels"]["clips"], found["ids"])[0]
+    for name, value in expected.items():
+        assert float((found[name] - value).abs().max()) <= TOLERANCE, name
+    assert found["mlm"].shape == (len(texts), length, config.model.text.vocab_size)
+    pretraining = ("heads.mlm.", "heads.contrast.", "heads.matching.")
+    assert [name for name in found["without gradient"] if not name.startswith(pretraining)] == []
+
+
+def one_rank(config: RunConfig) -> RunConfig:
+    return config.model_copy(update={"layout": config.layout.model_copy(update={"tensor": 1})})
+
+
+def stored_weights(place: Path, config: RunConfig) -> dict[str, torch.Tensor]:
+    """Full weights of a model that a checkpoint was loaded into."""
+    inference, weights = model.built(config)
+    store.load_weights(store.find_in(place), weights, inference.context.topology)
+    return {weight.name: weight.param.detach()[: weight.full_size[0]] if weight.full_size else weight.param.detach() for weight in weights}
+
+
+def test_there_and_back_is_bit_exact(config: RunConfig, folder: Path, tmp_path: Path) -> None:
+    folder_to_checkpoint(folder, tmp_path / "back")
+    expected, found = (run_ranks(1, stored_weights, place, one_rank(config))[0] for place in (config.run_dir, tmp_path / "back"))
+    assert found.keys() == expected.keys() == {weight.name for weight in read_weights(folder)}
+    assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []
+
+
+def begun(config: RunConfig) -> dict[str, torch.Tensor]:
+    engine = make_engine(config)
+    checkpoints.start(engine)
+    return {weight.name: weight.param.detach().clone() for weight in engine.weights}
+
+
+def test_a_run_begins_with_what_was_imported(config: RunConfig, folder: Path, tmp_path: Path) -> None:
+    folder_to_checkpoint(folder, tmp_path / "back")
+    begins = InitialiseConfig(checkpoint=tmp_path / "back", modules=("vision", "decoder.layers.0"))
+    other = one_rank(config).model_copy(update={"run_dir": tmp_path / "other", "initialise_from": begins})
+    found = run_ranks(1, begun, other)[0]
+    stored = {weight.name: weight.read() for weight in read_weights(folder)}
+    same = {name for name, value in stored.items() if found[name].shape == value.shape and torch.equal(found[name], value)}
+    assert {name for name in stored if name.startswith(("vision.", "decoder.layers.0."))} <= same
+    assert "text.layers.0.mlp.linear_fc1.weight" not in same
+
+
+def test_the_card_is_filled_from_the_run(config: RunConfig, folder: Path) -> None:
+    card = (folder / "README.md").read_text()
+    assert f"step {config.steps} of {config.steps}" in card and "- global batch: 8" in card
+    assert "| retrieval.video.t2v.r1 |" in card and "trust_remote_code=True" in card
+
+
+def test_a_damaged_checkpoint_is_one_line(config: RunConfig, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoints" / commit.folder_name(1)
+    checkpoint.mkdir(parents=True)
+    source = config.run_dir / "checkpoints" / commit.folder_name(config.steps)
+    for file in source.iterdir():
+        (checkpoint / file.name).write_bytes(file.read_bytes()[: -1 if file.name == "__0_0.distcp" else None])
+    for place in (tmp_path, checkpoint):
+        with pytest.raises(UserError, match=r"__0_0\.distcp has .* bytes: name another checkpoint"):
+            checkpoint_to_folder(place, tmp_path / "out")
+    with pytest.raises(UserError, match="no checkpoint in"):
+        checkpoint_to_folder(tmp_path / "checkpoints" / "nowhere", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_another_model_is_one_line(folder: Path, tmp_path: Path) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"text_ffn": 128}))
+    with pytest.raises(UserError, match=r"linear_fc1\.weight is .* in the file, .* in the model"):
+        folder_to_checkpoint(tmp_path, tmp_path / "out")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    done = command("convert", "import", str(tmp_path), str(tmp_path / "out"))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1) and "model_type 'mplug2'" in done.stderr
+    assert not (tmp_path / "out").exists()
