@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from megatron_mplug2.config.schema import LayoutConfig, ModelConfig
-from megatron_mplug2.conversion.released import MISSING, from_released
+from megatron_mplug2.conversion.released import MISSING, from_released, plan_released
 from megatron_mplug2.conversion.released_sizes import config_from_released
 from megatron_mplug2.errors import UserError
 from tests.models.build import build
@@ -54,11 +54,17 @@ def test_every_released_weight_is_used_or_ignored(kind: Released) -> None:
 
 
 @pytest.mark.parametrize("kind", Released)
-def test_a_whole_released_model(kind: Released) -> None:
-    """Names and shapes of the released base class; the VQA file has momentum twins of everything."""
-    state = released_shapes("base", kind)
-    weights, report = from_released(state, model_of("base"))
-    assert len(weights) + len(report.missing) == len(set(weights) | set(report.missing))
+@pytest.mark.parametrize("name", ["large", "base"])
+def test_a_whole_released_model(name: str, kind: Released) -> None:
+    """Names and shapes of the released classes; the VQA files have momentum twins of everything."""
+    state = released_shapes(name, kind)
+    plan = plan_released(state, model_of(name))
+    report, weights = plan.report, {weight.name for weight in plan.weights()}
+    assert len(weights) + len(report.missing) == len(weights | set(report.missing))
+    tied = {"text_decoder.cls.predictions.decoder.weight", "text_decoder.cls.predictions.decoder.bias"}
+    assert {key.replace(".bert.", ".") for key in state} == set(report.used) | set(report.ignored) | tied | {
+        key.replace("decoder.", "decoder_m.", 1) for key in tied if kind is Released.VQA
+    }
     twins = [name for name in report.ignored if re.match(r"\w+_m\.", name)]
     assert len(twins) == (len(state) // 2 if kind is Released.VQA else 0)
 
