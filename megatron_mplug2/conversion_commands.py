@@ -65,6 +65,35 @@ def import_(
     _tell(folder_to_checkpoint(folder, out), out)
 
 
+@app.command()
+def initial(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make, for initialise_from.checkpoint")],
+    model: Annotated[Path, typer.Option("--model", metavar="CONFIG", help="Config of the sizes, such as configs/model/large.yaml")],
+    clip: Annotated[
+        Path | None, typer.Option("--clip", help="OpenAI's CLIP (archive or state dict), or transformers' file or folder")
+    ] = None,
+    bert: Annotated[Path | None, typer.Option("--bert", help="transformers' BERT, file or folder")] = None,
+    zero_positions: Annotated[
+        bool, typer.Option("--zero-positions", help="Visual positions begin at zero, as the released code's")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the weights that neither of them has")] = 0,
+) -> None:
+    """Make a checkpoint, for a run to begin with, from CLIP and BERT; what they lack gets its usual initial values."""
+    from megatron_mplug2.conversion.pretrained import Positions, pretrained_to_checkpoint
+
+    positions = Positions.ZERO if zero_positions else Positions.RESIZED
+    _tell(pretrained_to_checkpoint(out, model, clip=clip, bert=bert, positions=positions, seed=seed), out)
+
+
+@app.command()
+def inspect(place: Annotated[Path, typer.Argument(metavar="PLACE", help="A released .pth, or a Hugging Face folder")]) -> None:
+    """Show the model that a file or folder holds; of a .pth, what would be used, ignored and missing."""
+    from megatron_mplug2.conversion.contents import describe
+
+    for line in describe(place):
+        typer.echo("".join(letter if letter.isprintable() else "\ufffd" for letter in line))  # nothing that a terminal would obey
+
+
 def _tell(report: "Report", out: Path) -> None:
     from megatron_mplug2.conversion.report import table
 

@@ -1,12 +1,13 @@
 """A checkpoint of a run to a folder that transformers loads, and such a folder to a checkpoint that a run can begin with."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 import yaml
+from pydantic import JsonValue
 
 from data_tools.fresh_file import check_free
 from data_tools.fresh_folder import fresh_folder
@@ -18,7 +19,7 @@ from megatron_mplug2.checkpoint.pieces import Piece
 from megatron_mplug2.checkpoint.state import RunState
 from megatron_mplug2.checkpoint.storage import StoredTensors
 from megatron_mplug2.config.load import parse_resolved
-from megatron_mplug2.config.schema import PhaseConfig, RunConfig, Task
+from megatron_mplug2.config.schema import ModelConfig, PhaseConfig, RunConfig, Task
 from megatron_mplug2.conversion.huggingface.card import model_card
 from megatron_mplug2.conversion.huggingface.folder import write_folder
 from megatron_mplug2.conversion.huggingface.settings import ModelSettings, ProcessorSettings, Search, model_config
@@ -64,6 +65,7 @@ def checkpoint_to_folder(place: Path, out: Path) -> Report:
         clip_resize=config.data.test_transform,
         image_instruction=lm.image_instruction,
         video_instruction=lm.video_instruction,
+        caption_prompt=None,
     )
     parameters = sum(weight.size.numel() for weight in weights)
     results = _results(contents.checkpoint.parent.parent, contents.state.step)
@@ -82,15 +84,20 @@ def folder_to_checkpoint(folder: Path, out: Path) -> Report:
     weights = read_weights(folder)
     check_whole(weights, model)
     vocabulary = Tokenizer(vocabulary_file(folder), model.text.vocab_size).fingerprint
+    write_checkpoint(out, weights, model, {"vocabulary": vocabulary})
+    names = {weight.name for weight in weights}
+    return Report(used=tuple(sorted(names)), ignored=(), missing=tuple(name for name in MISSING if name not in names))
+
+
+def write_checkpoint(out: Path, weights: Sequence[LazyWeight], model: ModelConfig, data: dict[str, JsonValue]) -> None:
+    """Makes `out` with one checkpoint, of step 0. Raises UserError where it is taken or cannot be written."""
     config = yaml.safe_dump({"model": model.model_dump(mode="json")}, sort_keys=False)
-    state = RunState(step=0, config=config, data={"vocabulary": vocabulary})
+    state = RunState(step=0, config=config, data=data)
     with fresh_folder(out) as made:
         unfinished = commit.begin(store.checkpoint_folder(made), 0)
         commit.replace_durably(unfinished / store.RUN, state.model_dump_json(indent=1))
         storage.write(unfinished, [_piece(weight, weight.read()) for weight in weights])
         commit.commit(unfinished, 0, {path.name: checksum(path) for path in unfinished.iterdir()})
-    names = {weight.name for weight in weights}
-    return Report(used=tuple(sorted(names)), ignored=(), missing=tuple(name for name in MISSING if name not in names))
 
 
 def _verified(place: Path) -> Contents:

@@ -14,11 +14,12 @@ from megatron_mplug2.conversion.huggingface.folder import write_folder
 from megatron_mplug2.conversion.huggingface.settings import ModelSettings, ProcessorSettings, Search, model_config
 from megatron_mplug2.conversion.huggingface.weight_files import read_weights
 from megatron_mplug2.conversion.released import Report, plan_released, to_released
-from megatron_mplug2.conversion.released_file import open_released
+from megatron_mplug2.conversion.released_file import open_torch
 from megatron_mplug2.conversion.released_sizes import BertSizes, config_from_released
 from megatron_mplug2.errors import UserError
 
 FRAMES, QUESTION_TOKENS, TARGET_TOKENS = 16, 50, 20  # [CODE] of the released finetuning
+PROMPT = "a video of"  # [CODE]
 CAPTION_TOKENS, ANSWER_TOKENS = (4, 20), (1, 10)  # [CODE]
 
 
@@ -32,7 +33,7 @@ def official_to_folder(path: Path, out: Path, vocab: Path, *, model: Path | None
         UserError: a file isn't what it should be, or `out` is taken.
     """
     check_free(out)
-    state_dict = open_released(path)
+    state_dict = open_torch(path)
     try:
         config = _config(state_dict, model, bert_config)
         plan = plan_released(state_dict, config)
@@ -50,6 +51,7 @@ def official_to_folder(path: Path, out: Path, vocab: Path, *, model: Path | None
         clip_resize=ResizeFilter.NEAREST,  # [CODE] of its tests; what its published figures were measured with
         image_instruction=None,
         video_instruction=None,
+        caption_prompt=PROMPT,
     )
     parameters = sum(weight.size.numel() for weight in weights)
     card = model_card(f"mPLUG-2, {path.stem}", settings, processor, parameters, {"converted from": path.name}, "")

@@ -88,8 +88,8 @@ def with_tied_copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
     return tensors | {copy: tensors[spelt(original)] for copy, original in _TIED}
 
 
-def open_released(path: Path) -> Mapping[str, object]:
-    """What a .pth holds, of which nothing is executed; tensors stay in the file until they are read, where its format allows.
+def open_torch(path: Path) -> Mapping[str, object]:
+    """What torch.save wrote, of which nothing is executed; tensors stay in the file until they are read, where its format allows.
 
     Raises:
         UserError: it cannot be read, is damaged, or holds something else than data.
@@ -97,9 +97,10 @@ def open_released(path: Path) -> Mapping[str, object]:
     try:
         with path.open("rb") as file:
             zipped = file.read(2) == b"PK"
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}): name a released .pth file") from None
+        raise UserError(f"{path} cannot be read ({error.strerror or error}): name a file of weights") from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         why = f"holds {named[1]}, which is no data and isn't executed" if named else "is no file of torch.save, or damaged"
@@ -107,5 +108,5 @@ def open_released(path: Path) -> Mapping[str, object]:
     except Exception:  # whatever a damaged archive leads to
         raise UserError(f"{path} is damaged or cut off: download it again, and compare its size") from None
     if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__}, not weights by name: it isn't a released mPLUG-2 checkpoint")
+        raise UserError(f"{path} holds a {type(content).__name__}, not weights by name: name a file of weights")
     return content

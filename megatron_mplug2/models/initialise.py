@@ -13,12 +13,12 @@ from megatron_mplug2.parallel.topology import Topology
 def initialise(weights: list[Weight], config: ModelConfig, temperature: float, seed: int, topology: Topology) -> None:
     """Fills every weight in place with this rank's part of its full value."""
     for weight in weights:
-        full = _full_value(weight.name, weight.full_size, config, temperature, seed)
+        full = initial_value(weight.name, weight.full_size, config, temperature, seed)
         weight.load_full(full, topology)
 
 
-def _full_value(name: str, size: tuple[int, ...], config: ModelConfig, temperature: float, seed: int) -> torch.Tensor:
-    """Released mPLUG-2's and CLIP's initial distributions, by the weight's name."""
+def initial_value(name: str, size: tuple[int, ...], config: ModelConfig, temperature: float, seed: int) -> torch.Tensor:
+    """A full weight in released mPLUG-2's and CLIP's initial distributions, by its canonical name."""
     digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
     kind = name.rsplit(".", 1)[-1]

@@ -47,5 +47,6 @@ def vocabulary(path: Path, size: int = 211) -> Path:
     """A vocabulary of the tiny released models: [UNK] 100, [CLS] 101, [SEP] 102, [MASK] 103, as bert-base-uncased's."""
     pieces = ["[PAD]", *(f"w{number}" for number in range(1, size))]
     pieces[100:104] = ["[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces[200:205] = ["a", "video", "of", "##a", "cat"]
     path.write_text("".join(f"{piece}\n" for piece in pieces))
     return path

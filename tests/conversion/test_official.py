@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from megatron_mplug2.conversion.contents import describe
 from megatron_mplug2.conversion.official import folder_to_official, official_to_folder
 from megatron_mplug2.conversion.released import MISSING
 from megatron_mplug2.conversion.released_file import is_dead
@@ -34,6 +35,8 @@ for kind, given in inputs.items():
         "fusion_txt": made.fused_embeds, "beam_ids": found.ids.tolist(), "beam_scores": found.scores.tolist(),
         "alone": [ids.tolist() for ids in alone],
         "decoded": processor_of(given["folder"]).batch_decode(found.ids),
+        "prompted": processor_of(given["folder"]).targets(["a cat"], prompted=True),
+        "prompt cut off": processor_of(given["folder"]).decode([101, 200, 201, 202, 203, 204, 102, 204]),
     }
 """
 
@@ -86,6 +89,9 @@ def test_equals_the_released_model(place: Path, tmp_path: Path) -> None:
         assert values["beam_ids"] == expected["beam_ids"] == values["alone"]
         assert values["beam_scores"] == pytest.approx(expected["beam_scores"], abs=TOLERANCE)
         assert values["decoded"] == [" ".join(f"w{id_}" for id_ in ids[1:] if id_ != 102) for ids in expected["beam_ids"]]
+        assert values["prompted"]["decoder_input_ids"].tolist() == [[101, 200, 201, 202, 203, 204, 102]]  # glued: "of", "##a"
+        assert values["prompted"]["labels"].tolist() == [[-100, -100, -100, 202, 203, 204, 102]]
+        assert values["prompt cut off"] == "a cat"
 
 
 def released_and_live(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -167,6 +173,17 @@ def test_what_is_there_is_left_alone(place: Path, tmp_path: Path) -> None:
     assert "exists already" in refusal(lambda: official(place / "vqa.pth", mine, place / "vocab.txt"))
     assert "exists already" in refusal(lambda: folder_to_official(place / "vqa", mine))
     assert mine.read_text() == "mine"
+
+
+def test_inspection(place: Path, tmp_path: Path) -> None:
+    """Both tell the same model, whose live weights are in the folder."""
+    of_file, of_folder = describe(place / "vqa.pth"), describe(place / "vqa")
+    assert of_file[1] == "beside the weights: epoch, optimizer"
+    assert "text: 6 layers of width 128, 2 of them universal, 211 pieces" in of_folder
+    assert set(of_folder[1:]) <= set(of_file) and "missing: 12" in of_file
+    (tmp_path / "a.pth").write_text("?")
+    for wrong in (tmp_path, tmp_path / "a.pth"):
+        assert str(tmp_path) in refusal(lambda wrong=wrong: describe(wrong))  # type: ignore[misc]
 
 
 def test_the_command_tells_what_became_of_each_weight(place: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ class MPlug2Processor(ProcessorMixin):
         clip_resize: str = "bicubic",
         image_instruction: str | None = None,
         video_instruction: str | None = None,
+        caption_prompt: str | None = None,
     ) -> None:
         """Settings of the model.
 
@@ -38,12 +39,14 @@ class MPlug2Processor(ProcessorMixin):
             clip_resize: "bicubic", or "nearest" as the released code tests. Pictures are always resized with the bicubic filter.
             image_instruction: what asks for a caption of a picture; None: nothing does.
             video_instruction: the same of a clip.
+            caption_prompt: what the decoder was taught to begin captions with; None: nothing.
         """
         super().__init__(tokenizer)
         self.resolution, self.frames = resolution, frames
         self.text_length, self.target_length = text_length, target_length
         self.clip_resize = clip_resize
         self.image_instruction, self.video_instruction = image_instruction, video_instruction
+        self.caption_prompt = caption_prompt
 
     def __call__(self, images: Any = None, text: str | Sequence[str] | None = None, videos: Any = None, **kwargs: Any) -> BatchFeature:
         """Inputs of the model; what is alone is a batch of one.
@@ -79,31 +82,45 @@ class MPlug2Processor(ProcessorMixin):
         )
         return {name: rows[name] for name in ("input_ids", "attention_mask")}
 
-    def targets(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """`decoder_input_ids` and `labels` [n, t] of texts that the decoder is to say: [CLS] X [SEP], cut at `target_length`, padded."""
-        bare = [self.tokenizer(text, add_special_tokens=False)["input_ids"][: self.target_length - 2] for text in texts]
-        rows = [[self.tokenizer.cls_token_id, *ids, self.tokenizer.sep_token_id] for ids in bare]
+    def targets(self, texts: Sequence[str], *, prompted: bool = False) -> dict[str, torch.Tensor]:
+        """`decoder_input_ids` and `labels` [n, t] of texts that the decoder is to say: [CLS] X [SEP], cut at `target_length`, padded.
+
+        `prompted`: X begins with the caption prompt, without a space after it, and all its tokens but the last are not to be predicted, as
+        the released code does it.
+        """
+        before = self.caption_prompt or "" if prompted else ""
+        unlabelled = len(self._ids(before))
+        rows = [
+            [self.tokenizer.cls_token_id, *self._ids(before + text)[: self.target_length - 2], self.tokenizer.sep_token_id]
+            for text in texts
+        ]
         ids = torch.full((len(rows), max(map(len, rows))), self.tokenizer.pad_token_id)
+        labels = torch.full_like(ids, IGNORED)
         for place, row in enumerate(rows):
             ids[place, : len(row)] = torch.tensor(row)
-        labels = ids.clone()
-        for place, row in enumerate(rows):
-            labels[place, len(row) :] = IGNORED
+            labels[place, unlabelled : len(row)] = ids[place, unlabelled : len(row)]
         return {"decoder_input_ids": ids, "labels": labels}
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text.encode(errors="replace").decode(), add_special_tokens=False)["input_ids"])
 
     def batch_decode(self, sequences: Any, **kwargs: Any) -> list[str]:
         """[n, t] ids -> texts."""
         return [self.decode(ids) for ids in sequences]
 
     def decode(self, token_ids: Any, **kwargs: Any) -> str:
-        """[t] ids -> the text up to the first [SEP], without special tokens other than [UNK]; ids of no piece are passed over."""
+        """[t] ids -> the text up to the first [SEP], after the caption prompt if it says that.
+
+        Special tokens other than [UNK] and ids of no piece are passed over.
+        """
         tokenizer, kept = self.tokenizer, []
         for id_ in map(int, token_ids):
             if id_ == tokenizer.sep_token_id:
                 break
             if id_ not in (tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.mask_token_id) and 0 <= id_ < len(tokenizer):
                 kept.append(id_)
-        return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)).strip()
+        text = str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        return (text.split(self.caption_prompt)[-1] if self.caption_prompt else text).strip()
 
     def _sampled(self, clip: Any) -> list[Any]:
         """The middle of each of `frames` equal segments; a shorter clip repeats its last frame."""

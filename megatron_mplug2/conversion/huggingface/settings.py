@@ -50,6 +50,8 @@ class ProcessorSettings:
     image_instruction: str | None
     """What asks for a caption; None: nothing does."""
     video_instruction: str | None
+    caption_prompt: str | None
+    """What the decoder was taught to begin a caption with; cut off where it says it."""
 
 
 def config_json(settings: ModelSettings, tokenizer: Tokenizer, dtype: str) -> dict[str, Any]:
@@ -92,6 +94,7 @@ def processor_json(settings: ProcessorSettings) -> dict[str, Any]:
         "clip_resize": settings.clip_resize.value,
         "image_instruction": settings.image_instruction,
         "video_instruction": settings.video_instruction,
+        "caption_prompt": settings.caption_prompt,
     }
 
 
