@@ -1,6 +1,7 @@
 """A checkpoint of a run to a folder that transformers loads, and such a folder to a checkpoint that a run can begin with."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -96,7 +97,9 @@ def write_checkpoint(out: Path, weights: Sequence[LazyWeight], model: ModelConfi
     with fresh_folder(out) as made:
         unfinished = commit.begin(store.checkpoint_folder(made), 0)
         commit.replace_durably(unfinished / store.RUN, state.model_dump_json(indent=1))
-        storage.write(unfinished, [_piece(weight, weight.read()) for weight in weights])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # it is: there are no ranks
+            storage.write(unfinished, [_piece(weight, weight.read()) for weight in weights])
         commit.commit(unfinished, 0, {path.name: checksum(path) for path in unfinished.iterdir()})
 
 
@@ -115,6 +118,8 @@ def _verified(place: Path) -> Contents:
 
 
 def _run_config(contents: Contents) -> RunConfig:
+    if contents.state.data.get("steps") is None:
+        raise UserError(f"{contents.checkpoint} was made by `mplug2 convert`, not by a run: load the folder that it was made of")
     source = f"the config in {contents.checkpoint}"
     try:
         config = parse_resolved(contents.state.config, source)

@@ -81,5 +81,7 @@ def folder_to_official(folder: Path, out: Path) -> Report:
 
 def _config(state_dict: Mapping[str, object], model: Path | None, bert_config: Path | None) -> ModelConfig:
     if model is not None:
-        return load_model(model)
+        config = load_model(model)
+        always = config.vision.model_copy(update={"temporal_on_images": True})  # [CODE] so these weights were trained
+        return config.model_copy(update={"vision": always})
     return config_from_released(state_dict, BertSizes.read(bert_config) if bert_config is not None else None)

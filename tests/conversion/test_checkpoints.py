@@ -53,6 +53,9 @@ outputs["similarity"] = model.similarity(outputs["clips"], **texts)
 outputs["match"] = model.match_probability(outputs["clips"], **texts)
 outputs["mlm"] = model.masked_lm_logits(**texts)
 outputs["ids"] = texts["input_ids"]
+model.to(torch.bfloat16)
+outputs["in bf16"] = processor.batch_decode(model.caption(**processor(videos=clips)))
+model.float()
 model.train()
 targets = processor.targets(inputs["texts"])
 outputs["targets"] = targets["decoder_input_ids"]
@@ -124,6 +127,7 @@ def test_says_what_it_says_in_training(config: RunConfig, found: dict[str, Any])
     lines = [json.loads(line) for line in (config.run_dir / evaluate.PREDICTIONS_NAME).read_text().splitlines()]
     captions = [line["said"] for line in lines if line["kind"] == "caption"]
     assert found["captions"] == captions and any(captions)
+    assert len(found["in bf16"]) == len(captions) and any(found["in bf16"])
     answers = [line["said"] for line in lines if line["kind"] == "answer"]
     of_samples = [said for kind in ("of pictures", "of clips") for both in zip(*found[kind], strict=True) for said in both]
     assert of_samples == answers and any(answers)
@@ -173,6 +177,8 @@ def stored_weights(place: Path, config: RunConfig) -> dict[str, torch.Tensor]:
 
 def test_there_and_back_is_bit_exact(config: RunConfig, folder: Path, tmp_path: Path) -> None:
     folder_to_checkpoint(folder, tmp_path / "back")
+    with pytest.raises(UserError, match="not by a run"):
+        checkpoint_to_folder(tmp_path / "back", tmp_path / "again")
     expected, found = (run_ranks(1, stored_weights, place, one_rank(config))[0] for place in (config.run_dir, tmp_path / "back"))
     assert found.keys() == expected.keys() == {weight.name for weight in read_weights(folder)}
     assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []
