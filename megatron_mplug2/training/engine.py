@@ -11,9 +11,8 @@ from torch import nn
 from megatron_mplug2.config.schema import LayoutConfig, Negatives, RunConfig
 from megatron_mplug2.models.build import LOG_TEMPERATURE, build_stage
 from megatron_mplug2.models.context import ModelContext
-from megatron_mplug2.models.flops import chain_costs
-from megatron_mplug2.models.mplug2 import Stage, chain
-from megatron_mplug2.models.partition import Partition, balanced_starts
+from megatron_mplug2.models.mplug2 import Stage
+from megatron_mplug2.models.partition import Partition, make_partition
 from megatron_mplug2.models.units import VisionEmbeddingUnit
 from megatron_mplug2.models.weights import Weight
 from megatron_mplug2.objectives.contrastive import clamp_log_temperature_
@@ -90,13 +89,6 @@ class Engine:
             self.finish_gathering()
             self.momentum.follow()
         return norm, rate
-
-
-def make_partition(config: RunConfig) -> Partition:
-    """The chain cut where `layout.stage_starts` says, else so that the dearest stage is cheapest."""
-    starts = config.layout.stage_starts
-    cuts = (0, *starts) if starts is not None else balanced_starts(chain_costs(config), config.layout.pipeline)
-    return Partition(chain(config.model), cuts)
 
 
 def make_engine(config: RunConfig, clock: SectionClock | None = None) -> Engine:
