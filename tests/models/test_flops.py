@@ -21,7 +21,7 @@ CONFIG = cases.config(LayoutConfig())
 SAMPLES = cases.GLOBAL_BATCH
 
 
-def _batch(task: Task) -> Batch:
+def batch_of(task: Task) -> Batch:
     """Of a text batch exactly the expected number of tokens is asked for."""
     if task is not Task.TEXT:
         return cases.pair_batch(0, task)
@@ -38,7 +38,7 @@ def _counted(task: Task) -> list[tuple[str, int, int]]:
     shape = batch_shape(CONFIG, task, samples=SAMPLES, frames=cases.PHASE.frames, resolution=cases.PHASE.resolution)
     partner = torch.arange(SAMPLES).flip(0)
     micro = Microbatch(
-        batch=_batch(task),
+        batch=batch_of(task),
         step=0,
         index=0,
         objectives=CONFIG.objectives,
