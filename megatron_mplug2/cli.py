@@ -10,6 +10,7 @@ import typer
 from data_tools.commands import app as data
 from megatron_mplug2.checkpoint_commands import app as checkpoint
 from megatron_mplug2.errors import RankError, UserError
+from megatron_mplug2.plan_command import plan
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Config keys to set, such as optimizer.lr=1e-4")]
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as configs/pretrain/base.yaml")]
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.add_typer(data, name="data")
 app.add_typer(checkpoint, name="checkpoint")
+app.command()(plan)
 
 
 @app.command()
@@ -38,9 +40,11 @@ def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
 
     look_at_data(run)
 
+    from launchers.gpu_memory import check_gpu_memory
     from launchers.local import launch
     from megatron_mplug2.training import loop
 
+    check_gpu_memory(run)
     launch(run, loop.pretrain)
 
 

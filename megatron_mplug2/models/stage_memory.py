@@ -137,4 +137,4 @@ def _working(config: RunConfig, partition: Partition, stage: int, shape: BatchSh
 
 
 def _passing(config: RunConfig, unit: Unit) -> float:
-    return recomputed(config, unit) + (PASSING if unit.recomputes else PASSING_LOGITS)
+    return recomputed(config, unit) + (PASSING_LOGITS if unit.name.startswith("heads.") else PASSING)

@@ -1,13 +1,15 @@
 """The weights that each pipeline stage will hold, without a byte of memory for them and without a process group."""
 
 import math
+from dataclasses import replace
+from functools import cache
 
 import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 
 from megatron_mplug2.config.schema import LayoutConfig, ModelConfig
 from megatron_mplug2.models.context import ModelContext
-from megatron_mplug2.models.mplug2 import Stage
+from megatron_mplug2.models.mplug2 import TIES, Stage, chain
 from megatron_mplug2.models.partition import Partition
 from megatron_mplug2.models.weights import Weight, named_weights
 from megatron_mplug2.parallel.dropout import KeyedDropout
@@ -38,11 +40,24 @@ def planned_topology(layout: LayoutConfig) -> Topology:
 
 
 def stage_weights(model: ModelConfig, partition: Partition, stage: int) -> list[Weight]:
-    """Every weight of a stage, whole, on the meta device."""
+    """Every weight of a stage, whole, on the meta device; its copies of tied ones last."""
+    units = [unit.name for unit in partition.stage_units(stage)]
+    weights = _chain_weights(model)
+    here = [weight for unit in units for weight in weights[unit]]
+    copied = [tie.embedding for tie in TIES if tie.head in units and tie.embedding not in units]
+    tables = [weight for unit in copied for weight in weights[unit] if weight.name == f"{unit}.word.weight"]
+    return [*here, *(replace(table, saves=False) for table in tables)]
+
+
+@cache
+def _chain_weights(model: ModelConfig) -> dict[str, list[Weight]]:
+    """Those of each unit. Many layouts are compared for one model."""
     topology = planned_topology(LayoutConfig())
     context = ModelContext(config=model, topology=topology, dropout=KeyedDropout(0, topology))
+    units = chain(model)
     with torch.device("meta"):
-        return named_weights(Stage(partition.stage_units(stage), context), topology)
+        weights = named_weights(Stage(units, context), topology)
+    return {unit.name: [weight for weight in weights if weight.name.startswith(f"{unit.name}.")] for unit in units}
 
 
 def rank_elements(weight: Weight, tensor: int) -> int:
