@@ -69,7 +69,7 @@ def _details(run: "RunConfig", partition: "Partition") -> Iterator[str]:
     times = step_times(run, partition)
     shapes = [one.shape for one in times]
     yield from ("", *_columns(_blocks(run, partition)))
-    yield from ("", "share of a stage in the operations of a kind of step", *_columns(_work(partition, times)))
+    yield from ("", "share of a stage in the operations of a kind of step", *_columns(_work(run, partition, times)))
     yield from ("", "memory of a rank, GB", *_columns(_memory(run, partition)))
     if run.layout.pipeline > 1:
         yield from ("", "messages between two ranks, MB a microbatch", *_columns(_messages(run, partition, shapes)))
@@ -85,10 +85,10 @@ def _blocks(run: "RunConfig", partition: "Partition") -> Rows:
     return rows
 
 
-def _work(partition: "Partition", times: "Sequence[StepTimes]") -> Rows:
+def _work(run: "RunConfig", partition: "Partition", times: "Sequence[StepTimes]") -> Rows:
     from megatron_mplug2.models.stage_plan import in_time, mixture
 
-    rows = [["stage", *(_kind(one.shape) for one in times), "all steps"]]
+    rows = [["stage", *_kinds(run, [one.shape for one in times]), "all steps"]]
     for stage, mean in enumerate(mixture(times)):
         rows.append([str(stage), *(_percent(one.loads[stage] / sum(one.loads)) for one in times), _percent(mean)])
     if len(partition.starts) > 1:
@@ -113,18 +113,20 @@ def _memory(run: "RunConfig", partition: "Partition") -> Rows:
 def _messages(run: "RunConfig", partition: "Partition", shapes: "Sequence[BatchShape]") -> Rows:
     from megatron_mplug2.models.stage_memory import message_bytes
 
-    rows = [["after stage", *map(_kind, shapes)]]
+    rows = [["after stage", *_kinds(run, shapes)]]
     for stage in range(run.layout.pipeline - 1):
         sent = [message_bytes(run, partition, partition.cut_after(stage), shape) for shape in shapes]
         rows.append([str(stage), *(" + ".join(f"{stream} {size / 1e6:.1f}" for stream, size in one.items()) or "nothing" for one in sent)])
     return rows
 
 
-def _kind(shape: "BatchShape") -> str:
-    """The task; of pairs with frames and patches of a frame, which tell its phases apart."""
+def _kinds(run: "RunConfig", shapes: "Sequence[BatchShape]") -> list[str]:
+    """The tasks; of pairs with frames and the side of a frame in pixels, which tell phases apart."""
     from megatron_mplug2.config.schema import Task
 
-    return shape.task if shape.task is Task.TEXT else f"{shape.task} {shape.frames}x{shape.patches}"
+    sides = [f"{round(shape.patches**0.5) * run.model.vision.patch}px" for shape in shapes]
+    sizes = {Task.TEXT: "", Task.IMAGE_TEXT: " {side}", Task.VIDEO_TEXT: " {shape.frames}x{side}"}
+    return [shape.task + sizes[shape.task].format(shape=shape, side=side) for shape, side in zip(shapes, sides, strict=True)]
 
 
 def _percent(share: float) -> str:

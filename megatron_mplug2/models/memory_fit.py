@@ -1,5 +1,6 @@
 """Whether a layout's ranks fit into a device's memory, and what would."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
@@ -30,7 +31,7 @@ is about what CUDA's context and libraries take, so these are taken for 10^9 byt
 GB = 1e9
 TENSOR_SIZES = (1, 2, 4, 8)
 """Within a node, where tensor parallelism is quick."""
-MOST_STAGES = 16
+STAGES = (1, 2, 4, 8, 16)
 MORE_RANKS = (1, 2, 4, 8, 16, 32, 64)
 
 Changes = dict[str, Any]
@@ -74,7 +75,7 @@ def _advice(config: RunConfig, limit_gb: float) -> str:
     if fit is None:
         return "nothing near this layout would fit, take a smaller model or larger devices"
     ranks = "" if fit.ranks == config.layout.world_size else f" on {fit.ranks} ranks"
-    shown = " ".join(f"{key}={str(value).lower()}" for key, value in fit.changes.items())
+    shown = " ".join(f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in fit.changes.items())
     return f"{shown} would fit{ranks}, with {fit.gigabytes:.1f} GB"
 
 
@@ -96,18 +97,18 @@ def _most(config: RunConfig) -> RankMemory:
 
 def _candidates(config: RunConfig) -> Iterator[Changes]:
     yield {"training.recompute": "full"}
+    now = config.training.microbatch
     for more in MORE_RANKS:
-        for microbatch in (config.training.microbatch, config.training.microbatch // 2, config.training.microbatch // 4):
+        for microbatch in (now, now // 2, now // 4) if more == 1 else (now, now // 4):
             for layout in _layouts(config, config.layout.world_size * more):
-                if microbatch != config.training.microbatch:
-                    layout = {**layout, "training.microbatch": microbatch}
-                yield layout
-                yield {**layout, "training.recompute": "full"}
+                changes = layout if microbatch == now else {**layout, "training.microbatch": microbatch}
+                yield changes
+                yield {**changes, "training.recompute": "full"}
 
 
 def _layouts(config: RunConfig, ranks: int) -> Iterator[Changes]:
     """Of so many ranks, those that share the model out over few first: each way of sharing costs time."""
-    shapes = [(tensor, pipeline) for tensor in TENSOR_SIZES for pipeline in range(1, MOST_STAGES + 1) if ranks % (tensor * pipeline) == 0]
+    shapes = [(tensor, pipeline) for tensor in TENSOR_SIZES for pipeline in STAGES if ranks % (tensor * pipeline) == 0]
     for tensor, pipeline in sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape[1])):
         changes: Changes = {}
         for key, now, then in (
@@ -118,6 +119,8 @@ def _layouts(config: RunConfig, ranks: int) -> Iterator[Changes]:
         ):
             if now != then:
                 changes[f"layout.{key}"] = then
+        if "layout.pipeline" in changes and config.layout.stage_starts is not None:
+            changes["layout.stage_starts"] = None
         yield changes
 
 
@@ -127,8 +130,6 @@ def _changed(config: RunConfig, changes: Changes) -> RunConfig | None:
     for key, value in changes.items():
         section, name = key.split(".")
         tree[section][name] = value
-    if "layout.pipeline" in changes:
-        tree["layout"]["stage_starts"] = None
     try:
         return RunConfig.model_validate(tree)
     except ValidationError:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -59,7 +60,8 @@ def balanced_starts(costs: Sequence[float], stages: int) -> tuple[int, ...]:
     return tuple(reversed(starts))
 
 
-def quickest_starts(passes: Sequence[Pass], stages: int) -> tuple[int, ...]:
+@cache
+def quickest_starts(passes: tuple[Pass, ...], stages: int) -> tuple[int, ...]:
     """First unit of each of the contiguous, non-empty stages of least `step_time`. Exact, in well under a second.
 
     Where passes differ in what is dear to them, the cut that balances their mean is not the quickest: a stage that one pass fills is slack

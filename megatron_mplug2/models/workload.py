@@ -52,11 +52,11 @@ def feature_passes(config: RunConfig, task: Task) -> int:
     return queued + (not inline)
 
 
-def passes(config: RunConfig) -> list[Pass]:
+def passes(config: RunConfig) -> tuple[Pass, ...]:
     """All that the run's steps send through the pipeline."""
     found = []
     for shape, share in step_shares(config).items():
         found.append(Pass(share, training_pass(config, shape)))
         if count := feature_passes(config, shape.task):
             found.append(Pass(share * count, feature_pass(config, shape)))
-    return found
+    return tuple(found)

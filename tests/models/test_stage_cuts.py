@@ -13,12 +13,13 @@ def all_cuts(units: int, stages: int) -> Iterator[tuple[int, ...]]:
     return ((0, *starts) for starts in combinations(range(1, units), stages - 1))
 
 
-def drawn_passes(seed: int, count: int = 4, units: int = 11) -> list[Pass]:
+def drawn_passes(seed: int, count: int = 4, units: int = 11) -> tuple[Pass, ...]:
     """Units that are idle in some passes and dear in others, as text, pictures and clips make them."""
     draws = np.random.default_rng(seed)
     idle = draws.random((count, units)) < 0.4
     costs = np.where(idle, 0, draws.integers(1, 9, (count, units)))
-    return [Pass(float(weight), tuple(float(cost) for cost in row)) for weight, row in zip(draws.random(count) + 0.1, costs, strict=True)]
+    weights = draws.random(count) + 0.1
+    return tuple(Pass(float(weight), tuple(float(cost) for cost in row)) for weight, row in zip(weights, costs, strict=True))
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3, 5, 11])
@@ -38,16 +39,16 @@ def test_the_quickest_cut_is_not_that_of_the_mean_load() -> None:
     mean = [sum(costs) for costs in zip(text.costs, pictures.costs, strict=True)]
     assert balanced_starts(mean, 2) == (0, 2)
     assert step_time([text, pictures], (0, 2)) == 8
-    assert step_time([text, pictures], quickest_starts([text, pictures], 2)) == 6
+    assert step_time([text, pictures], quickest_starts((text, pictures), 2)) == 6
 
 
 def test_of_equally_quick_cuts_the_mean_load_s_stays() -> None:
     one = Pass(1, (1, 1, 1, 1))
-    assert quickest_starts([one, one], 2) == balanced_starts(one.costs, 2) == (0, 2)
+    assert quickest_starts((one, one), 2) == balanced_starts(one.costs, 2) == (0, 2)
 
 
 def test_there_are_no_more_stages_than_units() -> None:
-    for cut in (balanced_starts((1, 2), 2), quickest_starts([Pass(1, (1, 2))], 2)):
+    for cut in (balanced_starts((1, 2), 2), quickest_starts((Pass(1, (1, 2)),), 2)):
         assert cut == (0, 1)
     with pytest.raises(ValueError, match="2 units cannot be cut into 3 stages"):
-        quickest_starts([Pass(1, (1, 2))], 3)
+        quickest_starts((Pass(1, (1, 2)),), 3)
