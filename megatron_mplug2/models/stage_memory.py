@@ -1,6 +1,6 @@
 """Estimated memory of the ranks of a pipeline stage, by what it is for: tensors that live at the peak of a step, counted from sizes.
 
-What a GPU needs beside them (CUDA's context, libraries, fragments) is not in it, about 2 GB.
+What a GPU needs beside them (CUDA's context, libraries, fragments) is not in it.
 """
 
 from dataclasses import dataclass, fields

@@ -6,10 +6,8 @@ from megatron_mplug2.config.schema import PhaseConfig, Precision, RunConfig, Tas
 from megatron_mplug2.models.flops import unit_flops
 from megatron_mplug2.models.mplug2 import chain
 from megatron_mplug2.models.shapes import batch_shape
+from megatron_mplug2.models.workload import BACKWARD
 from megatron_mplug2.parallel.device import on_gpu
-
-BACKWARD = 2
-"""A backward pass costs so many forward passes."""
 
 PEAKS = {
     "B200": (2250.0, 75.0),
