@@ -40,8 +40,8 @@ from megatron_mplug2.training.guard import Guard
 from megatron_mplug2.training.step import StepWork, train_step
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "pretrain"
-CLIPS = 192
-"""Of the base model's: three steps' worth."""
+CLIPS = 128
+"""Of the base model's: two steps' worth."""
 WARMUP = 8
 """Steps of a case before those that count: as many as the loader has ready, so that what it made before they began is used up."""
 CORES = len(os.sched_getaffinity(0))

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,24 @@ def test_breaking_off_a_loader_leaves_no_thread(tmp_path: Path) -> None:
         assert not thread_gone()
         break
     assert thread_gone()
+
+
+@dataclass(frozen=True)
+class Pixels:
+    media: torch.Tensor
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_what_a_gpu_made_is_finished_when_it_is_handed_over_and_stays_while_it_is_used() -> None:
+    """The caller's stream is held up while the thread makes the next results, which must not take the memory of those in use."""
+
+    def compute(item: int, watch: Watch) -> Pixels:
+        torch.cuda._sleep(10_000_000)  # a few milliseconds
+        return Pixels(media=torch.full((1 << 22,), float(item), device="cuda"))
+
+    sums = []
+    ahead: ReadAhead[int, Pixels] = ReadAhead(compute, range(40), ahead=AHEAD, end_limit_s=PATIENCE_S)
+    for result in ahead:
+        torch.cuda._sleep(30_000_000)
+        sums.append(result.media.mean())
+    assert torch.stack(sums).tolist() == [float(item) for item in range(40)]
