@@ -10,7 +10,7 @@ from megatron_mplug2.parallel.device import on_gpu
 
 
 class DecodingStream:
-    """Keeps what a thread launches after decoding (copies out of DALI's buffers, normalisation) out of the training step's stream, in
+    """Keeps what a thread launches after decoding (copies out of DALI's buffers, augmentation) out of the training step's stream, in
     which it would wait for the steps that are queued there, and they for it.
 
     DALI hands its output over to the stream that is current in the thread. The thread waits on the host until that has run dry, so a
