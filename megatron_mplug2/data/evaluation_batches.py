@@ -100,7 +100,7 @@ class EvaluationBatch:
     indices: torch.Tensor
     """[b] int64, in the manifest."""
     media: torch.Tensor
-    """[b, 3, T, R, R] float32, normalised; T=1 for pictures."""
+    """[b, 3, T, R, R] uint8; T=1 for pictures."""
     captions: torch.Tensor
     """[b, text_length] int64, first caption; `[CLS]` alone where there is none."""
     media_ids: torch.Tensor
@@ -191,7 +191,9 @@ class _EvaluationReader:
         entries = [self.manifest.entry(index) for index in kept]
         return EvaluationBatch(
             indices=torch.tensor(kept, dtype=torch.int64),
-            media=torch.stack(media) if media else torch.empty(0, 3, self.picture.frames, *[self.picture.resolution] * 2),
+            media=torch.stack(media)
+            if media
+            else torch.empty(0, 3, self.picture.frames, *[self.picture.resolution] * 2, dtype=torch.uint8),
             captions=torch.from_numpy(np.array(captions, np.int64).reshape(len(kept), self.config.data.text_length)),
             media_ids=torch.tensor([entry.media_id for entry in entries], dtype=torch.int64),
             meaning_ids=torch.tensor([entry.meaning_id for entry in entries], dtype=torch.int64),
