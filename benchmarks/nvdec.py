@@ -2,10 +2,10 @@
 
     python -m benchmarks.nvdec [--rounds 5]
 
-H.264 clips of 48 frames that the script draws, at four sizes; every frame is decoded and becomes a square of 224 pixels on the
-GPU, as in training. A DALI pipeline is driven by one thread, so 1, 2, 4 and 8 threads decode side by side, each with a decoder of its own:
-where more threads bring no more frames, all engines are busy. `engines_busy` is what `nvidia-smi` says of that. PyAV decodes the same
-requests in as many processes as the machine has cores.
+H.264 clips of 48 frames that the script draws, at four sizes; every frame is decoded and becomes a square of 224 pixels on the GPU, as in
+training. A DALI pipeline is driven by one thread, so 1, 2, 4 and 8 threads decode side by side, each with a decoder of its own: where more
+threads bring no more frames, all engines are busy. `engines_busy_percent` is what `nvidia-smi` says of that. PyAV decodes the same requests
+in as many processes as the machine has cores.
 """
 
 import argparse

@@ -81,11 +81,14 @@ class ReadAhead(Generic[Item, Result]):
                     self._room.acquire()
                     if self._closed.is_set():
                         return
-                    result = self._compute(item, watch)
-                    self._stream.finish()
-                    self._outcomes.put(_Computed(result))
+                    self._outcomes.put(self._computed(item, watch))  # nothing here may hold the result: it would live a step longer
         except BaseException as error:  # the caller's, which waits for it
             self._outcomes.put(_Failed(error))
+
+    def _computed(self, item: Item, watch: Watch) -> "_Computed[Result]":
+        result = self._compute(item, watch)
+        self._stream.finish()
+        return _Computed(result)
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class SettledSteps:
         self._data = config.data
         self._one_at_a_time = Lock()
         """For the step reader, which is no thread's own where a thread reads ahead."""
-        self._ahead = start_reading(self._load, steps if reader.reads else range(0), self._data)
+        self._ahead = start_reading(partial(self._load, recorded), steps if reader.reads else range(0), self._data)
 
     def __iter__(self) -> Iterator[tuple[PlannedStep, SettledStep]]:
         """Raises UserError where a bad sample has no substitute, or ranks cannot read what others could; all ranks raise the same."""
@@ -107,10 +107,7 @@ class SettledSteps:
     def close(self) -> None:
         self._ahead.close()
 
-    def _load(self, step: int, watch: Watch) -> LoadedStep:
-        return self._load_with(self._recorded, step, watch)
-
-    def _load_with(self, recorded: Recorded, step: int, watch: Watch) -> LoadedStep:
+    def _load(self, recorded: Recorded, step: int, watch: Watch) -> LoadedStep:
         with self._one_at_a_time:
             return self._step_reader.load(self._plan(step), recorded, watch)
 
@@ -137,7 +134,7 @@ class SettledSteps:
         if _attempts(loaded.substitutions) == _attempts(wanted.values()):
             return loaded
         recorded = {**self._recorded, **wanted}
-        with closing(start_reading(partial(self._load_with, recorded), [planned.step], self._data)) as again:
+        with closing(start_reading(partial(self._load, recorded), [planned.step], self._data)) as again:
             loaded = next(again)
         if _attempts(loaded.substitutions) != _attempts(wanted.values()):
             raise UserError(
