@@ -20,7 +20,7 @@ from benchmarks.clip_files import CAPTION, Material
 from megatron_mplug2.config.load import load_config
 from megatron_mplug2.config.schema import RunConfig, Task
 from megatron_mplug2.data.batch import PairBatch
-from megatron_mplug2.data.decode import DEVIATION, MEAN, decode_video
+from megatron_mplug2.data.decode import decode_video
 from megatron_mplug2.data.draws import Purpose, SampleDraws
 from megatron_mplug2.data.loader import Loader
 from megatron_mplug2.data.manifest import Manifest
@@ -29,7 +29,7 @@ from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.tokenizer import Tokenizer
 
 CONFIG = Path(__file__).parents[1] / "configs" / "pretrain" / "demo.yaml"
-WORKERS, BATCH, EPOCHS = 2, 8, 3
+WORKERS, BATCH, EPOCHS = 2, 8, 6
 FRAMES, RESOLUTION = 8, 224
 AHEAD = 4
 """Batches that are prepared: for the peers two a worker, torch's default."""
@@ -117,7 +117,7 @@ def webdataset_pipeline(config: RunConfig, material: Material) -> Read:
 
 
 def _counted(media: torch.Tensor) -> int:
-    assert media.shape[1:] == (3, FRAMES, RESOLUTION, RESOLUTION) and media.dtype == torch.float32
+    assert media.shape[1:] == (3, FRAMES, RESOLUTION, RESOLUTION) and media.dtype == torch.uint8
     return len(media)
 
 
@@ -156,8 +156,8 @@ class _Texts:
 
 
 def _read_clip(file: Any, scale: tuple[float, float]) -> torch.Tensor:
-    """[3, T, R, R] of a random frame from each of T segments, and one random crop: PyAV with one thread a worker, which goes to the nearest
-    key frame where that is ahead, and converts only the frames that are kept."""
+    """[3, T, R, R] uint8 of a random frame from each of T segments, and one random crop: PyAV with one thread a worker, which goes to the
+    nearest key frame where that is ahead, and converts only the frames that are kept."""
     with av.open(file) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
@@ -171,9 +171,7 @@ def _read_clip(file: Any, scale: tuple[float, float]) -> torch.Tensor:
     left, upper = random.random() * (1 - side) * width, random.random() * (1 - side) * height
     box = (left, upper, left + side * width, upper + side * height)
     squares = [Image.fromarray(one).resize((RESOLUTION, RESOLUTION), Image.Resampling.BICUBIC, box=box) for one in pictures]
-    pixels = torch.from_numpy(np.stack([np.asarray(square) for square in squares])).permute(3, 0, 1, 2).contiguous().float()
-    mean, deviation = (torch.tensor(numbers).view(3, 1, 1, 1) for numbers in (MEAN, DEVIATION))
-    return pixels.div_(255).sub_(mean).div_(deviation)
+    return torch.from_numpy(np.stack([np.asarray(square) for square in squares])).permute(3, 0, 1, 2).contiguous()
 
 
 def _at(container: Any, stream: Any, times: list[int]) -> Iterator[Any]:

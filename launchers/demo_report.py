@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.table import Table
 
 from megatron_mplug2.config.schema import RunConfig, Task
-from megatron_mplug2.data.decode import DEVIATION, FULL_VIEW, MEAN, decode_video
+from megatron_mplug2.data.decode import FULL_VIEW, decode_video
 from megatron_mplug2.data.evaluation_batches import last_phase
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.streams import open_stream
@@ -118,6 +118,5 @@ def write_contact_sheet(config: RunConfig, clips: list[Shown], path: Path) -> No
 
 def _pixels(content: bytes, frames: int) -> NDArray[np.uint8]:
     """[T, SIDE, SIDE, 3]: the frames that the model sees, larger."""
-    clip = decode_video(content, frames, SIDE, FULL_VIEW, None).numpy().transpose(1, 2, 3, 0)
-    pixels: NDArray[np.uint8] = ((clip * DEVIATION + MEAN) * 255).clip(0, 255).round().astype(np.uint8)
+    pixels: NDArray[np.uint8] = decode_video(content, frames, SIDE, FULL_VIEW, None).numpy().transpose(1, 2, 3, 0)
     return pixels

@@ -12,7 +12,7 @@ from PIL import Image
 from data_tools.report.contents import Pick
 from data_tools.report.markup import shown
 from megatron_mplug2.config.schema import DataConfig, Task
-from megatron_mplug2.data.decode import DEVIATION, FULL_VIEW, MEAN, BadMedia, View, decode_image, decode_video
+from megatron_mplug2.data.decode import FULL_VIEW, BadMedia, View, decode_image, decode_video
 from megatron_mplug2.data.draws import Purpose, SampleDraws
 from megatron_mplug2.data.samples import draw_view
 
@@ -81,9 +81,7 @@ class Sheet:
 
 
 def _jpeg(pixels: torch.Tensor) -> str:
-    """[3, H, W] normalised pixels as the address of a picture that holds itself."""
-    mean, deviation = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(DEVIATION).view(3, 1, 1)
-    levels = ((pixels * deviation + mean) * 255).round().clamp(0, 255).byte().permute(1, 2, 0)
+    """[3, H, W] uint8 as the address of a picture that holds itself."""
     file = io.BytesIO()
-    Image.fromarray(levels.numpy()).save(file, "JPEG", quality=_QUALITY)
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=_QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

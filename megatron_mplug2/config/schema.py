@@ -320,12 +320,13 @@ class DataConfig(Frozen):
     """How clips of validation and test are resized. The released code takes the nearest pixel: for figures to compare with its own."""
     decoder: DecoderChoice = DecoderChoice.AUTO
     workers: int = Field(default=1, ge=0)
-    """Decoding processes a rank (of tensor-parallel ranks only the first decodes); more than `prefetch` are of no use. 0 decodes in the
-    training process, where nobody watches: a file that hangs or crashes its decoder then takes the run with it."""
+    """Decoding processes a rank (of tensor-parallel ranks only the first decodes); more than `prefetch` are of no use. 0 decodes in a
+    thread of the training process, as DALI on a GPU needs it. Nobody watches there: a file that hangs or crashes its decoder takes the run
+    with it."""
     sample_timeout_s: float = Field(default=60.0, gt=0)
     """Seconds that one sample may take to read and decode before its process is replaced, and on the second time the sample."""
     prefetch: int = Field(default=4, gt=0)
-    """Global batches that are prepared ahead."""
+    """Global batches that are prepared ahead; a rank's part of each lies in its memory, with `workers` 0 and DALI in its GPU's."""
     bad_sample_limit: float = Field(default=0.05, ge=0, le=1)
     """Share of substituted samples over which the run stops."""
 

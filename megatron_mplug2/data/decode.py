@@ -7,15 +7,12 @@ import torch
 from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.decoding.contract import FULL_VIEW, ClipRequest, PictureRequest, Transform, View
 from megatron_mplug2.data.decoding.pictures import PICTURE_FORMATS
-from megatron_mplug2.data.decoding.pixels import DEVIATION, MEAN
 from megatron_mplug2.data.decoding.pyav import decode_clip, decode_picture
 from megatron_mplug2.data.frame_sampling import frame_indices
 from megatron_mplug2.data.video_file import VideoFacts, VideoFile
 
 __all__ = [
-    "DEVIATION",
     "FULL_VIEW",
-    "MEAN",
     "PICTURE_FORMATS",
     "BadMedia",
     "VideoFacts",
@@ -28,12 +25,12 @@ __all__ = [
 
 
 def decode_image(data: bytes, resolution: int, view: View) -> torch.Tensor:
-    """A picture as [3, 1, resolution, resolution] float32, normalised with CLIP's mean and deviation. Raises BadMedia."""
+    """A picture as [3, 1, resolution, resolution] uint8. Raises BadMedia."""
     return decode_picture(PictureRequest(data=data, transform=Transform(resolution=resolution, view=view)))
 
 
 def decode_video(data: bytes, frames: int, resolution: int, view: View, segment_shares: Sequence[float] | None) -> torch.Tensor:
-    """A clip as [3, frames, resolution, resolution] float32, normalised; `frame_indices` says which frames.
+    """A clip as [3, frames, resolution, resolution] uint8; `frame_indices` says which frames.
 
     Raises BadMedia, for damage only if it hits a frame that is needed.
     """

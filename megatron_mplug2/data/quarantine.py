@@ -5,7 +5,9 @@ storage may pass: reading is tried again, then the substitution is recorded, and
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -67,9 +69,22 @@ def _other(permutation: Permutation, batch: Int64s, turn: int, size: int) -> int
     return int(elements[~np.isin(elements, batch)][turn])
 
 
+_pauses: ContextVar[Sequence[float]] = ContextVar("pauses", default=RETRY_PAUSES_S)
+
+
+@contextmanager
+def tried_once() -> Iterator[None]:
+    """Within it `retried` does not try again: for who reads many samples, and pauses once for all that failed."""
+    before = _pauses.set(())
+    try:
+        yield
+    finally:
+        _pauses.reset(before)
+
+
 def retried(read: Callable[[], T]) -> T:
     """Reads, and tries again after pauses where that raises OSError; raises the last one."""
-    for pause in RETRY_PAUSES_S:
+    for pause in _pauses.get():
         try:
             return read()
         except OSError:

@@ -9,9 +9,10 @@ from fractions import Fraction
 from types import TracebackType
 
 import av
+import numpy as np
 from av.error import FFmpegError
 from av.stream import Disposition
-from PIL import Image
+from numpy.typing import NDArray
 
 from megatron_mplug2.data.bad_media import MAX_PIXELS, BadMedia
 from megatron_mplug2.data.timeline import Packet, Timeline, read_timeline
@@ -29,8 +30,6 @@ _SOUGHT_BY_DTS = {"mpegts"}
 _PASSES_OVER = {"h264", "hevc", "mpeg4", "mpeg2video"}
 """Codecs whose decoder can be told with each packet not to decode a frame that no other refers to: half of H.264's by default. Such a frame
 need be decoded only if it is wanted. (dav1d, for AV1, takes the word for later packets too.)"""
-
-_TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 
 MAX_RUN = 1 << 14
@@ -110,8 +109,8 @@ class VideoFile:
                 reached = time
                 yield time, frame
 
-    def pictures(self, indices: Sequence[int]) -> Iterator[tuple[int, Image.Image]]:
-        """The asked-for frames as upright RGB pictures with their numbers, ascending, each once. Decodes from the nearest key frame on."""
+    def pictures(self, indices: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """The asked-for frames upright, [H, W, 3] RGB, with their numbers, ascending, each once. Decodes from the nearest key frame."""
         frames: Iterator[tuple[int, av.VideoFrame | None]] = iter(())
         wanted = frozenset(self.timeline.times[index] for index in indices if index < len(self.timeline.times))
         reached: int | None = None
@@ -210,17 +209,16 @@ class VideoFile:
             return  # the file ends here
 
 
-def _upright_rgb(frame: av.VideoFrame) -> Image.Image:
+def _upright_rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
     """The frame turned as the container says it is to be shown."""
     if frame.width * frame.height > MAX_PIXELS:
         raise BadMedia(f"frames of {frame.width}x{frame.height} pixels are too large")
     try:
         # One thread: by default swscale starts one a core for every frame, which costs ten times a small frame's conversion.
-        picture = Image.fromarray(frame.to_ndarray(format="rgb24", threads=1))
+        pixels = frame.to_ndarray(format="rgb24", threads=1).view(np.uint8)
     except (FFmpegError, ValueError) as error:
         raise BadMedia(f"frame not convertible: {_reason(error)}") from None
-    turn = _TURNS.get(int(frame.rotation) % 360)
-    return picture if turn is None else picture.transpose(turn)
+    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
 
 
 def _reason(error: Exception) -> str:

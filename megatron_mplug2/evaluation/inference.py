@@ -79,7 +79,7 @@ class Inference:
 
     @torch.no_grad()
     def encode_media(self, media: torch.Tensor, task: Task) -> EncodedMedia:
-        """[b, 3, T, R, R] normalised pixels -> visual tokens; pictures skip the temporal modules as they do in training."""
+        """[b, 3, T, R, R] uint8 or normalised pixels -> visual tokens; pictures skip the temporal modules as they do in training."""
         vision, frames = self._config.vision, media.shape[2]
         patches = (media.shape[-1] // vision.patch) ** 2
         temporal = task is Task.VIDEO_TEXT or vision.temporal_on_images

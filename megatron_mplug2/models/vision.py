@@ -5,6 +5,7 @@ from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinea
 from torch import nn
 from torch.nn import functional as F
 
+from megatron_mplug2.data.decoding.pixels import normalised
 from megatron_mplug2.models.attention import AttentionMask, mark_linears, mark_split, self_attention
 from megatron_mplug2.models.bert import feed_forward
 from megatron_mplug2.models.context import ModelContext, quick_gelu
@@ -24,8 +25,8 @@ class VisionEmbedding(nn.Module):
         self.norm = nn.LayerNorm(vision.width, eps=vision.layer_norm_eps)
 
     def forward(self, media: torch.Tensor) -> torch.Tensor:
-        """[b, 3, T, R, R] -> [1 + patches (local), b * T, width], frames of a clip next to each other."""
-        frames = media.transpose(1, 2).flatten(0, 1).to(self.patch.dtype)
+        """[b, 3, T, R, R] uint8, or normalised -> [1 + patches (local), b * T, width], frames of a clip next to each other."""
+        frames = normalised(media).transpose(1, 2).flatten(0, 1).to(self.patch.dtype)
         patches = F.conv2d(frames, self.patch, stride=self._patch)
         position = self._positions(patches.shape[-1])
         tokens = patches.flatten(2).permute(2, 0, 1)

@@ -12,9 +12,7 @@ from PIL import Image
 
 from megatron_mplug2.data.bad_media import MAX_PIXELS
 from megatron_mplug2.data.decode import (
-    DEVIATION,
     FULL_VIEW,
-    MEAN,
     BadMedia,
     View,
     decode_image,
@@ -22,6 +20,7 @@ from megatron_mplug2.data.decode import (
     frame_indices,
     probe_video,
 )
+from megatron_mplug2.data.decoding.pixels import DEVIATION, MEAN, normalised
 from megatron_mplug2.data.video_file import VideoFile
 from tests.data.media import Pixels, encoded, gradient, grey_clip
 from tests.shared import SHARED, needs_shared
@@ -30,10 +29,8 @@ LEVELS = [10 * number + 5 for number in range(24)]
 
 
 def pixels_of(media: torch.Tensor) -> Pixels:
-    """[T, R, R, 3] in 0..255 from a decoded tensor."""
-    mean, deviation = (torch.tensor(numbers).view(3, 1, 1, 1) for numbers in (MEAN, DEVIATION))
-    values = (media * deviation + mean) * 255
-    result: Pixels = values.round().clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()
+    """[T, R, R, 3] from a decoded tensor."""
+    result: Pixels = media.permute(1, 2, 3, 0).numpy()
     return result
 
 
@@ -74,14 +71,37 @@ def test_random_subset_is_uniform() -> None:
     assert abs(counts / 3000 - 0.6).max() < 0.04
 
 
-def test_picture_is_normalised_and_square() -> None:
+def test_picture_is_square() -> None:
     media = decode_image(encoded(gradient(48, 96), "PNG"), 32, FULL_VIEW)
     assert media.shape == (3, 1, 32, 32)
-    assert media.dtype == torch.float32
+    assert media.dtype == torch.uint8
     expected = np.asarray(Image.fromarray(gradient(48, 96)).resize((32, 32), Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(pixels_of(media)[0], expected)
-    white = decode_image(encoded(np.full((8, 8, 3), 255, np.uint8), "PNG"), 8, FULL_VIEW)
-    torch.testing.assert_close(white[:, 0, 0, 0], (1 - torch.tensor(MEAN)) / torch.tensor(DEVIATION))
+
+
+def test_normalised() -> None:
+    levels = torch.arange(256, dtype=torch.uint8).expand(2, 3, 1, 1, 256)
+    media = normalised(levels)
+    assert media.dtype is torch.float32 and media.shape == levels.shape
+    expected = (torch.arange(256) / 255 - torch.tensor(MEAN)[:, None]) / torch.tensor(DEVIATION)[:, None]
+    torch.testing.assert_close(media[1, :, 0, 0], expected)
+    assert normalised(media) is media
+
+
+def test_bicubic_as_pil_of_what_is_cut_out() -> None:
+    """On soft pictures; where PIL cuts off overshoots between its two passes, torch's filter is nearer to the exact one."""
+    for width, height, side in ((640, 360, 224), (341, 256, 224), (90, 300, 56), (40, 30, 96)):
+        picture = Image.fromarray(gradient(height, width))
+        for view in (FULL_VIEW, View(area=0.4, x=0.7, y=0.2, flip=False)):
+            shown = pixels_of(decode_image(encoded(np.asarray(picture), "PNG"), side, view))[0].astype(int)
+            part = picture.crop(view.box(width, height)).resize((side, side), Image.Resampling.BICUBIC)
+            assert abs(shown - np.asarray(part)).max() <= 1
+
+
+def test_boxes_are_whole_and_never_empty() -> None:
+    assert View(area=0.25, x=1.0, y=0.0, flip=False).box(64, 48) == (32, 0, 64, 24)
+    assert View(area=0.01, x=0.99, y=0.5, flip=False).box(3, 1) == (2, 0, 3, 1)
+    assert FULL_VIEW.box(7, 5) == (0, 0, 7, 5)
 
 
 def test_view_crops_and_flips() -> None:
@@ -235,7 +255,7 @@ def test_real_clips() -> None:
         data = path.read_bytes()
         assert probe_video(data).frames > 100
         media = decode_video(data, 4, 32, FULL_VIEW, [0.1, 0.2, 0.3, 0.4])
-        assert media.shape == (3, 4, 32, 32) and media.std() > 0.1
+        assert media.shape == (3, 4, 32, 32) and media.float().std() > 10
 
 
 @needs_shared
@@ -246,4 +266,5 @@ def test_seeking_finds_the_same_frames_as_reading_through() -> None:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     indices = frame_indices(len(frames), 6, None)
     expected = [np.asarray(Image.fromarray(frames[i]).resize((48, 48), Image.Resampling.BICUBIC)) for i in indices]
-    np.testing.assert_array_equal(pixels_of(decode_video(path.read_bytes(), 6, 48, FULL_VIEW, None)), np.stack(expected))
+    shown = pixels_of(decode_video(path.read_bytes(), 6, 48, FULL_VIEW, None)).astype(int)
+    assert abs(shown - np.stack(expected)).max() <= 1  # torch's filter rounds otherwise than PIL's

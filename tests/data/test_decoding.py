@@ -21,7 +21,7 @@ from megatron_mplug2.data.decoding.augment import Operation, OperationName
 from megatron_mplug2.data.decoding.choice import open_decoder
 from megatron_mplug2.data.decoding.contract import FULL_VIEW, ClipRequest, Decoded, Decoder, PictureRequest, Transform, View
 from megatron_mplug2.data.decoding.dali import DaliDecoder
-from megatron_mplug2.data.decoding.plain import CPU_CODECS, is_plain_clip, is_plain_picture
+from megatron_mplug2.data.decoding.plain import CPU_CODECS, is_plain_clip, plain_picture_size
 from megatron_mplug2.data.decoding.pyav import PyavDecoder
 from megatron_mplug2.data.video_file import VideoFile
 from megatron_mplug2.errors import UserError
@@ -186,10 +186,10 @@ def test_what_dali_shows_otherwise_is_not_plain() -> None:
     exif[0x0112] = 6
     grey = encoded(np.asarray(Image.fromarray(pixels).convert("L")), "JPEG")
     for data in (plain, grey, encoded(pixels, "JPEG", progressive=True)):
-        assert is_plain_picture(data)
+        assert plain_picture_size(data) == (128, 96)
     cmyk = encoded(np.zeros((16, 16, 4), np.uint8), "TIFF")
     for data in (plain[:-2], encoded(pixels, "JPEG", exif=exif), encoded(pixels, "JPEG", keep_rgb=True), encoded(pixels, "PNG"), cmyk, b""):
-        assert not is_plain_picture(data)
+        assert not plain_picture_size(data)
 
 
 def digests(decoder: Decoder, requests: Sequence[ClipRequest]) -> list[str]:

@@ -57,6 +57,6 @@ def test_workers_and_decoders(corpus: Path, tmp_path: Path) -> None:
     for one, other, again in zip(ours, theirs, forked, strict=True):
         assert torch.equal(one.sample_ids, other.sample_ids) and torch.equal(one.captions, other.captions)
         assert torch.equal(other.sample_ids, again.sample_ids) and torch.equal(media_of(other), media_of(again))
-        assert (media_of(one) - media_of(other)).abs().mean() < 0.1  # of a deviation
+        assert (media_of(one).float() - media_of(other).float()).abs().mean() < 7  # of 255
     seen = {int(index) for batch in ours[:16] for index in batch.sample_ids}
     assert not seen & {3, 7} and len(seen) > 12

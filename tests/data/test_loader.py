@@ -70,7 +70,7 @@ def test_shapes(corpus: Path, tmp_path: Path) -> None:
                     "meaning_ids": (2,),
                     "sample_ids": (2,),
                 }
-                assert batch.media is not None and batch.media.dtype is torch.float32
+                assert batch.media is not None and batch.media.dtype is torch.uint8
             else:
                 assert shapes == {"masked": (2, 16), "labels": (2, 16), "prefix": (2, 16), "targets": (2, 9), "sample_ids": (2,)}
             assert all(tensor.dtype is torch.int64 for name, tensor in tensors(batch).items() if name != "media")

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from PIL import Image
+import numpy as np
+from numpy.typing import NDArray
 
 from megatron_mplug2.data.decoding.contract import ClipRequest
 from megatron_mplug2.data.frame_sampling import frame_indices
@@ -15,7 +16,7 @@ def chosen_frames(video: VideoFile, request: ClipRequest) -> list[int]:
     return [span.start + number for number in frame_indices(len(span), request.frames, request.segment_shares)]
 
 
-def read_frames(video: VideoFile, indices: Sequence[int]) -> list[Image.Image]:
-    """A frame for each number, upright, in RGB. Raises BadMedia, for damage only if it hits a frame that is needed."""
+def read_frames(video: VideoFile, indices: Sequence[int]) -> list[NDArray[np.uint8]]:
+    """A frame for each number, upright, [H, W, 3]. Raises BadMedia, for damage only if it hits a frame that is needed."""
     pictures = dict(video.pictures(indices))
     return [pictures[index] for index in indices]

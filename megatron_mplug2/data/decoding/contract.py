@@ -25,11 +25,17 @@ class View:
     flip: bool
     """Mirror left and right."""
 
-    def box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """Left, upper, right and lower edge in pixels; not rounded."""
-        side = math.sqrt(self.area)
-        left, upper = self.x * (1 - side) * width, self.y * (1 - side) * height
-        return left, upper, min(left + side * width, width), min(upper + side * height, height)
+    def box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Left, upper, right and lower edge in whole pixels, at least one apart."""
+        left, right = _stretch(self.x, math.sqrt(self.area), width)
+        upper, lower = _stretch(self.y, math.sqrt(self.area), height)
+        return left, upper, right, lower
+
+
+def _stretch(place: float, share: float, pixels: int) -> tuple[int, int]:
+    size = max(round(share * pixels), 1)
+    start = round(place * (pixels - size))
+    return start, start + size
 
 
 FULL_VIEW = View(area=1.0, x=0.0, y=0.0, flip=False)
@@ -66,7 +72,7 @@ class ClipRequest:
 
 
 Decoded = torch.Tensor | BadMedia
-"""[3, T, R, R] float32, normalised with CLIP's mean and deviation, T=1 for a picture; or why there is none."""
+"""[3, T, R, R] uint8, RGB, T=1 for a picture; or why there is none."""
 
 
 class Decoder(Protocol):

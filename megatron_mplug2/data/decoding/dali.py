@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
 
 from megatron_mplug2.config.schema import ResizeFilter
 from megatron_mplug2.data.bad_media import BadMedia
@@ -15,7 +15,7 @@ from megatron_mplug2.data.decoding.clips import chosen_frames, read_frames
 from megatron_mplug2.data.decoding.contract import ClipRequest, Decoded, PictureRequest, Transform
 from megatron_mplug2.data.decoding.pictures import read_picture
 from megatron_mplug2.data.decoding.pixels import finished
-from megatron_mplug2.data.decoding.plain import CPU_CODECS, GPU_CODECS, is_plain_clip, is_plain_picture
+from megatron_mplug2.data.decoding.plain import CPU_CODECS, GPU_CODECS, is_plain_clip, plain_picture_size
 from megatron_mplug2.data.decoding.pyav import PyavDecoder
 from megatron_mplug2.data.video_file import VideoFile
 
@@ -73,9 +73,12 @@ class DaliDecoder:
     def _picture(self, place: int, request: PictureRequest) -> "_Work[PictureRequest]":
         from megatron_mplug2.data.decoding.dali_graphs import Source
 
-        if is_plain_picture(request.data):
-            return _Work(place=place, request=request, source=Source.PICTURE, item=_coded(request.data, [], request.transform))
-        return _Work(place=place, request=request, source=Source.FRAMES, item=_decoded([read_picture(request)], request.transform))
+        size = plain_picture_size(request.data)
+        if size:
+            return _Work(place=place, request=request, source=Source.PICTURE, item=_coded(request.data, [], size, request.transform))
+        return _Work(
+            place=place, request=request, source=Source.FRAMES, item=_decoded([np.array(read_picture(request))], request.transform)
+        )
 
     def _clip(self, place: int, request: ClipRequest) -> "_Work[ClipRequest]":
         from megatron_mplug2.data.decoding.dali_graphs import Source
@@ -83,7 +86,8 @@ class DaliDecoder:
         with VideoFile(request.data) as video:
             indices = chosen_frames(video, request)
             if is_plain_clip(video, GPU_CODECS if self._gpu else CPU_CODECS):
-                return _Work(place=place, request=request, source=Source.CLIP, item=_coded(request.data, indices, request.transform))
+                size = video.facts.width, video.facts.height
+                return _Work(place=place, request=request, source=Source.CLIP, item=_coded(request.data, indices, size, request.transform))
             item = _decoded(read_frames(video, indices), request.transform)
             return _Work(place=place, request=request, source=Source.FRAMES, item=item)
 
@@ -101,7 +105,7 @@ class DaliDecoder:
                 batch = group[begin : begin + BATCH]
                 squares = self._squares(source, resolution, [work.item for work in batch])
                 for work, square in zip(batch, squares, strict=True):
-                    yield work, None if square is None else finished(square, work.request.transform.operations)
+                    yield work, None if square is None else finished(square.permute(0, 3, 1, 2), work.request.transform.operations)
 
     def _squares(self, source: "Source", resolution: int, items: "Sequence[Item]") -> list[torch.Tensor | None]:
         """DALI raises for a whole batch and does not say for which item: they are tried one by one then."""
@@ -119,22 +123,24 @@ class DaliDecoder:
             return [square for item in items for square in self._squares(source, resolution, [item])]
 
 
-def _coded(data: bytes, frames: Sequence[int], transform: Transform) -> "Item":
-    return _item(np.frombuffer(data, np.uint8), frames, transform)
+def _coded(data: bytes, frames: Sequence[int], size: tuple[int, int], transform: Transform) -> "Item":
+    return _item(np.frombuffer(data, np.uint8), frames, size, transform)
 
 
-def _decoded(pictures: Sequence[Image.Image], transform: Transform) -> "Item":
-    return _item(np.stack([np.asarray(picture) for picture in pictures]), (), transform)
+def _decoded(frames: Sequence[NDArray[np.uint8]], transform: Transform) -> "Item":
+    content = np.stack(frames)
+    return _item(content, (), (content.shape[2], content.shape[1]), transform)
 
 
-def _item(content: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], frames: Sequence[int], transform: Transform) -> "Item":
+def _item(content: NDArray[np.uint8], frames: Sequence[int], size: tuple[int, int], transform: Transform) -> "Item":
+    """`size`: width and height in pixels."""
     from megatron_mplug2.data.decoding.dali_graphs import Item
 
-    left, upper, right, lower = transform.view.box(1, 1)
+    left, upper, right, lower = transform.view.box(*size)
     return Item(
         content=content,
         frames=np.array(frames, np.int32),
-        start=np.array([upper, left], np.float32),
-        end=np.array([lower, right], np.float32),
+        start=np.array([upper, left], np.int32),
+        end=np.array([lower, right], np.int32),
         flip=transform.view.flip,
     )

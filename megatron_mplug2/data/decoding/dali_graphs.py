@@ -45,9 +45,9 @@ class Item:
     content: NDArray[np.uint8]
     frames: NDArray[np.int32]
     """Of a clip; else empty."""
-    start: NDArray[np.float32]
-    """Upper and left edge of the part that is shown, as shares of height and width."""
-    end: NDArray[np.float32]
+    start: NDArray[np.int32]
+    """Upper and left edge of the part that is shown, in pixels."""
+    end: NDArray[np.int32]
     """Lower and right edge."""
     flip: bool
 
@@ -80,6 +80,8 @@ class Graph:
             self._feed("frames", [item.frames for item in items])
         (squares,) = self._pipeline.run()
         tensors = [from_dlpack(squares[place]).clone() for place in range(len(items))]  # the buffers are the graph's
+        if tensors and tensors[0].is_cuda:
+            torch.cuda.current_stream().synchronize()  # the copies are only queued, and the next run may write into the buffers
         return [tensor.unsqueeze(0) if tensor.ndim == 3 else tensor for tensor in tensors]
 
     def _feed(self, name: str, values: Sequence[Any]) -> None:
@@ -100,14 +102,11 @@ def _squares(source: Source, resolution: int, *, gpu: bool) -> Any:
             pixels = fn.decoders.image(
                 content, device=decoders, output_type=types.RGB, jpeg_fancy_upsampling=True, adjust_orientation=False
             )
-    part = {name: fn.external_source(name=name, dtype=types.FLOAT, ndim=1) for name in ("start", "end")}
+    edges = {name: fn.external_source(name=name, dtype=types.INT32, ndim=1) for name in ("start", "end")}
     resized = fn.resize(
-        pixels,
+        fn.slice(pixels, **edges, axis_names="HW"),
         size=[resolution, resolution],
-        roi_start=part["start"],
-        roi_end=part["end"],
-        roi_relative=True,
         interp_type=types.INTERP_CUBIC,
-        antialias=True,  # as PIL's bicubic filter: the pixels differ by 1 at most
+        antialias=True,  # as PIL's bicubic filter, and torch's
     )
     return fn.flip(resized, horizontal=fn.external_source(name="flip", dtype=types.INT32, ndim=0))

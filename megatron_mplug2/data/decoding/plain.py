@@ -24,21 +24,22 @@ _LARGEST = 1 << 23
 _ORIENTATION, _UPRIGHT = 0x0112, (None, 1)  # EXIF
 
 
-def is_plain_picture(data: bytes) -> bool:
-    """Whether it is a whole baseline or progressive JPEG, upright, in YCbCr or grey, of a moderate size."""
+def plain_picture_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a whole baseline or progressive JPEG, upright, in YCbCr or grey, of a moderate size; None for any other."""
     if not (data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9")):
-        return False
+        return None
     try:
         with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as image:
-            return (
+            plain = (
                 image.format == "JPEG"
                 and image.mode in ("RGB", "L")
                 and image.info.get("adobe_transform") != 0  # stored as RGB
                 and image.width * image.height <= _LARGEST
                 and image.getexif().get(_ORIENTATION) in _UPRIGHT
             )
+            return image.size if plain else None
     except Exception:  # PIL's readers raise whatever a damaged file leads them to
-        return False
+        return None
 
 
 def is_plain_clip(video: VideoFile, codecs: Set[str]) -> bool:
