@@ -192,7 +192,7 @@ def _batch(config: RunConfig, shape: BatchShape) -> Batch:
     side = round(shape.patches**0.5) * config.model.vision.patch
     return PairBatch(
         task=shape.task,
-        media=torch.randn(samples, 3, shape.frames, side, side),
+        media=torch.randint(256, (samples, 3, shape.frames, side, side), dtype=torch.uint8),
         captions=draw(samples, shape.text_length),
         instructions=draw(shape.decoder_rows, shape.text_length),
         targets=targets,

@@ -106,11 +106,8 @@ def _kept(unit: Unit, shape: BatchShape, rank: _Rank) -> float:
 @_kept.register
 def _vision_embedding(unit: VisionEmbeddingUnit, shape: BatchShape, rank: _Rank) -> float:
     vision, pictures = rank.config.model.vision, shape.samples * shape.frames
-    kept = pictures * shape.frame_tokens * vision.width
-    if shape.frames > 1 or rank.config.training.precision is not Precision.FP32:
-        # The batch has fp32 pixels of clips; the convolution keeps a copy by frames, in the weights' precision.
-        kept += pictures * shape.patches * 3 * vision.patch**2
-    return element_bytes(rank.config) * kept
+    # The normalised pixels that the convolution takes, and the norm's input.
+    return element_bytes(rank.config) * pictures * (shape.patches * 3 * vision.patch**2 + shape.frame_tokens * vision.width)
 
 
 @_kept.register

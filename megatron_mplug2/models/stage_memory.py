@@ -123,11 +123,11 @@ def _between(config: RunConfig, units: tuple[Unit, ...], shape: BatchShape) -> f
 
 
 def _pixels(config: RunConfig, stage: int, shape: BatchShape) -> float:
-    """All of the rank's microbatches are on the device from the step's begin on."""
+    """Bytes of all of the rank's microbatches, which are on the device from the step's begin on."""
     if stage > 0 or shape.task is Task.TEXT:
         return 0
     pictures = config.microbatches * shape.samples * shape.frames
-    return FP32 * pictures * shape.patches * 3 * config.model.vision.patch**2
+    return pictures * shape.patches * 3 * config.model.vision.patch**2
 
 
 def _working(config: RunConfig, partition: Partition, stage: int, shape: BatchShape) -> float:
