@@ -11,12 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schema import Block, Task
 from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.microbatch import Microbatch
 from megatron_mplug2.models.shapes import Stream
 
 Streams = dict[Stream, torch.Tensor]
+
+HEADS = "heads"
+"""What the names of units begin with that end in a loss; those of others begin with their kind of block."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,12 @@ class Unit(ABC):
     """One link of the chain. It knows its name, builds its module, and runs it on streams."""
 
     name: str
-    recomputes: bool = True
-    """Whether activation recompute may run it twice; heads, which record losses, may not."""
+
+    @property
+    def block(self) -> Block | None:
+        """The kind by which recompute is chosen; None for a head, which records a loss and may not run twice."""
+        kind = self.name.split(".")[0]
+        return None if kind == HEADS else Block(kind)
 
     @abstractmethod
     def build(self, context: ModelContext, built: Mapping[str, nn.Module]) -> nn.Module:

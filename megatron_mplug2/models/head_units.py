@@ -26,7 +26,6 @@ class MaskedLMUnit(Unit):
     """MLM on the masked documents; the prefixes go on to the decoder."""
 
     name = "heads.mlm"
-    recomputes = False
 
     def __init__(self, config: ModelConfig) -> None:
         self._vocab_size = config.text.vocab_size
@@ -53,7 +52,6 @@ class ContrastUnit(Unit):
     """VLC: features of both modalities, and the gradient that the whole global batch gives them."""
 
     name = "heads.contrast"
-    recomputes = False
 
     def build(self, context: ModelContext, built: Mapping[str, nn.Module]) -> ContrastiveHead:
         return ContrastiveHead(context)
@@ -89,7 +87,6 @@ class MatchingUnit(Unit):
     """VLM on the fused pairs; the fused instructions go on to the decoder."""
 
     name = "heads.matching"
-    recomputes = False
 
     def build(self, context: ModelContext, built: Mapping[str, nn.Module]) -> MatchingHead:
         return MatchingHead(context)
@@ -110,7 +107,6 @@ class InstructionLMUnit(Unit):
     """The shared decoder's answers to instructions, or its continuation of text."""
 
     name = "heads.lm"
-    recomputes = False
 
     def __init__(self, config: ModelConfig) -> None:
         self._vocab_size = config.text.vocab_size

@@ -212,3 +212,20 @@ def test_a_dataset_is_a_folder_or_a_section() -> None:
         load_config(DEMO, ["data.train.text=[{folder: a, wieght: 2}]"])
     with pytest.raises(UserError, match=r"data.train.text.0: must be a section of keys, not 3"):
         load_config(DEMO, ["data.train.text=[3]"])
+
+
+@pytest.mark.parametrize(
+    ("given", "blocks"),
+    [("none", []), ("full", ["vision", "text", "universal", "fusion", "decoder"]), ("[vision, fusion]", ["vision", "fusion"])],
+)
+def test_recompute_by_word_and_by_list(given: str, blocks: list[str]) -> None:
+    config = load_config(DEMO, [f"training.recompute={given}"])
+    assert list(config.training.recompute) == blocks
+    assert parse_resolved(resolved_yaml(config), "a checkpoint") == config
+
+
+def test_what_cannot_be_recomputed_is_told_in_one_line() -> None:
+    (line,) = errors_of("training.recompute=selective")
+    assert line.startswith("training.recompute: must be none, full or a list of vision, text, universal, fusion, decoder (it is ")
+    (line,) = errors_of("training.recompute=[heads]")
+    assert line.startswith("training.recompute.0: input should be 'vision', 'text', ")

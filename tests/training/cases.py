@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from megatron_mplug2.config.schema import (
+    Block,
     DataConfig,
     DatasetConfig,
     LayoutConfig,
@@ -14,7 +15,6 @@ from megatron_mplug2.config.schema import (
     ObjectivesConfig,
     OptimizerConfig,
     PhaseConfig,
-    Recompute,
     RunConfig,
     SplitConfig,
     Task,
@@ -54,7 +54,7 @@ def config(
     *,
     microbatch: int = GLOBAL_BATCH,
     model: ModelConfig = MODEL,
-    recompute: Recompute = Recompute.NONE,
+    recompute: tuple[Block, ...] = (),
     vlc: VLCConfig = VLC,
 ) -> RunConfig:
     """Clipping is active, and Adam's eps so large that gradients of rounding size (key biases) don't move weights."""
