@@ -57,6 +57,20 @@ class Block(StrEnum):
     DECODER = "decoder"
 
 
+class Module(StrEnum):
+    """Parts of the model, by the canonical names of weights. A tied word embedding is its embedding's, not its head's."""
+
+    VISION = "vision"
+    """The vision encoder without its local temporal modules."""
+    TEMPORAL = "temporal"
+    """The local temporal modules inside the vision encoder."""
+    TEXT = "text"
+    UNIVERSAL = "universal"
+    FUSION = "fusion"
+    DECODER = "decoder"
+    HEADS = "heads"
+
+
 class Precision(StrEnum):
     FP32 = "fp32"
     BF16 = "bf16"
@@ -410,6 +424,9 @@ class TrainingConfig(Frozen):
     recompute: Annotated[tuple[Block, ...], BeforeValidator(_named_blocks)] = ()
     """Kinds of blocks of which only what enters them is kept, the rest computed again in the backward pass; `full` names all, `none` none.
     There is no finer choice: fused attention, the usual one, keeps nothing that grows with the square of a length."""
+    frozen: tuple[Module, ...] = ()
+    """Modules whose weights stay as the run begins with them (`initialise_from`): no gradient, no optimizer state, no backward pass in
+    front of the first trained weight. A block without a trained weight runs without dropout, as a fixed function of what enters it."""
     seed: int = Field(default=0, ge=0)
     log_every: int = Field(default=10, gt=0)
     validate_every: int = Field(default=0, ge=0)

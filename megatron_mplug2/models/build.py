@@ -26,7 +26,10 @@ class BuiltStage:
 
 
 def build_stage(config: RunConfig, partition: Partition, topology: Topology, recompute: Collection[Block] = ()) -> BuiltStage:
-    """This rank's stage, initialised by name, in the config's precision, on this rank's device; the temperature stays in fp32."""
+    """This rank's stage, initialised by name, in the config's precision, on this rank's device; the temperature stays in fp32.
+
+    Weights of `training.frozen` have no gradient.
+    """
     context = ModelContext(
         config=config.model,
         topology=topology,
@@ -39,4 +42,5 @@ def build_stage(config: RunConfig, partition: Partition, topology: Topology, rec
     for weight in weights:
         dtype = torch.float32 if weight.name == LOG_TEMPERATURE else dtype_of(config.training.precision)
         weight.param.data = weight.param.data.to(device(), dtype)
+        weight.param.requires_grad_(weight.module not in config.training.frozen)
     return BuiltStage(context=context, stage=stage, weights=weights)

@@ -5,13 +5,13 @@ to both sides without a word between them.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from megatron_mplug2.config.schema import Block, Task
+from megatron_mplug2.config.schema import Block, Module, Task
 from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.microbatch import Microbatch
 from megatron_mplug2.models.shapes import Stream
@@ -34,6 +34,14 @@ class Flow:
 IDLE = Flow(idle=True)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a written stream depends on: streams that the unit reads, and modules whose weights it uses."""
+
+    streams: tuple[Stream, ...]
+    modules: frozenset[Module]
+
+
 class Unit(ABC):
     """One link of the chain. It knows its name, builds its module, and runs it on streams."""
 
@@ -52,6 +60,14 @@ class Unit(ABC):
     @abstractmethod
     def flow(self, task: Task) -> Flow: ...
 
+    def modules(self, task: Task) -> frozenset[Module]:
+        """Whose weights it uses in a step of `task` in which it is not idle."""
+        return frozenset((Module(self.name.split(".")[0]),))
+
+    def origin(self, written: Stream, task: Task) -> Origin:
+        """Of a stream that it writes: everything, if not said otherwise."""
+        return Origin(self.flow(task).reads, self.modules(task))
+
     @abstractmethod
     def run(self, module: nn.Module, streams: Streams, micro: Microbatch) -> Streams:
         """Streams that the unit writes. It may add losses to `micro`."""
@@ -62,3 +78,13 @@ def alive_at(units: Sequence[Unit], cut: int, task: Task) -> tuple[Stream, ...]:
     written = {stream for unit in units[:cut] for stream in unit.flow(task).writes}
     read = {stream for unit in units[cut:] for stream in unit.flow(task).reads}
     return tuple(stream for stream in Stream if stream in written & read)
+
+
+def differentiable_at(units: Sequence[Unit], cut: int, task: Task, frozen: Collection[Module]) -> frozenset[Stream]:
+    """Of the streams that cross the cut before `units[cut]` those that a trained weight has gone into: only they have gradients."""
+    grown: set[Stream] = set()
+    for unit in units[:cut]:
+        origins = {stream: unit.origin(stream, task) for stream in unit.flow(task).writes}
+        trained = {stream for stream, origin in origins.items() if grown.intersection(origin.streams) or origin.modules.difference(frozen)}
+        grown = (grown - origins.keys()) | trained
+    return frozenset(grown).intersection(alive_at(units, cut, task))

@@ -98,8 +98,9 @@ class Stage(nn.Module):
         names = flow.reads
 
         def run(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            # Keyed here, so that a recompute draws the same masks again.
-            if self.training:
+            # Keyed here, so that a recompute draws the same masks again. What has no trained weight is a fixed function: a mask would be
+            # noise in it that nothing learns to bear.
+            if self.training and any(param.requires_grad for param in module.parameters()):
                 self._context.dropout.start(micro.step, micro.index, unit.name)
             else:
                 self._context.dropout.stop()

@@ -229,3 +229,8 @@ def test_what_cannot_be_recomputed_is_told_in_one_line() -> None:
     assert line.startswith("training.recompute: must be none, full or a list of vision, text, universal, fusion, decoder (it is ")
     (line,) = errors_of("training.recompute=[heads]")
     assert line.startswith("training.recompute.0: input should be 'vision', 'text', ")
+
+
+def test_a_misspelt_module_is_told_in_one_line() -> None:
+    (line,) = errors_of("training.frozen=[vision, txt]")
+    assert line.startswith("training.frozen.1: input should be 'vision', 'temporal', 'text', ") and line.endswith("(it is 'txt')")
