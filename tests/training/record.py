@@ -42,9 +42,15 @@ class Record:
 
 def run(config: RunConfig, tasks: Sequence[Task]) -> Record:
     """Trains a step for each task on this rank of the layout."""
+    return train(begin(config), tasks)
+
+
+def begin(config: RunConfig) -> Engine:
+    """With random weights, and in bf16 with their fp32 copies."""
     engine = make_engine(config)
     cases.randomise(engine.weights, engine.topology)
-    return train(engine, tasks)
+    engine.optimizer.reload_model_params()
+    return engine
 
 
 def train(engine: Engine, tasks: Sequence[Task], first: int = 0) -> Record:

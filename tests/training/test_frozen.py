@@ -124,8 +124,7 @@ def test_dropout_draws_alike_on_all_layouts_and_not_at_all_in_frozen_blocks() ->
 
 def visual_tokens(config: RunConfig) -> list[torch.Tensor]:
     """What vision gives in two steps that draw other masks."""
-    engine = make_engine(config)
-    cases.randomise(engine.weights, engine.topology)
+    engine = record.begin(config)
     seen: list[torch.Tensor] = []
     engine.stage.block("vision.output").register_forward_hook(lambda *arguments: seen.append(arguments[2].detach()))
     batches = cases.work(config, 0, Task.IMAGE_TEXT, 0, 1)
@@ -155,8 +154,7 @@ def test_momentum_encoders_follow_what_is_trained() -> None:
 
 
 def save_and_go_on(config: RunConfig) -> Record:
-    engine = make_engine(config)
-    cases.randomise(engine.weights, engine.topology)
+    engine = record.begin(config)
     record.train(engine, TASKS[:2])
     with checkpoints.Saver(engine, note=print) as saver:
         saver.save(DataState(steps=2, datasets={}, vocabulary=""), HealthState())
