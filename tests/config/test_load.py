@@ -234,3 +234,9 @@ def test_what_cannot_be_recomputed_is_told_in_one_line() -> None:
 def test_a_misspelt_module_is_told_in_one_line() -> None:
     (line,) = errors_of("training.frozen=[vision, txt]")
     assert line.startswith("training.frozen.1: input should be 'vision', 'temporal', 'text', ") and line.endswith("(it is 'txt')")
+
+
+def test_fp8_is_refused_in_one_line() -> None:
+    """It is Transformer Engine's, whose layers the model has none of: Megatron-Core would compute in bf16 without a word."""
+    assert errors_of("training.precision=fp8") == ["training.precision: input should be 'fp32' or 'bf16' (it is 'fp8')"]
+    assert errors_of("training.fp8=hybrid") == ["training.fp8: unknown key"]
