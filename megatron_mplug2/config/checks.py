@@ -174,14 +174,15 @@ def modules_used(model: ModelConfig, task: Task) -> frozenset[Module]:
 def _frozen_errors(run: RunConfig) -> Iterator[str]:
     from megatron_mplug2.config.schema import Module, Task
 
-    frozen = set(run.training.frozen)
-    if frozen == set(Module):
+    frozen = run.training.frozen
+    if set(frozen) == set(Module):
         yield "training.frozen names every module: leave one out, to be trained"
         return
+    shown = [module.value for module in frozen]
     for index, phase in enumerate(run.schedule):
         for task in Task:
-            if phase.share(task) > 0 and modules_used(run.model, task) <= frozen:
-                yield f"training.frozen={[str(module) for module in run.training.frozen]} leaves schedule.{index}.{task} nothing to train"
+            if phase.share(task) > 0 and modules_used(run.model, task).issubset(frozen):
+                yield f"training.frozen={shown} leaves schedule.{index}.{task} nothing to train: leave one out"
 
 
 def _phase_errors(run: RunConfig) -> Iterator[str]:

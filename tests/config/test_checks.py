@@ -97,7 +97,7 @@ CASES = [
     ),
     (
         ["training.frozen=[text, universal, decoder, heads]"],
-        "training.frozen=['text', 'universal', 'decoder', 'heads'] leaves schedule.0.text nothing to train",
+        "training.frozen=['text', 'universal', 'decoder', 'heads'] leaves schedule.0.text nothing to train: leave one out",
     ),
     (["schedule.1.resolution=36"], "model.vision.patch=8 does not divide schedule.1.resolution=36"),
     (

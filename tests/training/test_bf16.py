@@ -38,7 +38,7 @@ LAYOUTS = {
     "pp4-both-ties": LayoutConfig(pipeline=4, stage_starts=(6, 9, 15), zero1=False),
     "tp2-pp2-dp2": LayoutConfig(tensor=2, pipeline=2, data=2, stage_starts=(9,), overlap_grad_reduce=True, overlap_param_gather=True),
 }
-SHORT = ("tp2-sp", "pp2", "dp2-zero1")
+SHORT = ("dp2-zero1",)
 OVERLAP = LayoutConfig(data=2, overlap_grad_reduce=True, overlap_param_gather=True)
 
 

@@ -69,7 +69,9 @@ def test_one_rank_equals_one_process_with_recompute(microbatches: int) -> None:
     check(LayoutConfig(), microbatches, MIXED, tuple(Block))
 
 
-@pytest.mark.parametrize(("layout", "block"), [("tp2-sp", Block.UNIVERSAL), ("pp2-in-vision", Block.VISION)])
+@pytest.mark.parametrize(
+    ("layout", "block"), [("pp2-in-vision", Block.VISION), pytest.param("tp2-sp", Block.UNIVERSAL, marks=pytest.mark.long)]
+)
 def test_recompute_of_one_kind_of_block_equals_one_process(layout: str, block: Block) -> None:
     check(LAYOUTS[layout], 2, MIXED, (block,))
 
