@@ -14,7 +14,7 @@ from megatron_mplug2.models.partition import Partition
 from megatron_mplug2.models.shapes import BatchShape, Stream, stream_shape
 from megatron_mplug2.models.stage_weights import planned_topology, rank_elements, stage_weights
 from megatron_mplug2.models.weights import Weight
-from megatron_mplug2.models.workload import recomputed, step_shares
+from megatron_mplug2.models.workload import backward_parts, recomputed, step_shares
 from megatron_mplug2.parallel.sequence import SequenceShards
 
 PASSING = 0.5
@@ -31,7 +31,7 @@ class RankMemory:
 
     weights: float
     gradients: float
-    """In fp32, of all of the rank's weights: ZeRO-1 shards the optimizer's state alone."""
+    """In fp32, of all of the rank's trained weights: ZeRO-1 shards the optimizer's state alone."""
     optimizer: float
     """Adam's moments, and with bf16 the main weights, in fp32."""
     averages: float
@@ -62,29 +62,30 @@ def message_bytes(config: RunConfig, partition: Partition, cut: int, shape: Batc
 
 def _rank_memory(config: RunConfig, partition: Partition, stage: int) -> RankMemory:
     weights = stage_weights(config.model, partition, stage)
-    elements = sum(rank_elements(weight, config.layout.tensor) for weight in weights)
+    trained = [weight for weight in weights if weight.module not in config.training.frozen]
+    elements = sum(rank_elements(weight, config.layout.tensor) for weight in trained)
     state = 2 + (config.training.precision is Precision.BF16)
     shapes = step_shares(config)
     return RankMemory(
-        weights=element_bytes(config) * elements,
+        weights=element_bytes(config) * sum(rank_elements(weight, config.layout.tensor) for weight in weights),
         gradients=FP32 * elements,
         optimizer=FP32 * state * elements / (config.layout.data if config.layout.zero1 else 1),
-        averages=_averages(config, partition, stage, weights),
+        averages=_averages(config, partition, stage, trained),
         activations=max(_activations(config, partition, stage, shape) for shape in shapes),
         working=max(_working(config, partition, stage, shape) for shape in shapes),
         contrast=_contrast(config) if partition.roles.features == stage and any(shape.task is not Task.TEXT for shape in shapes) else 0,
     )
 
 
-def _averages(config: RunConfig, partition: Partition, stage: int, weights: list[Weight]) -> float:
-    """An average in fp32 of what contrastive features are made with (`training.momentum`)."""
+def _averages(config: RunConfig, partition: Partition, stage: int, trained: list[Weight]) -> float:
+    """An average in fp32 of the trained weights that contrastive features are made with (`training.momentum`)."""
     vlc, owner = config.objectives.vlc, partition.roles.features
     if vlc.negatives is not Negatives.QUEUE or stage > owner:
         return 0
     names = [unit.name for unit in partition.units]
     units = [unit for unit in partition.units[: names.index(CONTRAST)] if not unit.flow(Task.IMAGE_TEXT).idle]
     inside = tuple(f"{unit.name}." for unit in units)
-    averaged = sum(rank_elements(weight, config.layout.tensor) for weight in weights if weight.saves and weight.name.startswith(inside))
+    averaged = sum(rank_elements(weight, config.layout.tensor) for weight in trained if weight.saves and weight.name.startswith(inside))
     return FP32 * averaged + (_features(config, vlc.queue.size) if stage == owner else 0)
 
 
@@ -105,7 +106,8 @@ def _activations(config: RunConfig, partition: Partition, stage: int, shape: Bat
     in_flight = min(config.microbatches, config.layout.pipeline - stage)
     units = partition.stage_units(stage)
     received = message_bytes(config, partition, partition.cut_before(stage), shape)
-    inside = sum(kept_bytes(unit, shape, config) for unit in units if not recomputed(config, unit))
+    backward = backward_parts(config, shape.task)
+    inside = sum(kept_bytes(unit, shape, config) for unit in units if backward[unit.name] and not recomputed(config, unit))
     return in_flight * (sum(received.values()) + _between(config, units, shape) + inside) + _pixels(config, stage, shape)
 
 

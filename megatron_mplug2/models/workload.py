@@ -2,15 +2,12 @@
 
 from collections import defaultdict
 
-from megatron_mplug2.config.schema import Negatives, Recompute, RunConfig, Task
-from megatron_mplug2.models.chain import Unit
+from megatron_mplug2.config.schema import Negatives, RunConfig, Task
+from megatron_mplug2.models.chain import Unit, grown_before
 from megatron_mplug2.models.flops import unit_flops
 from megatron_mplug2.models.mplug2 import CONTRAST, chain
 from megatron_mplug2.models.shapes import BatchShape, batch_shape
 from megatron_mplug2.models.stage_cuts import Pass
-
-BACKWARD = 2
-"""A backward pass costs so many forward passes."""
 
 
 def step_shares(config: RunConfig) -> dict[BatchShape, float]:
@@ -27,13 +24,29 @@ def step_shares(config: RunConfig) -> dict[BatchShape, float]:
 
 
 def recomputed(config: RunConfig, unit: Unit) -> bool:
-    """Whether a unit's activations are made a second time for its backward."""
-    return config.training.recompute is Recompute.FULL and unit.recomputes
+    """Whether a unit's activations are made a second time for its backward, if it has one."""
+    return unit.block in config.training.recompute
+
+
+def backward_parts(config: RunConfig, task: Task) -> dict[str, int]:
+    """By unit's name, how many forward passes its backward costs: one for the gradient of what came in, where a trained weight has gone
+    into that, and one for those of its weights, where one is trained."""
+    units, frozen = chain(config.model), config.training.frozen
+    return {
+        unit.name: bool(grown.intersection(unit.flow(task).reads)) + bool(unit.modules(task).difference(frozen))
+        for unit, grown in zip(units, grown_before(units, task, frozen), strict=False)  # it goes on to after the last
+    }
 
 
 def training_pass(config: RunConfig, shape: BatchShape) -> tuple[float, ...]:
     """Operations of each unit for one microbatch, forward and backward, recomputed activations counted."""
-    return tuple(unit_flops(unit, shape, config) * (1 + BACKWARD + recomputed(config, unit)) for unit in chain(config.model))
+    backward = backward_parts(config, shape.task)
+
+    def passes_of(unit: Unit) -> int:
+        parts = backward[unit.name]
+        return 1 + parts + (parts > 0 and recomputed(config, unit))
+
+    return tuple(unit_flops(unit, shape, config) * passes_of(unit) for unit in chain(config.model))
 
 
 def feature_pass(config: RunConfig, shape: BatchShape) -> tuple[float, ...]:

@@ -95,6 +95,14 @@ CASES = [
         ["objectives.vlc.negatives=queue", "objectives.vlc.queue.size=100"],
         "objectives.vlc.queue.size=100 is not a multiple of training.global_batch=32",
     ),
+    (
+        ["training.frozen=[vision, temporal, text, universal, fusion, decoder, heads]"],
+        "training.frozen names every module: leave one out, to be trained",
+    ),
+    (
+        ["training.frozen=[text, universal, decoder, heads]"],
+        "training.frozen=['text', 'universal', 'decoder', 'heads'] leaves schedule.0.text nothing to train: leave one out",
+    ),
     (["schedule.1.resolution=36"], "model.vision.patch=8 does not divide schedule.1.resolution=36"),
     (
         ["schedule.0.text=0", "schedule.0.image_text=0"],

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.live_bytes import LiveBytes
-from megatron_mplug2.config.schema import LayoutConfig, Negatives, QueueConfig, Recompute, RunConfig, Task
+from megatron_mplug2.config.schema import Block, LayoutConfig, Module, Negatives, QueueConfig, RunConfig, Task
 from megatron_mplug2.models.partition import make_partition
 from megatron_mplug2.models.shapes import batch_shape
 from megatron_mplug2.models.stage_memory import message_bytes, stage_memory
@@ -28,38 +28,49 @@ def _peak(config: RunConfig) -> tuple[int, int]:
     return place.pipeline_rank, live.peak
 
 
-def check(layout: LayoutConfig, microbatches: int, recompute: Recompute, negatives: Negatives = Negatives.GLOBAL) -> None:
+def check(
+    layout: LayoutConfig,
+    microbatches: int,
+    recompute: tuple[Block, ...],
+    negatives: Negatives = Negatives.GLOBAL,
+    frozen: tuple[Module, ...] = (),
+) -> None:
     microbatch = cases.GLOBAL_BATCH // microbatches // layout.data
     vlc = cases.VLC.model_copy(update={"negatives": negatives, "queue": QueueConfig(size=64 * cases.GLOBAL_BATCH)})
-    config = cases.config(layout, microbatch=microbatch, model=WIDE, recompute=recompute, vlc=vlc)
+    config = cases.config(layout, microbatch=microbatch, model=WIDE, recompute=recompute, vlc=vlc, frozen=frozen)
     estimated = [memory.total for memory in stage_memory(config, make_partition(config))]
     for stage, peak in run_ranks(layout.world_size, _peak, config):
         assert estimated[stage] == pytest.approx(peak, rel=0.05)
 
 
 def test_a_rank_s_peak_is_as_estimated() -> None:
-    check(LayoutConfig(pipeline=2), 4, Recompute.NONE)
+    check(LayoutConfig(pipeline=2), 4, ())
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("layout", "microbatches", "recompute"),
     [
-        (LayoutConfig(), 1, Recompute.NONE),
-        (LayoutConfig(), 2, Recompute.FULL),
-        (LayoutConfig(data=2), 2, Recompute.NONE),
-        (LayoutConfig(data=2, zero1=False), 2, Recompute.FULL),
-        (LayoutConfig(tensor=2, pipeline=2, sequence_parallel=True), 4, Recompute.FULL),
+        (LayoutConfig(), 1, ()),
+        (LayoutConfig(), 2, tuple(Block)),
+        (LayoutConfig(data=2), 2, ()),
+        (LayoutConfig(data=2, zero1=False), 2, tuple(Block)),
+        (LayoutConfig(tensor=2, pipeline=2, sequence_parallel=True), 4, tuple(Block)),
     ],
     ids=str,
 )
-def test_a_rank_s_peak_is_as_estimated_everywhere(layout: LayoutConfig, microbatches: int, recompute: Recompute) -> None:
+def test_a_rank_s_peak_is_as_estimated_everywhere(layout: LayoutConfig, microbatches: int, recompute: tuple[Block, ...]) -> None:
     check(layout, microbatches, recompute)
 
 
 @pytest.mark.long
 def test_a_rank_s_peak_with_momentum_encoders_is_as_estimated() -> None:
-    check(LayoutConfig(pipeline=2), 2, Recompute.NONE, Negatives.QUEUE)
+    check(LayoutConfig(pipeline=2), 2, (), Negatives.QUEUE)
+
+
+@pytest.mark.long
+def test_a_rank_s_peak_with_frozen_encoders_is_as_estimated() -> None:
+    check(LayoutConfig(pipeline=2), 2, (), frozen=(Module.VISION, Module.TEMPORAL, Module.TEXT))
 
 
 @pytest.mark.parametrize("task", Task)
@@ -71,5 +82,5 @@ def test_messages_are_what_the_stages_send(task: Task) -> None:
     shape = batch_shape(config, task, samples=4, frames=3, resolution=16)
     for stage in range(1, 4):
         cut = partition.cut_before(stage)
-        sent = message_at(partition, cut, shape, config.model, sequence).numel - TETHER
+        sent = message_at(partition, cut, shape, config, sequence).numel - TETHER
         assert sum(message_bytes(config, partition, cut, shape).values()) == 4 * sent

@@ -2,7 +2,7 @@
 
 import pytest
 
-from megatron_mplug2.config.schema import LayoutConfig, Negatives, PhaseConfig, Recompute, RunConfig, Task
+from megatron_mplug2.config.schema import Block, LayoutConfig, Module, Negatives, PhaseConfig, RunConfig, Task
 from megatron_mplug2.models.flops import unit_flops
 from megatron_mplug2.models.mplug2 import chain
 from megatron_mplug2.models.partition import make_partition
@@ -15,7 +15,7 @@ from tests.training import cases
 NAMES = [unit.name for unit in chain(cases.MODEL)]
 
 
-def config(*phases: PhaseConfig, layout: LayoutConfig | None = None, recompute: Recompute = Recompute.NONE) -> RunConfig:
+def config(*phases: PhaseConfig, layout: LayoutConfig | None = None, recompute: tuple[Block, ...] = ()) -> RunConfig:
     made = cases.config(layout or LayoutConfig(), recompute=recompute)
     return made.model_copy(update={"schedule": phases or (cases.PHASE,)})
 
@@ -38,12 +38,32 @@ def test_shares_are_of_all_steps_of_the_schedule() -> None:
 def test_a_recompute_is_one_forward_pass_more_but_for_heads(task: Task) -> None:
     shape = batch_shape(config(), task, samples=16, frames=3, resolution=16)
     flops = by_name(tuple(unit_flops(unit, shape, config()) for unit in chain(cases.MODEL)))
-    kept, again = (by_name(training_pass(config(recompute=kind), shape)) for kind in (Recompute.NONE, Recompute.FULL))
+    kept, again = (by_name(training_pass(config(recompute=kind), shape)) for kind in ((), tuple(Block)))
     for name in NAMES:
-        assert kept[name] == 3 * flops[name]
-        assert again[name] == (3 if name.startswith("heads.") else 4) * flops[name]
+        passes = 2 if name == "vision.embedding" else 3  # pixels have no gradient
+        assert kept[name] == passes * flops[name]
+        assert again[name] == (passes + (not name.startswith("heads."))) * flops[name]
     idle = {name for name in NAMES if not flops[name]}
     assert ("vision.blocks.0" in idle and "heads.matching" in idle) == (task is Task.TEXT)
+
+
+def test_what_is_frozen_goes_backward_only_behind_a_trained_weight() -> None:
+    def passes_a_unit(*frozen: Module) -> dict[str, float]:
+        made = cases.config(LayoutConfig(), recompute=(Block.VISION,), frozen=frozen)
+        shape = batch_shape(made, Task.VIDEO_TEXT, samples=16, frames=3, resolution=16)
+        flops = by_name(tuple(unit_flops(unit, shape, made) for unit in chain(cases.MODEL)))
+        costs = by_name(training_pass(made, shape))
+        return {name: costs[name] / flops[name] for name in NAMES if flops[name]}
+
+    trained = passes_a_unit()
+    assert (trained["vision.blocks.1"], trained["decoder.layers.0"]) == (4, 3)
+    vision = passes_a_unit(Module.VISION, Module.TEMPORAL)
+    assert (vision["vision.embedding"], vision["vision.blocks.1"]) == (1, 1)  # nothing is recomputed for a backward that is not there
+    assert (vision["text.layers.0"], vision["universal.layers.0"], vision["decoder.layers.0"]) == (3, 3, 3)
+    blocks = passes_a_unit(Module.VISION)  # their temporal modules are trained
+    assert (blocks["vision.embedding"], blocks["vision.blocks.0"], blocks["vision.blocks.1"]) == (1, 3, 4)
+    decoder = passes_a_unit(Module.DECODER)
+    assert (decoder["decoder.layers.0"], decoder["fusion.layers.0"], decoder["heads.lm"]) == (2, 3, 3)
 
 
 def test_the_feature_pass_ends_at_the_contrastive_head() -> None:
