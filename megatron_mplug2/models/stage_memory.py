@@ -112,14 +112,16 @@ def _activations(config: RunConfig, partition: Partition, stage: int, shape: Bat
 
 
 def _between(config: RunConfig, units: tuple[Unit, ...], shape: BatchShape) -> float:
-    """Streams that units hand on within the stage, each in every version that is read."""
+    """Streams that units hand on within the stage, each in every version that is read; but between frozen ones, which keep none."""
     sequence = SequenceShards(planned_topology(config.layout))
-    flows = [unit.flow(shape.task) for unit in units]
+    flows, backward = [unit.flow(shape.task) for unit in units], backward_parts(config, shape.task)
     total = 0
     for place, flow in enumerate(flows):
         for stream in flow.writes:
-            touched = next((later for later in flows[place + 1 :] if stream in (*later.reads, *later.writes)), None)
-            if touched is not None and stream in touched.reads:
+            toucher = next((later for later in range(place + 1, len(flows)) if stream in (*flows[later].reads, *flows[later].writes)), None)
+            if toucher is None or stream not in flows[toucher].reads:
+                continue
+            if backward[units[place].name] or backward[units[toucher].name]:
                 total += element_bytes(config) * prod(stream_shape(stream, shape, config.model, sequence))
     return total
 

@@ -44,8 +44,8 @@ class StepFlops:
         self._known: dict[tuple[Task, PhaseConfig], int] = {}
 
     def of(self, task: Task, phase: PhaseConfig) -> int:
-        """Forward and backward of the global batch, as far as frozen modules leave something to do. As MFU is defined, VLC's feature pass and
-        recomputed activations don't count."""
+        """Forward and backward of the global batch, as far as frozen modules leave something to do. As MFU is defined, VLC's feature pass
+        and recomputed activations don't count."""
         if (task, phase) not in self._known:
             config = self._config
             samples = config.training.global_batch
