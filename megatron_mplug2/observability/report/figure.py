@@ -34,7 +34,9 @@ def figure(chart: Chart, frame: Frame) -> str:
 def _around(chart: Chart, lines: Sequence[Line], drawing: str, values: str) -> str:
     """What a drawing stands in; `drawing` and `values` are markup."""
     title = shown(chart.title)
-    legend = "".join(f'<span class="key {line.style} c{line.color}">{shown(line.label)}</span>' for line in lines)
+    drawn = {line.color for line in lines if line.style is not Style.POINTS}
+    named = [line for line in lines if line.style is not Style.POINTS or line.color not in drawn]  # dots beside a curve are its validation
+    legend = "".join(f'<span class="key {line.style} c{line.color}">{shown(line.label)}</span>' for line in named)
     note = _note(chart)
     told = f'<p class="note">{shown(note, 400)}</p>' if note else ""
     return (
@@ -68,6 +70,8 @@ def _up(lines: Sequence[Line], scale: Scale) -> Axis:
     high = max(float(line.series.values.max()) for line in lines)
     if scale is Scale.LOG:
         return log_axis(low, high, 5)
+    if low == high:
+        return linear_axis(min(low, 0.0), max(high, 0.0) or 1.0, 5)
     return linear_axis(0.0 if 0 <= low < 0.7 * high else low, high, 5)
 
 
