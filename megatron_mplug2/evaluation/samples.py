@@ -14,7 +14,7 @@ from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.evaluation.captions import CaptionPrediction
 from megatron_mplug2.evaluation.questions import Answer
 from megatron_mplug2.evaluation.retrieval import Place
-from megatron_mplug2.pages.picture import jpeg, levels
+from megatron_mplug2.pages.picture import Levels, jpeg, levels
 
 SHOWN = 12
 """Samples of a stream."""
@@ -81,11 +81,11 @@ def seen(index: int, media: torch.Tensor) -> SeenSample:
     """`media` [3, T, R, R], normalised."""
     frames, resolution = media.shape[1], media.shape[2]
     kept = sorted({round(place) for place in torch.linspace(0, frames - 1, min(frames, FRAMES)).tolist()})
-    return SeenSample(index=index, frames=tuple(_encoded(media[:, frame]) for frame in kept), resolution=resolution)
+    return SeenSample(index=index, frames=tuple(encoded_frame(levels(media[:, frame])) for frame in kept), resolution=resolution)
 
 
-def _encoded(pixels: torch.Tensor) -> str:
-    picture = levels(pixels)
+def encoded_frame(picture: Levels) -> str:
+    """JPEG in base64, made smaller where it is larger than SIDE."""
     if len(picture) > SIDE:
         picture = np.asarray(Image.fromarray(picture).resize((SIDE, SIDE)))
     return base64.b64encode(jpeg(picture)).decode()
