@@ -107,7 +107,9 @@ def _line(label: str, color: int, series: Series) -> Line:
 
 
 def _by_name(found: Mapping[str, Series]) -> tuple[Line, ...]:
-    return tuple(_line(name, place % _COLORS, series) for place, (name, series) in enumerate(found.items()))
+    return tuple(
+        Line(label=name, color=place % _COLORS, series=series, style=Style.SMOOTHED) for place, (name, series) in enumerate(found.items())
+    )
 
 
 def _words(task: Task) -> str:

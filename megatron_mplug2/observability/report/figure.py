@@ -42,7 +42,7 @@ def _around(chart: Chart, lines: Sequence[Line], drawing: str, values: str) -> s
     return (
         f'<figure class="chart"><figcaption><b>{title}</b><span class="legend">{legend}</span></figcaption>'
         f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">{drawing}</svg>'
-        f"{told}<details><summary>Values</summary>{values}</details></figure>"
+        f"<div>{told}<details><summary>Values</summary>{values}</details></div></figure>"
     )
 
 

@@ -46,7 +46,7 @@ def _numbers(run: Run) -> Iterator[tuple[str, str]]:
     yield (f"steps of {config.steps:,} done", f"{done:,}") if config is not None else ("steps done", f"{done:,}")
     yield "effective training time", _percent(summary.get("effective_training_time"))
     wall = summary.get("wall_s")
-    yield "since the first start (h:mm:ss)", duration(wall) if isinstance(wall, int | float) else ""
+    yield "since the first start", duration(wall) if isinstance(wall, int | float) else ""
     rates = run.metrics.of("samples_per_s").values
     yield "samples per second, lately", short(float(np.median(rates[-_LAST_POINTS:]))) if len(rates) else ""
     use = run.metrics.of("use/mfu").values

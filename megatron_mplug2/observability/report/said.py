@@ -1,6 +1,6 @@
 """What the model said: figures of the evaluation, and samples with their frames."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from megatron_mplug2.config.schema import Task
 from megatron_mplug2.evaluation.figures import figures
@@ -60,27 +60,25 @@ def _card(sample: ShownSample, before: ShownSample | None) -> str:
 
 def _facts(sample: ShownSample, before: ShownSample | None) -> Iterator[str]:
     truth = next(iter(sample.captions), "")
+    right = sample.said is not None and any(same(sample.said, caption) for caption in sample.captions)
     if sample.said is not None:
-        right = any(same(sample.said, caption) for caption in sample.captions)
         yield _fact("said", _text(sample.said or "nothing"), "right" if right else "")
-        yield "" if before is None or before.said is None else _fact("untrained", _text(before.said or "nothing"), "faint")
-    if truth:
+    if truth and not right:
         yield _fact("truth", _text(truth), "")
-    answers_before: Mapping[str, str] = {answer.question: answer.said for answer in before.answers} if before is not None else {}
+    if before is not None and before.said is not None:
+        yield _fact("said before training", _text(before.said or "nothing"), "faint")
     for answer in sample.answers:
-        right = same(answer.said, answer.answer)
-        told = _text(answer.said or "nothing") + ("" if right else f" (truth: {_text(answer.answer)})")
+        found = same(answer.said, answer.answer)
+        told = _text(answer.said or "nothing") + ("" if found else f" (truth: {_text(answer.answer)})")
         if answer.said_reversed is not None:
-            told += f"; backwards: {_text(answer.said_reversed or 'nothing')}"
-        if answer.question in answers_before:
-            told += f" <span class='faint'>untrained: {_text(answers_before[answer.question] or 'nothing')}</span>"
-        yield _fact(_text(answer.question), told, "right" if right else "wrong")
+            told += f"; played backwards: {_text(answer.said_reversed or 'nothing')}"
+        yield _fact(_text(answer.question), told, "right" if found else "wrong")
     yield _fact("retrieval", _retrieval(sample), "")
 
 
 def _retrieval(sample: ShownSample) -> str:
-    first = "" if sample.media_place == 1 or not sample.found else f"; it finds first: {_text(sample.found)}"
-    return f"its text finds it at place {sample.text_place}, it its text at {sample.media_place}, of {sample.gallery}{first}"
+    ranks = f"found by its text at rank {sample.text_place}, finds its text at rank {sample.media_place} of {sample.gallery}"
+    return ranks if sample.media_place == 1 or not sample.found else f"{ranks}; before it: {_text(sample.found)}"
 
 
 def _fact(name: str, value: str, kind: str) -> str:

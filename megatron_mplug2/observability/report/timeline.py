@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -181,4 +181,9 @@ def moment(at: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+    """In the two largest units: 3 d 4 h, 2 h 5 min, 13 min 20 s."""
+    whole = round(seconds)
+    for size, unit, smaller, part in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // smaller} {part}"
+    return f"{whole} s"

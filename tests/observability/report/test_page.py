@@ -40,7 +40,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
         "text finds clip, R@1 95.7 0.4",
         "all questions 97.3",
         "said a circle",
-        "its text finds it at place 1, it its text at 2, of 256",
+        "found by its text at rank 1, finds its text at rank 2 of 256; before it: a blue square",
         "vision.blocks 0–3",
         "name: demo",
     ):
@@ -57,7 +57,7 @@ def test_every_chart_has_its_units_and_values(tmp_path: Path) -> None:
     plots = re.findall(r'<svg class="plot".*?</details>', (tmp_path / "report.html").read_text(), re.DOTALL)
     assert len(plots) == 16
     for plot in plots:
-        assert re.search('class="title y-title"[^>]*>[^<]+<', plot) and 'x-title" x="195" y="211">optimizer step<' in plot
+        assert re.search('class="title y-title"[^>]*>[^<]+<', plot) and re.search('class="title x-title"[^>]*>optimizer step<', plot)
         assert plot.count("<tr>") > 1 and 'class="hover"' in plot
 
 
@@ -111,7 +111,7 @@ def test_a_flipped_bit_in_any_record_makes_a_page_all_the_same(tmp_path: Path) -
     write_finished_run(tmp_path)
     for path in sorted(tmp_path.glob("*.json*")):
         before = path.read_bytes()
-        for place in range(0, min(len(before), 400), 37):
+        for place in range(0, min(len(before), 400), 97):
             path.write_bytes(before[:place] + bytes([before[place] ^ 8]) + before[place + 1 :])
             read_run(tmp_path)
         page_of(tmp_path)
