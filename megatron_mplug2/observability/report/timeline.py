@@ -84,7 +84,8 @@ def timeline(run: Run) -> str:
 def _legend(run: Run, lives: Sequence[Span]) -> str:
     """Of what there is."""
     kinds = {span.kind for span in lives}
-    keys = [f"<span class='key area {kind}'>{'no end written' if kind is Kind.OPEN else kind}</span>" for kind in Kind if kind in kinds]
+    keys = [f"<span>first start: {moment(lives[0].begin)} UTC</span>"]
+    keys += [f"<span class='key area {kind}'>{'no end written' if kind is Kind.OPEN else kind}</span>" for kind in Kind if kind in kinds]
     if _of(run.events, Event.CHECKPOINT):
         keys.append("<span class='key points kept'>checkpoint that is there</span>")
         keys.append("<span class='key points gone'>removed since, or not completed</span>")
@@ -129,7 +130,7 @@ class _Clock:
             for tick in ticks
             if tick <= 0.94 * span
         )
-        title = f'<text class="title x-title" x="50%" y="36">{unit} since the first start, {_clock(self.begin)}</text>'
+        title = f'<text class="title x-title" x="50%" y="36">{unit} since the first start</text>'
         return f'<svg class="times" height="40"><line x1="0" x2="100%" y1="0.5" y2="0.5"/>{drawn}{title}</svg>'
 
 
@@ -138,10 +139,6 @@ def _steps() -> Iterator[int]:
     while True:
         yield from (power, 2 * power, 5 * power)
         power *= 10
-
-
-def _clock(at: float) -> str:
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def events_table(run: Run) -> str:
@@ -181,9 +178,8 @@ def moment(at: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In the two largest units: 3 d 4 h, 2 h 5 min, 13 min 20 s."""
-    whole = round(seconds)
-    for size, unit, smaller, part in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // smaller} {part}"
-    return f"{whole} s"
+    """Such as 3.2 d, 13.4 min, 8 s."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
