@@ -32,6 +32,9 @@ EXTRAS = {
     "hf": ["transformers>=5.0", "safetensors>=0.5"],
 }
 
+STYLED = ("data_tools.report", "megatron_mplug2.pages", "megatron_mplug2.observability.report")
+"""Rooms with a stylesheet beside their code."""
+
 setup(
     name="megatron-mplug2",
     version="0.1.0",
@@ -42,7 +45,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["megatron_mplug2*", "launchers*", "data_tools*"]),
-    package_data={"data_tools.report": ["style.css"]},
+    package_data={room: ["style.css"] for room in STYLED},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["mplug2=megatron_mplug2.cli:main"]},

@@ -31,6 +31,7 @@ from megatron_mplug2.evaluation.evaluate import (
     evaluate,
     evaluate_untrained,
 )
+from megatron_mplug2.observability.report.page import REPORT_NAME, write_run_report
 
 SUMMARY_NAME, SHEET_NAME, SPENT_NAME = "summary.json", "report.png", "seconds.json"
 MEASURED = ("retrieval", "qa", "caption")
@@ -39,7 +40,7 @@ INTERRUPTED = 130
 
 
 def run_demo(config_path: Path, overrides: list[str], pretrain: Entry) -> None:
-    """Runs whatever is still to be done of the demo, and writes `report.png` and `summary.json` into the run folder.
+    """Runs whatever is still to be done of the demo, and writes `report.png`, `summary.json` and `report.html` into the run folder.
 
     `pretrain` is the work of a training rank, which lies above this room.
 
@@ -112,6 +113,9 @@ class _Demo:
         out.print(
             f"\n{minutes:.1f} minutes of work. Clips: {self._run_dir / SHEET_NAME}, figures: {self._run_dir / SUMMARY_NAME}", soft_wrap=True
         )
+        page = self._run_dir / REPORT_NAME
+        write_run_report(self._run_dir, page)
+        out.print(f"The whole run on one page: {page}", soft_wrap=True)
 
     def _note(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)

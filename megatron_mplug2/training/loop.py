@@ -51,7 +51,7 @@ def pretrain(config: RunConfig) -> None:
             first = begin.state.steps if begin.state else 0
             data = _data(engine, begin.state)
             with together(f"write into {config.run_dir}"):
-                recorder = Recorder(config, engine.topology, clock, first, begin.health)
+                recorder = Recorder(config, engine.topology, engine.partition.starts, clock, first, begin.health)
             watchdog.tell(recorder.ended)
             with recorder:
                 for line in begin.said:

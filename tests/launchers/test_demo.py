@@ -116,6 +116,9 @@ def test_from_nothing_to_a_report_and_a_second_time_quickly(place: Path, capfd: 
         assert sheet.height > 3 * 128
     assert "questions about motion" in said.out
     assert said.out.count("test clip") == 3
+    assert said.out.endswith("The whole run on one page: runs/demo/report.html\n")
+    page = (run_dir / "report.html").read_text()
+    assert "What the model said" in page and page.count("<img") > 12 and "Stage 0" in page
     written = contents(run_dir)
     run_demo(CONFIG, SHORT, pretrain)
     again = capfd.readouterr()
