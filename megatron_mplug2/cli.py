@@ -10,6 +10,7 @@ import typer
 from data_tools.commands import app as data
 from megatron_mplug2.checkpoint_commands import app as checkpoint
 from megatron_mplug2.errors import RankError, UserError
+from megatron_mplug2.predict_commands import predict
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Config keys to set, such as optimizer.lr=1e-4")]
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as configs/pretrain/base.yaml")]
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.add_typer(data, name="data")
 app.add_typer(checkpoint, name="checkpoint")
+app.command()(predict)
 
 
 @app.command()

@@ -81,7 +81,7 @@ def evaluate(config: RunConfig) -> None:
     The work of every rank. Raises UserError for a layout with pipeline stages, a missing or damaged checkpoint, and a test split that is
     missing or has fewer samples than data-parallel ranks.
     """
-    inference, found = model.trained(config)
+    inference, found = model.trained(config, config.run_dir)
     for line in found.said:
         _progress(inference).note(line)
     _evaluate_and_write(inference, config, found.state.step, RESULTS_NAME, PREDICTIONS_NAME)

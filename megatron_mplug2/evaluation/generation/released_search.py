@@ -30,9 +30,8 @@ def released_search(next_logits: NextLogits, samples: int, width: int, bounds: B
         scores, place = ((beams.log_p[..., None] + step) / penalty).flatten(1).topk(width, dim=1)
         beams = beams.extended(scores * penalty, place, step.shape[-1])
         finished = (beams.last == bounds.end) | (length == bounds.max_length)
-        ends = finished[:, :1]
-        best = best.offer(scores.masked_fill(~((finished | ends) & going), -torch.inf), beams.ids)
-        going &= ~ends
+        best = best.offer(scores.masked_fill(~(finished & going), -torch.inf), beams.ids)
+        going &= ~finished[:, :1]
         if not bool(going.any()):
             break
     return best
