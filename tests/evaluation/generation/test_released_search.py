@@ -33,8 +33,9 @@ def decoded(kind: Released, layout: LayoutConfig) -> tuple[list[list[int]], list
 
 
 @needs_shared
-@pytest.mark.parametrize("kind", list(Released))
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize(
+    ("kind", "name"), [(Released.CAPTION, "TP1"), (Released.CAPTION, "TP2+SP"), (Released.VQA, "TP1"), (Released.VQA, "TP2")]
+)
 def test_equals_the_released_decoding(kind: Released, name: str) -> None:
     expected = load(kind)["out"]
     for ids, scores in run_ranks(LAYOUTS[name].world_size, decoded, kind, LAYOUTS[name]):
