@@ -11,6 +11,7 @@ from data_tools.commands import app as data
 from megatron_mplug2.checkpoint_commands import app as checkpoint
 from megatron_mplug2.errors import RankError, UserError
 from megatron_mplug2.plan_command import plan
+from megatron_mplug2.predict_command import predict
 from megatron_mplug2.report_command import report
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Config keys to set, such as optimizer.lr=1e-4")]
@@ -26,6 +27,7 @@ app.add_typer(data, name="data")
 app.add_typer(checkpoint, name="checkpoint")
 app.command()(plan)
 app.command()(report)
+app.command()(predict)
 
 
 @app.command()

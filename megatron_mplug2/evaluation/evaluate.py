@@ -23,12 +23,12 @@ from megatron_mplug2.errors import UserError
 from megatron_mplug2.evaluation import model
 from megatron_mplug2.evaluation.captions import CaptionPrediction, CaptionResult, score_captions
 from megatron_mplug2.evaluation.gather import gather_lists
+from megatron_mplug2.evaluation.generation.speaker import Speaker
 from megatron_mplug2.evaluation.inference import EncodedMedia, Inference
 from megatron_mplug2.evaluation.progress import EvaluationProgress
 from megatron_mplug2.evaluation.questions import MOTION, Answer, QuestionResult, reversed_in_time, score_answers, single_frame
 from megatron_mplug2.evaluation.retrieval import Gallery, Identities, Retrieval
 from megatron_mplug2.evaluation.samples import SeenSample, ShownSample, chosen, seen, shown_samples
-from megatron_mplug2.evaluation.speaker import Speaker
 
 BATCH = 32
 """Pictures or clips that a rank encodes at once."""
@@ -90,7 +90,7 @@ def evaluate(config: RunConfig) -> None:
     The work of every rank. Raises UserError for a layout with pipeline stages, a missing or damaged checkpoint, and a test split that is
     missing or has fewer samples than data-parallel ranks.
     """
-    inference, found = model.trained(config)
+    inference, found = model.trained(config, config.run_dir)
     for line in found.said:
         _progress(inference).note(line)
     _evaluate_and_write(inference, config, found.state.step, (RESULTS_NAME, PREDICTIONS_NAME, SAMPLES_NAME))
@@ -176,16 +176,16 @@ class _Stream:
         self._answers += self._ask(batch, media, records)
 
     def _describe(self, indices: list[int], media: EncodedMedia, records: list[Record]) -> Iterator[CaptionPrediction]:
-        for index, said, record in zip(indices, self._speaker.captions(media, self._task), records, strict=True):
+        for index, said, record in zip(indices, self._speaker.captions(media, self._task, indices), records, strict=True):
             if record.captions:
                 yield CaptionPrediction(index=index, said=said, references=record.captions, attributes=record.attributes)
 
     def _ask(self, batch: EvaluationBatch, media: EncodedMedia, records: list[Record]) -> Iterator[Answer]:
         asked = [(row, question) for row, record in enumerate(records) for question in record.questions]
         turning = [(row, question) for row, question in asked if self._task is Task.VIDEO_TEXT and question.kind == MOTION]
-        backwards = dict(zip(turning, self._say(reversed_in_time(batch.media), turning), strict=True))
-        frozen = dict(zip(turning, self._say(single_frame(batch.media), turning), strict=True))
-        for (row, question), said in zip(asked, self._say(media, asked), strict=True):
+        backwards = dict(zip(turning, self._say(batch, reversed_in_time(batch.media), turning), strict=True))
+        frozen = dict(zip(turning, self._say(batch, single_frame(batch.media), turning), strict=True))
+        for (row, question), said in zip(asked, self._say(batch, media, asked), strict=True):
             yield Answer(
                 index=int(batch.indices[row]),
                 question=question,
@@ -194,12 +194,13 @@ class _Stream:
                 said_single_frame=frozen.get((row, question)),
             )
 
-    def _say(self, media: EncodedMedia | torch.Tensor, asked: list[tuple[int, Question]]) -> list[str]:
+    def _say(self, batch: EvaluationBatch, media: EncodedMedia | torch.Tensor, asked: list[tuple[int, Question]]) -> list[str]:
         """Answers to questions about rows of media, or of pixels that are yet to be encoded."""
         if not asked:
             return []
         encoded = media if isinstance(media, EncodedMedia) else self._inference.encode_media(media, self._task)
-        return self._speaker.answers(encoded, [row for row, _ in asked], [question.question for _, question in asked])
+        rows, questions = [row for row, _ in asked], [question.question for _, question in asked]
+        return self._speaker.answers(encoded, rows, questions, batch.indices[rows].tolist())
 
 
 def identities(manifest: Manifest, indices: torch.Tensor) -> Identities:
