@@ -131,7 +131,16 @@ def _stage_balance(result: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", made])
 
 
+def _generation(result: Mapping[str, Any]) -> str:
+    case, figures = result["case"], result["figures"]
+    return (
+        f"At {case['tokens']} tokens, {case['beams']} beams and {case['memory_tokens']:,} memory tokens the decoder's cache makes beam search "
+        f"{figures['times_faster']:.1f} times faster (`benchmarks/results/generation.json`)."
+    )
+
+
 _BLOCKS = {
+    "generation": _generation,
     "demo": _demo,
     "device_shim": _device_shim,
     "loader": _loader,
