@@ -134,8 +134,8 @@ def _stage_balance(result: Mapping[str, Any]) -> str:
 def _generation(result: Mapping[str, Any]) -> str:
     case, figures = result["case"], result["figures"]
     return (
-        f"At {case['tokens']} tokens, {case['beams']} beams and {case['memory_tokens']:,} memory tokens the decoder's cache makes beam search "
-        f"{figures['times_faster']:.1f} times faster (`benchmarks/results/generation.json`)."
+        f"At {case['tokens']} tokens, {case['beams']} beams and {case['memory_tokens']:,} memory tokens the decoder's cache makes beam "
+        f"search {figures['times_faster']:.1f} times faster (`benchmarks/results/generation.json`)."
     )
 
 
