@@ -12,7 +12,7 @@ import pytest
 from launchers.local import launch
 from megatron_mplug2.config.load import resolved_yaml
 from megatron_mplug2.config.schema import RunConfig
-from megatron_mplug2.errors import HUNG, RankError
+from megatron_mplug2.errors import ExitCode, RankError
 from megatron_mplug2.observability.beats import read_beats
 from megatron_mplug2.training import loop
 from tests.training.corpus import demo_config, make_corpus
@@ -52,7 +52,7 @@ def test_a_stuck_rank_ends_the_run(
     config = config_of(corpus, tmp_path)
     with fault_at(2, rank, fault), pytest.raises(SystemExit) as ended:
         launch(config, loop.pretrain)
-    assert ended.value.code == HUNG
+    assert ended.value.code == ExitCode.HUNG
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, errors
     limit = f"no progress for {LIMIT_S} s \\(training.hang_timeout_s\\)"
