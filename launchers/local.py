@@ -43,7 +43,8 @@ def launch(config: RunConfig, entry: Entry) -> ExitCode:
     Raises:
         UserError: the ranks that are there don't fit the layout, or a rank raised it.
         RankError: a local rank failed; its traceback has been printed.
-        SystemExit: 128 + the signal that stopped the ranks before they could handle it; or ExitCode.HUNG where a rank was stuck, which a rank told.
+        SystemExit: 128 + the signal that stopped the ranks before they could handle it; or ExitCode.HUNG where a rank was stuck, which one
+            of them told.
     """
     joined = joined_ranks(os.environ)
     if joined is not None:
@@ -94,7 +95,7 @@ class _LocalRanks:
             return ExitCode.STOPPED if any(process.exitcode for process in self.processes) else ExitCode.FINISHED
         if self.stopped_by is not None and not _report_path(self.folder, self.failed[0]).exists():
             raise SystemExit(128 + self.stopped_by)
-        self._raise_failure(self.failed[0])
+        raise self._failure(self.failed[0])
 
     def _forward(self, signum: int, frame: FrameType | None) -> None:
         if self.stopped_by is None:
@@ -113,11 +114,7 @@ class _LocalRanks:
         deadline = float("inf")
         while any(process.exitcode is None for process in self.processes) and time.monotonic() < deadline:
             time.sleep(POLL_S)
-            new = [
-                rank
-                for rank, process in enumerate(self.processes)
-                if process.exitcode is not None and process.exitcode not in DONE and rank not in self.failed
-            ]
+            new = [rank for rank, process in enumerate(self.processes) if process.exitcode not in (None, *DONE) and rank not in self.failed]
             self.failed += sorted(new, key=self._time_of_report)
             if self.failed and deadline == float("inf"):
                 deadline = time.monotonic() + GRACE_S
@@ -138,20 +135,20 @@ class _LocalRanks:
         report = _report_path(self.folder, rank)
         return report.stat().st_mtime_ns if report.exists() else 0
 
-    def _raise_failure(self, rank: int) -> None:
+    def _failure(self, rank: int) -> Exception | SystemExit:
         report, code = _report_path(self.folder, rank), self.processes[rank].exitcode or 0
         who = f"rank {rank} of {len(self.processes)}"
         if any(process.exitcode == ExitCode.HUNG for process in self.processes):  # a silent rank was ended by the one that told of it
-            raise SystemExit(ExitCode.HUNG)
+            return SystemExit(ExitCode.HUNG)
         if not report.exists():
             end = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            raise RankError(f"{who} {end}{' (out of memory?)' if code == -signal.SIGKILL else ''}")
+            return RankError(f"{who} {end}{' (out of memory?)' if code == -signal.SIGKILL else ''}")
         said = json.loads(report.read_text())
         for kind in (UserError, BrokenDataError):
             if said["exit_code"] == kind.exit_code:
-                raise kind(said["line"])
+                return kind(said["line"])
         sys.stderr.write(said["traceback"])
-        raise RankError(f"{who} failed: {said['line']}")
+        return RankError(f"{who} failed: {said['line']}")
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What `mplug2` exits with, for whoever decides whether to start the same command again. Signals are 128 + their number, as in shells."""
+    """What `mplug2` exits with, for whoever decides whether to start the same command again. A signal is 128 + its number, as in shells."""
 
     FINISHED = 0
     FAILED = 1

@@ -38,8 +38,8 @@ def pretrain(config: RunConfig) -> ExitCode:
     Returns STOPPED where a signal asked, after the checkpoint is written; else FINISHED.
 
     Raises UserError for data, a checkpoint or a layout that cannot be used, for a run folder that cannot be written or that another run is
-    using, and for a bad step at which the run is to stop (`training.on_bad_step`). Ends the process with `ExitCode.HUNG`, and a line, where a
-    rank is stuck (`training.hang_timeout_s`).
+    using, and for a bad step at which the run is to stop (`training.on_bad_step`). Ends the process with `ExitCode.HUNG`, and a line, where
+    a rank is stuck (`training.hang_timeout_s`).
     """
     rank, world_size, clock = dist.get_rank(), dist.get_world_size(), SectionClock()
     if config.training.deterministic:
