@@ -206,12 +206,8 @@ def _end_with_parent() -> None:
 
 def _report(error: Exception, path: Path) -> None:
     last_line = traceback.format_exception_only(error)[-1].strip()
-    by_user = isinstance(error, UserError)
-    report = {
-        "exit_code": error.exit_code if by_user else ExitCode.FAILED,
-        "line": str(error) if by_user else last_line,
-        "traceback": traceback.format_exc(),
-    }
+    code, line = (error.exit_code, str(error)) if isinstance(error, UserError) else (ExitCode.FAILED, last_line)
+    report = {"exit_code": code, "line": line, "traceback": traceback.format_exc()}
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(json.dumps(report))
     unfinished.replace(path)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from launchers.ports import FIRST_PORT, PORTS
 from megatron_mplug2.config.schema import LayoutConfig, RunConfig
 from megatron_mplug2.errors import ExitCode, UserError
 from megatron_mplug2.parallel import device
@@ -16,9 +17,6 @@ from megatron_mplug2.parallel.topology import GROUP_TIMEOUT, forget_groups
 
 Entry = Callable[[RunConfig], ExitCode | None]
 """The work of a rank; torch.distributed is initialised around it. Returns STOPPED where it was asked to stop and may go on later."""
-
-FIRST_PORT, PORTS = 20_000, 10_000
-"""Ports for the meeting of srun's ranks: below Linux's ephemeral ones, by job, so that jobs on one node don't meet."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,8 @@ from launchers.exit_notes import write_exit_note
 from launchers.stop_signal import hold_back
 from megatron_mplug2.checkpoint_commands import app as checkpoint
 from megatron_mplug2.errors import ExitCode, RankError, UserError
+from megatron_mplug2.launch_commands import app as jobs
+from megatron_mplug2.launch_commands import launch
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Config keys to set, such as optimizer.lr=1e-4")]
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as configs/pretrain/base.yaml")]
@@ -25,6 +27,8 @@ app = typer.Typer(
 )
 app.add_typer(data, name="data")
 app.add_typer(checkpoint, name="checkpoint")
+app.add_typer(jobs, name="jobs")
+app.command()(launch)
 
 
 @app.command()

@@ -19,7 +19,7 @@ FLOORS = (
     ("models", "objectives", "checkpoint", "data_tools"),
     ("evaluation", "conversion", "observability", "launchers"),
     ("training",),
-    ("checkpoint_commands",),
+    ("checkpoint_commands", "launch_commands"),
     ("cli",),
 )
 """Rooms from the ground up. Rooms of one floor may import one another in one direction."""
