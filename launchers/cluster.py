@@ -104,7 +104,8 @@ def _sentence(detail: ErrorDetails) -> str:
     if detail["type"] == "missing":
         return f"{place}: missing"
     said = detail["msg"].removeprefix("Value error, ")
-    return f"{place}: {said[0].lower()}{said[1:]} (it is {detail['input']!r})" if place else said
+    sentence = said[0].lower() + said[1:]
+    return f"{place}: {sentence} (it is {detail['input']!r})" if place else sentence
 
 
 def _one_line(error: Exception) -> str:

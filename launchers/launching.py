@@ -76,6 +76,7 @@ def plan(request: Request, slurm: SlurmConfig) -> Plan:
     """Checks the config and fits it to the cluster. Raises UserError."""
     run = load_config(request.config, request.overrides)
     if request.nodes is not None:
+        _check_nodes(request.nodes, slurm)
         data = _data_to_fill(run.layout, request.nodes * slurm.tasks_per_node)
         run = load_config(request.config, [*request.overrides, f"layout.data={data}"])
     shape = _shape(run.layout.world_size, slurm)
@@ -96,10 +97,14 @@ def _shape(world_size: int, slurm: SlurmConfig) -> Shape:
     if world_size % min(full, world_size):
         raise UserError(f"layout asks for {world_size} ranks, which do not fill nodes of {full}: set --nodes, or layout.data")
     nodes = -(-world_size // full)
-    if nodes > slurm.max_nodes:
-        has = f"{slurm.max_nodes} nodes of {full}"
-        raise UserError(f"layout asks for {world_size} ranks, the cluster has {has}: lower layout.data or --nodes")
+    _check_nodes(nodes, slurm)
     return Shape(nodes=nodes, tasks_per_node=min(full, world_size))
+
+
+def _check_nodes(nodes: int, slurm: SlurmConfig) -> None:
+    if nodes > slurm.max_nodes:
+        asked = f"{nodes * slurm.tasks_per_node} ranks on {nodes} nodes"
+        raise UserError(f"{asked} are more than the cluster's {slurm.max_nodes} nodes: lower layout.data or --nodes")
 
 
 def _check_paths(run_dir: Path, slurm: SlurmConfig) -> None:

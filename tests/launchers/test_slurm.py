@@ -21,10 +21,10 @@ from tests.launchers.faulty_rank import STOPPED_AT
 from tests.launchers.slurm_cluster import needs_slurm, running_slurm
 from tests.training.corpus import demo_config, make_corpus
 
-pytestmark = [pytest.mark.long, needs_slurm, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.long, needs_slurm, pytest.mark.timeout(900)]
 
 PROJECT = Path(__file__).parents[2]
-PATIENCE_S = 360
+PATIENCE_S = 800
 FALSE = "#!/bin/sh\nexit 1\n"
 SAVES_WHEN_TERMINATED = """#!/bin/sh
 trap 'echo 85 > "$MPLUG2_EXIT_NOTES/$SLURM_PROCID"; exit 85' TERM
