@@ -8,7 +8,7 @@ from launchers import queue
 from launchers.launch_folder import LOGS, Event, Launch, launch_folders, read_events, read_launch
 from launchers.queue import UNKNOWN, QueuedJob
 from megatron_mplug2.errors import ExitCode, UserError
-from megatron_mplug2.observability.log import last_train_step
+from megatron_mplug2.observability.last_step import last_train_step
 
 BATCH = "batch"
 """Where the job's script writes, beside the ranks."""

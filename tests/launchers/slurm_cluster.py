@@ -8,9 +8,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel", "sinfo")
@@ -64,6 +65,7 @@ def running_slurm() -> Iterator[None]:
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True)))
         stack.enter_context(_environment("SLURM_CONF", str(place / "slurm.conf")))
+        stack.callback(_end_leftovers, place)
         (place / "state").mkdir()
         ports = _free_ports(3)
         (place / "slurm.conf").write_text(CONF.format(ports=ports, place=place, user=getpass.getuser(), cpus=CPUS))
@@ -93,6 +95,14 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def _end_leftovers(place: Path) -> None:
+    """Steps of jobs, and their tasks, outlive slurmd."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("SLURM_CONF") == str(place / "slurm.conf"):
+                process.kill()
 
 
 def _cancel_all() -> None:

@@ -62,8 +62,8 @@ class Place:
         (self.folder / "cluster.yaml").write_text(yaml.safe_dump({"slurm": {**shape, "environment": environment, **slurm}}))
 
     def stand_in(self, script: str) -> str:
-        """A program in the place of Python."""
-        path = self.folder / "python stand-in"
+        """A program in the place of Python. Its name is plain: proctrack/linuxproc loses processes whose name has a space."""
+        path = self.folder / "python"
         path.write_text(script)
         path.chmod(0o755)
         return str(path)
