@@ -121,19 +121,27 @@ def script_of(planned: Plan) -> str:
 
 
 def launch(planned: Plan) -> tuple[Path, str]:
-    """Writes the launch's folder and submits its job; returns both. Raises UserError, and leaves nothing, where the job is not taken."""
+    """Writes the launch's folder and submits its job; returns both. Raises UserError, and leaves nothing, where the job is not taken.
+
+    Where it is not known whether it was, sbatch did not answer or this was interrupted, the folder stays: the job may be in the queue, and
+    is found there by its script.
+    """
     with locked(planned.run.run_dir.resolve()) as launches:
         refuse_where_used(launches)
         folder = new_folder(launches)
         try:
-            job = _written_and_submitted(planned, folder)
+            launched = _written(planned, folder)
         except BaseException:
             shutil.rmtree(folder)
             raise
-    return folder, job
+        try:
+            return folder, _submitted(folder, launched)
+        except queue.RefusedError:
+            shutil.rmtree(folder)
+            raise
 
 
-def _written_and_submitted(planned: Plan, folder: Path) -> str:
+def _written(planned: Plan, folder: Path) -> Launch:
     state = git_state()
     take_snapshot(folder, state)
     write_resolved(planned.run, folder)
@@ -147,7 +155,7 @@ def _written_and_submitted(planned: Plan, folder: Path) -> str:
         tasks_per_node=shape.tasks_per_node,
     )
     write_launch(folder, launched)
-    return _submitted(folder, launched)
+    return launched
 
 
 def _submitted(folder: Path, launched: Launch) -> str:

@@ -16,6 +16,10 @@ STARTED_BY = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """Variables of an allocation or a torchrun from inside which a job is submitted: its own are others."""
 
 
+class RefusedError(UserError):
+    """SLURM did not take a job; so there is none."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class QueuedJob:
     """A job that waits, runs, or is about to be started again."""
@@ -29,10 +33,10 @@ class QueuedJob:
 
 
 def submit(script: Path) -> str:
-    """Hands a batch script over; returns the job's number. Raises UserError with what sbatch said."""
+    """Hands a batch script over; returns the job's number. Raises RefusedError with what sbatch said."""
     done = _slurm(["sbatch", "--parsable", str(script)])
     if done.returncode:
-        raise UserError(f"SLURM refused the job: {_one_line(done.stderr)}")
+        raise RefusedError(f"SLURM refused the job: {_one_line(done.stderr)}")
     return done.stdout.strip().split(";")[0]
 
 
