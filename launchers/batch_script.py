@@ -122,7 +122,7 @@ trap 'event end $? end' ERR # a set-up that fails would fail again: no requeue
 """
 
 _MEETING = """
-export PYTHONPATH=$launch/{code} PYTHONSAFEPATH=1 {notes}=$notes
+export PYTHONPATH=$launch/{code}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1 {notes}=$notes
 # Named here, since a container has no scontrol.
 : "${{MASTER_ADDR:=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}}"
 export MASTER_ADDR MASTER_PORT=$(({first} + (SLURM_JOB_ID + {stride} * restarts) % {ports}))

@@ -24,11 +24,11 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder")
 
 def launch(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as configs/pretrain/base.yaml")],
+    cluster: Annotated[str, typer.Option(metavar="NAME", help="A profile of configs/cluster, or a file.yaml like those")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Config keys to set")] = None,
-    cluster: Annotated[str, typer.Option(metavar="NAME", help="A profile of configs/cluster, or a file.yaml like those")] = "",
     work: Annotated[Work, typer.Option(help="The command that all ranks run")] = Work.PRETRAIN,
     nodes: Annotated[int | None, typer.Option(min=1, help="Set layout.data so that so many nodes are full", show_default=False)] = None,
-    exclude: Annotated[list[str] | None, typer.Option(metavar="NODE", help="A node not to use; repeatable")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="NODE", help="A node that is not to be used; repeatable")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch script, and do nothing")] = False,
 ) -> None:
     """Run a command on a cluster: submit it to SLURM with a copy of code and config, or run it here, as the profile says.
@@ -38,8 +38,6 @@ def launch(
     from launchers.cluster import load_cluster
     from launchers.launching import Request
 
-    if not cluster:
-        raise UserError("say where to run: --cluster NAME, a profile of configs/cluster or a file like those")
     profile = load_cluster(cluster)
     request = Request(work=work, config=config, overrides=tuple(overrides or ()), nodes=nodes)
     if profile.slurm is not None:

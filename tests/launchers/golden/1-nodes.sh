@@ -24,7 +24,7 @@ event start null run
 trap 'event end $? end' ERR # a set-up that fails would fail again: no requeue
 
 
-export PYTHONPATH=$launch/code PYTHONSAFEPATH=1 MPLUG2_EXIT_NOTES=$notes
+export PYTHONPATH=$launch/code${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1 MPLUG2_EXIT_NOTES=$notes
 # Named here, since a container has no scontrol.
 : "${MASTER_ADDR:=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}"
 export MASTER_ADDR MASTER_PORT=$((20000 + (SLURM_JOB_ID + 97 * restarts) % 10000))

@@ -35,7 +35,7 @@ ulimit -n "$(ulimit -H -n)"
 export NCCL_SOCKET_IFNAME=ib0
 export NCCL_IB_TIMEOUT=22
 
-export PYTHONPATH=$launch/code PYTHONSAFEPATH=1 MPLUG2_EXIT_NOTES=$notes
+export PYTHONPATH=$launch/code${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1 MPLUG2_EXIT_NOTES=$notes
 # Named here, since a container has no scontrol.
 : "${MASTER_ADDR:=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}"
 export MASTER_ADDR MASTER_PORT=$((20000 + (SLURM_JOB_ID + 97 * restarts) % 10000))

@@ -30,7 +30,7 @@ export NCCL_DEBUG=WARN
 export NCCL_IB_HCA=mlx5
 export TORCH_NCCL_ASYNC_ERROR_HANDLING=1
 
-export PYTHONPATH=$launch/code PYTHONSAFEPATH=1 MPLUG2_EXIT_NOTES=$notes
+export PYTHONPATH=$launch/code${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1 MPLUG2_EXIT_NOTES=$notes
 # Named here, since a container has no scontrol.
 : "${MASTER_ADDR:=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}"
 export MASTER_ADDR MASTER_PORT=$((20000 + (SLURM_JOB_ID + 97 * restarts) % 10000))
