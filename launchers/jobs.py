@@ -1,5 +1,6 @@
 """What became of launches: from SLURM while it remembers a job, and from what the job's script and the run wrote down."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from launchers.launch_folder import LOGS, Event, Launch, launch_folders, read_ev
 from launchers.queue import UNKNOWN, QueuedJob
 from megatron_mplug2.errors import ExitCode, UserError
 from megatron_mplug2.observability.last_step import last_train_step
+from megatron_mplug2.observability.run_history import SUMMARY_NAME, summary_line
 
 BATCH = "batch"
 """Where the job's script writes, beside the ranks."""
@@ -33,6 +35,8 @@ class JobStatus:
     steps: int
     """That the run has done, by its record."""
     events: list[Event]
+    summary: str | None
+    """The run's own, over all its starts; None before its first checkpoint."""
 
 
 def status_of(run_dir: Path, jobs: Sequence[QueuedJob]) -> JobStatus:
@@ -55,7 +59,15 @@ def status_of(run_dir: Path, jobs: Sequence[QueuedJob]) -> JobStatus:
         where=(live.nodes or live.reason) if live else "",
         steps=0 if last is None else last + 1,
         events=events,
+        summary=_summary(run_dir),
     )
+
+
+def _summary(run_dir: Path) -> str | None:
+    try:
+        return summary_line(json.loads((run_dir / SUMMARY_NAME).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or not this version's
+        return None
 
 
 def _ended(job: str | None, events: Sequence[Event]) -> str:

@@ -1,6 +1,7 @@
 """`mplug2 launch` and `mplug2 jobs`: runs on a cluster. Neither imports torch, except to count this machine's GPUs."""
 
 import os
+import shlex
 import sys
 import time
 from collections import deque
@@ -56,13 +57,12 @@ def _launch_on_slurm(request: "Request", slurm: "SlurmConfig", dry_run: bool) ->
         return
     folder, job = launching.launch(planned)
     shape = planned.shape
-    typer.echo(f"job {job}: {shape.nodes} x {shape.tasks_per_node} ranks; {folder}; next: mplug2 jobs status {planned.run.run_dir}")
+    run_dir = shlex.quote(str(planned.run.run_dir))
+    typer.echo(f"job {job}: {shape.nodes} x {shape.tasks_per_node} ranks, {folder}; next: mplug2 jobs status {run_dir}")
 
 
 def _run_here(request: "Request", local: "LocalConfig", dry_run: bool) -> None:
     """Becomes the command itself."""
-    import shlex
-
     if request.nodes not in (None, 1):
         raise UserError(f"--nodes {request.nodes}: this machine is one node; name a cluster of SLURM")
     command = [sys.executable, "-m", "megatron_mplug2.cli", *request.command()]
@@ -116,18 +116,16 @@ def _status(run: Path) -> "JobStatus":
 
 def _lines(found: "JobStatus") -> list[str]:
     from launchers.jobs import described
-    from megatron_mplug2.observability.run_history import SUMMARY_NAME
 
     launched = found.launch
     code = f"commit {launched.commit}{' with changes' if launched.changed else ''}" if launched.commit else "no commit"
-    summary = found.run_dir / SUMMARY_NAME
     return [
         f"job: {found.job or '-'}  {found.state}  {found.where or '-'}",
         f"launch: {found.folder} ({launched.nodes} x {launched.tasks_per_node} ranks, {code})",
-        f"command: mplug2 {' '.join(launched.command)}",
+        f"command: mplug2 {shlex.join(launched.command)}",
         f"step: {found.steps}",
         *(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(event.at))}  {described(event)}" for event in found.events),
-        *([f"summary: {' '.join(summary.read_text(encoding='utf-8').split())}"] if summary.exists() else []),
+        *([found.summary] if found.summary else []),
     ]
 
 

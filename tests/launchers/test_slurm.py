@@ -120,6 +120,7 @@ def test_a_run_survives_a_killed_rank_and_a_time_limit(slurm: None, corpus: Path
     assert [step["step"] for step in steps if step["kind"] == "train"] == list(range(12))
     shown = place.mplug2("jobs", "status", place.run)
     assert "start 1 ended with 85 (stopped), requeued" in shown.stdout and "step: 12" in shown.stdout, shown
+    assert "3 starts, " in shown.stdout and "effective training time" in shown.stdout, shown
     assert "going on from the checkpoint after step 9 of 12" in place.mplug2("jobs", "logs", place.run).stdout
     assert "COMPLETED" in place.mplug2("jobs", "list", place.folder).stdout
     assert "is finished after step 12" in place.mplug2("jobs", "resume", place.run).stderr
