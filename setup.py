@@ -20,6 +20,7 @@ REQUIRES = [
     "typer>=0.15",
     "rich>=13.9",
     "pycocoevalcap>=1.2",
+    "submitit>=1.5.4",
 ]
 DALI = ["nvidia-dali-cuda130>=2.4"]
 """For decoding on a GPU; it runs without one too."""

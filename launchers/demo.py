@@ -22,6 +22,7 @@ from megatron_mplug2.checkpoint import commit
 from megatron_mplug2.checkpoint.store import checkpoint_folder
 from megatron_mplug2.config.load import load_config
 from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.errors import ExitCode
 from megatron_mplug2.evaluation.evaluate import (
     PREDICTIONS_NAME,
     RESULTS_NAME,
@@ -35,8 +36,6 @@ from megatron_mplug2.observability.report.page import REPORT_NAME, write_run_rep
 
 SUMMARY_NAME, SHEET_NAME, SPENT_NAME = "summary.json", "report.png", "seconds.json"
 MEASURED = ("retrieval", "qa", "caption")
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
 
 
 def run_demo(config_path: Path, overrides: list[str], pretrain: Entry) -> None:
@@ -96,7 +95,7 @@ class _Demo:
             self._spent.keep()
         if after != steps:
             self._note(f"interrupted after step {after or 0} of {steps}: the same command goes on from there")
-            raise SystemExit(INTERRUPTED)
+            raise SystemExit(ExitCode.STOPPED)
 
     def _report(self, trained: Mapping[str, Any], untrained: Mapping[str, Any]) -> None:
         clips = clips_to_show(self._run_dir / PREDICTIONS_NAME, self._run_dir / UNTRAINED_PREDICTIONS_NAME)

@@ -19,7 +19,7 @@ FLOORS = (
     ("models", "objectives", "checkpoint", "pages", "data_tools"),
     ("evaluation", "conversion", "observability", "launchers"),
     ("training",),
-    ("checkpoint_commands", "plan_command", "predict_command", "report_command"),
+    ("checkpoint_commands", "launch_commands", "plan_command", "predict_command", "report_command"),
     ("cli",),
 )
 """Rooms from the ground up. Rooms of one floor may import one another in one direction."""

@@ -21,7 +21,7 @@ from megatron_mplug2.data.ledger import LEDGER
 from megatron_mplug2.data.sampler import Int64s, Order, Permutation
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.substitution import Fault
-from megatron_mplug2.errors import UserError
+from megatron_mplug2.errors import BrokenDataError
 
 ATTEMPTS = 16
 """Substitutes that are tried for one position: with a twentieth of the samples bad, all of them are in one case of 10^20."""
@@ -93,9 +93,9 @@ def retried(read: Callable[[], T]) -> T:
 
 
 def check_limit(split: Split, *, substituted: int, seen: int, limit: float, run_dir: Path) -> None:
-    """Raises UserError where more than a share `limit` of a split's samples were substituted, once FEWEST_SEEN were seen."""
+    """Raises BrokenDataError where more than a share `limit` of a split's samples were substituted, once FEWEST_SEEN were seen."""
     if seen >= FEWEST_SEEN and substituted > limit * seen:
-        raise UserError(
+        raise BrokenDataError(
             f"{substituted} of {seen} samples of data.{split} were bad and substituted, more than data.bad_sample_limit={limit}: "
             f"{run_dir / LEDGER} names them; mend the corpus or raise the limit"
         )

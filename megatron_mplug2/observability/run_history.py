@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_mplug2.config.schema import LayoutConfig
-from megatron_mplug2.observability.log import last_train_step
+from megatron_mplug2.observability.last_step import last_train_step
 
 HISTORY_NAME = "history.jsonl"
 SUMMARY_NAME = "run_summary.json"

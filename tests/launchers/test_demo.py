@@ -17,7 +17,7 @@ from data_tools.splits import Split
 from launchers.demo import run_demo
 from launchers.demo_corpus import prepare_corpus
 from megatron_mplug2.config.load import load_config
-from megatron_mplug2.errors import UserError
+from megatron_mplug2.errors import ExitCode, UserError
 from megatron_mplug2.training.loop import pretrain
 
 CONFIG = Path(__file__).parents[2] / "configs/pretrain/demo.yaml"
@@ -158,7 +158,7 @@ def test_ctrl_c_in_training_saves_and_the_same_command_goes_on(place: Path) -> N
             said.append(line)
             if line.startswith("step 1/"):
                 demo.send_signal(signal.SIGINT)
-        assert demo.wait() == 130, "".join(said)
+        assert demo.wait() == ExitCode.STOPPED, "".join(said)
     assert "the same command goes on from there" in said[-1]
     assert not (place / "runs/demo/summary.json").exists()
     run_demo(CONFIG, steps, pretrain)

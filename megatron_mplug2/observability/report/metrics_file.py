@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_mplug2.config.schema import Task
-from megatron_mplug2.observability.log import METRICS_NAME
+from megatron_mplug2.observability.last_step import METRICS_NAME
 from megatron_mplug2.observability.report.series import Series
 
 MOST_SERIES = 400

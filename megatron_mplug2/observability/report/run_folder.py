@@ -20,7 +20,7 @@ from megatron_mplug2.data.substitution import Substitution
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.evaluation.evaluate import RESULTS_NAME, SAMPLES_NAME, UNTRAINED_NAME, UNTRAINED_SAMPLES_NAME
 from megatron_mplug2.evaluation.samples import ShownSample
-from megatron_mplug2.observability.log import METRICS_NAME
+from megatron_mplug2.observability.last_step import METRICS_NAME
 from megatron_mplug2.observability.report.metrics_file import Metrics, read_metrics
 from megatron_mplug2.observability.run_history import HISTORY_NAME, SUMMARY_NAME, read_history
 
