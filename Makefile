@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
+SLURM := slurm-wlm slurm-wlm-basic-plugins munge
 # One thread a process: tests and the demo start several.
 export OMP_NUM_THREADS ?= 1
 
@@ -16,10 +17,12 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -m "not long" --session-timeout 1500
 
 # The short tests, then the long matrices and real launches. `make test test-all` runs the short ones once.
-# A browser looks at the pages that the project writes; without it those tests are skipped.
+# A browser looks at the pages that the project writes, and a SLURM of two nodes on this host runs jobs; without them those tests are skipped.
 test-all: test
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends chromium; } || \
 	  echo "no chromium, and none can be installed: tests that look at pages in a browser are skipped (apt-get install chromium)" >&2
+	@command -v slurmctld >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends $(SLURM); } || \
+	  echo "no SLURM, and none can be installed: tests that submit jobs are skipped (apt-get install $(SLURM))" >&2
 	$(BIN)/python -m pytest -m long --session-timeout 2700
 
 check: $(STAMP)

@@ -21,6 +21,7 @@ REQUIRES = [
     "typer>=0.15",
     "rich>=13.9",
     "pycocoevalcap>=1.2",
+    "submitit>=1.5.4",
 ]
 DALI = ["nvidia-dali-cuda130>=2.4"]
 """For decoding on a GPU; it runs without one too."""
@@ -35,6 +36,9 @@ EXTRAS = {
     "hf": HUGGING_FACE,
 }
 
+STYLED = ("data_tools.report", "megatron_mplug2.pages", "megatron_mplug2.observability.report")
+"""Rooms with a stylesheet beside their code."""
+
 setup(
     name="megatron-mplug2",
     version="0.1.0",
@@ -45,7 +49,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["megatron_mplug2*", "launchers*", "data_tools*"]),
-    package_data={"data_tools.report": ["style.css"]},
+    package_data={room: ["style.css"] for room in STYLED},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["mplug2=megatron_mplug2.cli:main"]},

@@ -19,6 +19,8 @@ def main() -> None:
         result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         before, opening, rest = text.partition(f"<!-- {name} -->\n")
         _, closing, after = rest.partition(f"<!-- /{name} -->")
+        if not closing:
+            raise SystemExit(f"{README} has no <!-- {name} --> and <!-- /{name} --> to write between")
         text = before + opening + write(result) + "\n" + closing + after
     README.write_text(text, encoding="utf-8")
 
@@ -113,7 +115,32 @@ def _checkpoint(result: Mapping[str, Any]) -> str:
     )
 
 
+def _stage_balance(result: Mapping[str, Any]) -> str:
+    figures, cuts = result["figures"], {"least_time": "for the least time", "least_mean_load": "for the least mean load"}
+    cuts["even_layers"] = "into as many layers each"
+    lines = ["| stages of the base model, cut | predicted at 2 | measured | predicted at 4 | measured |", "|---|---|---|---|---|"]
+    for cut, said in cuts.items():
+        steps = [
+            figures[f"pipeline_{stages}"][cut][f"{kind}_step_over_even_stages"] for stages in (2, 4) for kind in ("predicted", "measured")
+        ]
+        lines.append(f"| {said} | {' | '.join(f'{step:.2f}' for step in steps)} |")
+    made = (
+        "Time of a step over that at stages which are even in every task; real modules, forward and backward, on one core of "
+        f"{result['hardware']['cpu']} (`benchmarks/results/stage_balance.json`)."
+    )
+    return "\n".join([*lines, "", made])
+
+
+def _generation(result: Mapping[str, Any]) -> str:
+    case, figures = result["case"], result["figures"]
+    return (
+        f"At {case['tokens']} tokens, {case['beams']} beams and {case['memory_tokens']:,} memory tokens the decoder's cache makes beam "
+        f"search {figures['times_faster']:.1f} times faster (`benchmarks/results/generation.json`)."
+    )
+
+
 _BLOCKS = {
+    "generation": _generation,
     "demo": _demo,
     "device_shim": _device_shim,
     "loader": _loader,
@@ -121,6 +148,7 @@ _BLOCKS = {
     "shard": _shard,
     "contrastive": _contrastive,
     "checkpoint": _checkpoint,
+    "stage_balance": _stage_balance,
 }
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -156,8 +157,7 @@ def shard(
     if finished:
         typer.echo(f"{out} was finished before: nothing is done again")
     report = Report.load(out)
-    for name, count in report.written.items():
-        typer.echo(f"{name}: {count} samples")
+    _tell_samples(report.written, report.without_caption)
     for reason, count in report.left_out.items():
         typer.echo(f"left out: {count} x {reason} (see {listing_of(corpus, out)})")
 
@@ -270,9 +270,16 @@ def _run_listing(stage: "Stage[Piece]", out: Path, effort: "Effort") -> None:
     if finished:
         typer.echo(f"{out} was finished before: nothing is done again")
     header = ListingHeader.load(out)
-    for name, count in header.kept.items():
-        typer.echo(f"{name}: {count} samples")
+    _tell_samples(header.kept, header.without_caption)
     for reason, count in header.left_out.items():
         typer.echo(f"left out: {count} x {reason}")
     if not header.kept:
         raise UserError(f"no usable sample (see {out}): check the annotation and --media")
+
+
+def _tell_samples(kept: Mapping[str, int], without_caption: Mapping[str, int]) -> None:
+    """By split and stream."""
+    for name, count in kept.items():
+        typer.echo(f"{name}: {count} samples")
+    for name, count in without_caption.items():
+        typer.echo(f"{name}: {count} x no caption; finetuning takes these, pretraining puts others in their place")

@@ -90,9 +90,12 @@ class _Folder:
             quick = LocalFiles(self.path).fault(shard)
             if quick is None and file_sha256(path) == shard.sha256:
                 return []
+            rows = None if self.rows is None or not path.is_file() or path.is_symlink() else self.rows[self.rows["shard"] == number]
+            if rows is not None and path.stat().st_size < shard.size:
+                return _faults_of_a_cut_tar(path, quick, rows)
             faults = [f"{path} {quick}"] if quick else []
-            if self.rows is not None and path.is_file() and not path.is_symlink():
-                faults += _sample_faults(path, self.rows[self.rows["shard"] == number])
+            if rows is not None:
+                faults += _sample_faults(path, rows)
         except OSError as error:
             return [f"{path}: {error.strerror or error}"]
         return faults or [f"{path}: damaged{'' if self.rows is None else ' outside the samples'}"]
@@ -122,9 +125,21 @@ def _inside(rows: Rows, shards: tuple[Shard, ...]) -> Any:
     return inside
 
 
-def _sample_faults(path: Path, rows: Rows) -> list[str]:
+def _faults_of_a_cut_tar(path: Path, quick: str | None, rows: Rows) -> list[str]:
+    """One line for all that the cut took, and one for each sample before it that is damaged."""
+    ends = np.max([rows[f"{role}_offset"] + rows[f"{role}_size"] for role in _ROLES], axis=0)
+    there = ends <= path.stat().st_size
+    cut = int(np.count_nonzero(~there))
+    return [f"{path} {quick}; {cut} of its {len(rows)} samples are cut off", *_damaged_samples(path, rows[there])]
+
+
+def _damaged_samples(path: Path, rows: Rows) -> list[str]:
     with path.open("rb") as file:
-        faults = [f"{path}: {_key(row)}: {what} damaged or cut off" for row in rows for what in _damaged(file, row)]
+        return [f"{path}: {_key(row)}: {what} damaged" for row in rows for what in _damaged(file, row)]
+
+
+def _sample_faults(path: Path, rows: Rows) -> list[str]:
+    faults = _damaged_samples(path, rows)
     seen: set[str] = set()
     try:
         seen.update(member.name.partition(".")[0] for member in read_members(path))

@@ -22,6 +22,7 @@ from megatron_mplug2.checkpoint import commit
 from megatron_mplug2.checkpoint.store import checkpoint_folder
 from megatron_mplug2.config.load import load_config
 from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.errors import ExitCode
 from megatron_mplug2.evaluation.evaluate import (
     PREDICTIONS_NAME,
     RESULTS_NAME,
@@ -31,15 +32,14 @@ from megatron_mplug2.evaluation.evaluate import (
     evaluate,
     evaluate_untrained,
 )
+from megatron_mplug2.observability.report.page import REPORT_NAME, write_run_report
 
 SUMMARY_NAME, SHEET_NAME, SPENT_NAME = "summary.json", "report.png", "seconds.json"
 MEASURED = ("retrieval", "qa", "caption")
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
 
 
 def run_demo(config_path: Path, overrides: list[str], pretrain: Entry) -> None:
-    """Runs whatever is still to be done of the demo, and writes `report.png` and `summary.json` into the run folder.
+    """Runs whatever is still to be done of the demo, and writes `report.png`, `summary.json` and `report.html` into the run folder.
 
     `pretrain` is the work of a training rank, which lies above this room.
 
@@ -95,7 +95,7 @@ class _Demo:
             self._spent.keep()
         if after != steps:
             self._note(f"interrupted after step {after or 0} of {steps}: the same command goes on from there")
-            raise SystemExit(INTERRUPTED)
+            raise SystemExit(ExitCode.STOPPED)
 
     def _report(self, trained: Mapping[str, Any], untrained: Mapping[str, Any]) -> None:
         clips = clips_to_show(self._run_dir / PREDICTIONS_NAME, self._run_dir / UNTRAINED_PREDICTIONS_NAME)
@@ -112,6 +112,9 @@ class _Demo:
         out.print(
             f"\n{minutes:.1f} minutes of work. Clips: {self._run_dir / SHEET_NAME}, figures: {self._run_dir / SUMMARY_NAME}", soft_wrap=True
         )
+        page = self._run_dir / REPORT_NAME
+        write_run_report(self._run_dir, page)
+        out.print(f"The whole run on one page: {page}", soft_wrap=True)
 
     def _note(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)

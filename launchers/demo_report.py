@@ -1,7 +1,6 @@
 """What the demo shows at its end: a table of what was learned, and a few clips with what the model says about them."""
 
 import json
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,12 @@ from megatron_mplug2.data.decode import FULL_VIEW, decode_video
 from megatron_mplug2.data.evaluation_batches import last_phase
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.streams import open_stream
+from megatron_mplug2.evaluation.figures import Results, figures
 from megatron_mplug2.evaluation.questions import MOTION
 
 CLIPS = 3
 SIDE, MARGIN, LINE, FONT_SIZE = 128, 12, 20, 14
 """Pixels of the contact sheet: a frame's side, margins, a line of text, its font."""
-
-Numbers = Mapping[str, Any]
-"""Results of an evaluation as they lie in its JSON file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,36 +32,14 @@ class Shown:
     lines: tuple[str, ...]
 
 
-def results_table(trained: Numbers, untrained: Numbers) -> Table:
+def results_table(trained: Results, untrained: Results) -> Table:
     """Percentages but for CIDEr: of the trained model, of the untrained one, and by chance where that is known."""
     table = Table(title="What it learned (test split, %)", title_justify="left")
     for name in ("", "trained", "untrained", "chance"):
         table.add_column(name, justify="left" if not name else "right")
-    for label, keys, chance in _rows():
-        table.add_row(label, *(_shown(_at(numbers, keys)) for numbers in (trained, untrained)), _shown(_at(trained, chance)))
+    for figure in figures(trained, untrained):
+        table.add_row(figure.label, *(_shown(value) for value in (figure.trained, figure.untrained, figure.chance)))
     return table
-
-
-def _rows() -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...] | None]]:
-    for kind, media in (("image", "picture"), ("video", "clip")):
-        for way, label in (("t2v", f"text finds {media}"), ("v2t", f"{media} finds text")):
-            at = ("retrieval", kind, way)
-            yield f"{label}, R@1", (*at, "r1"), (*at, "chance_r1")
-            yield f"{label}, R@1 re-ranked", (*at, "r1_rerank"), (*at, "chance_r1")
-            yield f"{label}, R@10", (*at, "r10"), None
-    yield "all questions", ("qa", "all"), None
-    yield "questions about motion", ("qa", "motion"), ("qa", "chance_motion")
-    yield "  clip reversed: opposite answer", ("qa", "motion_reversed_opposite"), ("qa", "chance_motion")
-    yield "  one frame only: true answer", ("qa", "motion_single_frame"), ("qa", "chance_motion")
-    yield "captions: color, shape, motion right", ("caption", "attributes_right"), None
-    yield "captions: CIDEr (of 10)", ("caption", "cider"), None
-
-
-def _at(numbers: Numbers, keys: tuple[str, ...] | None) -> float | None:
-    value: Any = numbers if keys is not None else None
-    for key in keys or ():
-        value = value[key] if value is not None else None
-    return value
 
 
 def _shown(value: float | None) -> str:

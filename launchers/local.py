@@ -23,37 +23,38 @@ from types import FrameType
 import torch
 
 from launchers.ranks import Entry, Ranks, check_world_size, joined_ranks, run_rank
+from launchers.stop_signal import STOP_SIGNAL
 from megatron_mplug2.config.schema import RunConfig
-from megatron_mplug2.errors import HUNG, RankError, UserError
+from megatron_mplug2.errors import BrokenDataError, ExitCode, RankError, UserError
 
 GRACE_S = 10.0
 """How long the other ranks may take to end by themselves once one has failed."""
 POLL_S = 0.05
-FORWARDED = (signal.SIGINT, signal.SIGTERM)
+FORWARDED = (signal.SIGINT, signal.SIGTERM, STOP_SIGNAL)
+DONE = (ExitCode.FINISHED, ExitCode.STOPPED)
 
 
-def launch(config: RunConfig, entry: Entry) -> None:
-    """Runs `entry(config)` on every rank of the layout, and returns when all have ended.
+def launch(config: RunConfig, entry: Entry) -> ExitCode:
+    """Runs `entry(config)` on every rank of the layout, and returns how they ended when all have.
 
     Under torchrun or srun this process is one rank; else it forks `layout.world_size` local ranks (one runs in this process).
-    SIGINT and SIGTERM are passed on to local ranks once, for them to save and end; a second SIGINT ends them at once.
+    SIGINT, SIGTERM and the cluster's signal are passed on to local ranks once, for them to save and end; a second SIGINT ends them at once.
 
     Raises:
         UserError: the ranks that are there don't fit the layout, or a rank raised it.
         RankError: a local rank failed; its traceback has been printed.
-        SystemExit: 128 + the signal that stopped the ranks before they could handle it; or HUNG where a rank was stuck, which a rank told.
+        SystemExit: 128 + the signal that stopped the ranks before they could handle it; or ExitCode.HUNG where a rank was stuck, which one
+            of them told.
     """
     joined = joined_ranks(os.environ)
     if joined is not None:
         check_world_size(config.layout, joined)
-        run_rank(joined, config, entry)
-        return
+        return run_rank(joined, config, entry)
     with tempfile.TemporaryDirectory(prefix="mplug2-") as folder:
         if config.layout.world_size == 1:
-            run_rank(_local_rank(0, 1, Path(folder)), config, entry)
-        else:
-            _check_gpus(config.layout.world_size)
-            _LocalRanks(config, entry, Path(folder)).run()
+            return run_rank(_local_rank(0, 1, Path(folder)), config, entry)
+        _check_gpus(config.layout.world_size)
+        return _LocalRanks(config, entry, Path(folder)).run()
 
 
 def _local_rank(rank: int, world_size: int, folder: Path) -> Ranks:
@@ -83,7 +84,7 @@ class _LocalRanks:
         """Ranks that failed by themselves, the first one first."""
         self.stopped_by: int | None = None
 
-    def run(self) -> None:
+    def run(self) -> ExitCode:
         with _handling(FORWARDED, self._forward):
             _start_undisturbed(self.processes)
             try:
@@ -91,10 +92,10 @@ class _LocalRanks:
             finally:
                 self._end()
         if not self.failed:
-            return
+            return ExitCode.STOPPED if any(process.exitcode for process in self.processes) else ExitCode.FINISHED
         if self.stopped_by is not None and not _report_path(self.folder, self.failed[0]).exists():
             raise SystemExit(128 + self.stopped_by)
-        self._raise_failure(self.failed[0])
+        raise self._failure(self.failed[0])
 
     def _forward(self, signum: int, frame: FrameType | None) -> None:
         if self.stopped_by is None:
@@ -113,7 +114,7 @@ class _LocalRanks:
         deadline = float("inf")
         while any(process.exitcode is None for process in self.processes) and time.monotonic() < deadline:
             time.sleep(POLL_S)
-            new = [rank for rank, process in enumerate(self.processes) if process.exitcode and rank not in self.failed]
+            new = [rank for rank, process in enumerate(self.processes) if process.exitcode not in (None, *DONE) and rank not in self.failed]
             self.failed += sorted(new, key=self._time_of_report)
             if self.failed and deadline == float("inf"):
                 deadline = time.monotonic() + GRACE_S
@@ -123,7 +124,7 @@ class _LocalRanks:
         for process in self.processes:
             if process.pid is None:
                 continue
-            if process.exitcode != 0:
+            if process.exitcode not in DONE:
                 process.kill()
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
@@ -134,19 +135,20 @@ class _LocalRanks:
         report = _report_path(self.folder, rank)
         return report.stat().st_mtime_ns if report.exists() else 0
 
-    def _raise_failure(self, rank: int) -> None:
+    def _failure(self, rank: int) -> Exception | SystemExit:
         report, code = _report_path(self.folder, rank), self.processes[rank].exitcode or 0
         who = f"rank {rank} of {len(self.processes)}"
-        if any(process.exitcode == HUNG for process in self.processes):  # a silent rank was ended by the one that told of it
-            raise SystemExit(HUNG)
+        if any(process.exitcode == ExitCode.HUNG for process in self.processes):  # a silent rank was ended by the one that told of it
+            return SystemExit(ExitCode.HUNG)
         if not report.exists():
             end = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            raise RankError(f"{who} {end}{' (out of memory?)' if code == -signal.SIGKILL else ''}")
+            return RankError(f"{who} {end}{' (out of memory?)' if code == -signal.SIGKILL else ''}")
         said = json.loads(report.read_text())
-        if said["user_error"]:
-            raise UserError(said["line"])
+        for kind in (UserError, BrokenDataError):
+            if said["exit_code"] == kind.exit_code:
+                return kind(said["line"])
         sys.stderr.write(said["traceback"])
-        raise RankError(f"{who} failed: {said['line']}")
+        return RankError(f"{who} failed: {said['line']}")
 
 
 @contextmanager
@@ -180,17 +182,18 @@ def _rank_main(ranks: Ranks, config: RunConfig, entry: Entry, folder: Path) -> N
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})  # the cluster's stays held back until training takes it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        run_rank(ranks, config, entry)
+        end = run_rank(ranks, config, entry)
     except KeyboardInterrupt:
         os._exit(128 + signal.SIGINT)
     except Exception as error:
         _report(error, _report_path(folder, ranks.rank))
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)  # at once: what would be cleaned up may wait for the other ranks
+        os._exit(ExitCode.FAILED)  # at once: what would be cleaned up may wait for the other ranks
+    sys.exit(end)
 
 
 def _end_with_parent() -> None:
@@ -203,8 +206,8 @@ def _end_with_parent() -> None:
 
 def _report(error: Exception, path: Path) -> None:
     last_line = traceback.format_exception_only(error)[-1].strip()
-    user_error = isinstance(error, UserError)
-    report = {"user_error": user_error, "line": str(error) if user_error else last_line, "traceback": traceback.format_exc()}
+    code, line = (error.exit_code, str(error)) if isinstance(error, UserError) else (ExitCode.FAILED, last_line)
+    report = {"exit_code": code, "line": line, "traceback": traceback.format_exc()}
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(json.dumps(report))
     unfinished.replace(path)

@@ -9,16 +9,14 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from launchers.ports import FIRST_PORT, PORTS
 from megatron_mplug2.config.schema import LayoutConfig, RunConfig
-from megatron_mplug2.errors import UserError
+from megatron_mplug2.errors import ExitCode, UserError
 from megatron_mplug2.parallel import device
 from megatron_mplug2.parallel.topology import GROUP_TIMEOUT, forget_groups
 
-Entry = Callable[[RunConfig], None]
-"""The work of a rank; torch.distributed is initialised around it."""
-
-FIRST_PORT, PORTS = 20_000, 10_000
-"""Ports for the meeting of srun's ranks: below Linux's ephemeral ones, by job, so that jobs on one node don't meet."""
+Entry = Callable[[RunConfig], ExitCode | None]
+"""The work of a rank; torch.distributed is initialised around it. Returns STOPPED where it was asked to stop and may go on later."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +96,7 @@ def check_world_size(layout: LayoutConfig, ranks: Ranks) -> None:
         raise UserError(f"layout asks for {asked} = {sizes}, {ranks.started_by} started {ranks.world_size}")
 
 
-def run_rank(ranks: Ranks, config: RunConfig, entry: Entry) -> None:
+def run_rank(ranks: Ranks, config: RunConfig, entry: Entry) -> ExitCode:
     """Meets the other ranks, does the work, and parts. After a failure the others are not waited for."""
     os.environ["OMP_NUM_THREADS"] = str(config.training.threads)  # for the processes that this one starts
     torch.set_num_threads(config.training.threads)
@@ -109,12 +107,13 @@ def run_rank(ranks: Ranks, config: RunConfig, entry: Entry) -> None:
         device.backend(), timeout=GROUP_TIMEOUT, init_method=ranks.init_method, rank=ranks.rank, world_size=ranks.world_size
     )
     try:
-        entry(config)
+        end = entry(config)
     except BaseException:
         if ranks.world_size == 1:
             _part()
         raise
     _part()
+    return ExitCode.FINISHED if end is None else end
 
 
 def _part() -> None:

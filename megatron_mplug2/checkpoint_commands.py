@@ -47,13 +47,13 @@ def verify(place: Annotated[Path, typer.Argument(metavar="RUN_OR_CHECKPOINT", he
 
 @app.command()
 def inspect(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint's folder, such as RUN/checkpoints/step-00001000")],
+    place: Annotated[Path, typer.Argument(metavar="RUN_OR_CHECKPOINT", help="A checkpoint's folder, or a run's: its newest one")],
     weights: Annotated[bool, typer.Option("--weights", help="List every weight with its size and type")] = False,
 ) -> None:
     """Show what a checkpoint holds: step, layout, position in the data, parameters by module, optimizer state, config."""
     from megatron_mplug2.checkpoint import inspection
 
-    contents = inspection.inspect(checkpoint)
+    contents = inspection.inspect(inspection.checkpoint_of(place))
     for line in _weights(contents) if weights else _summary(contents):
         typer.echo(line)
 

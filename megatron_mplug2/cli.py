@@ -1,5 +1,6 @@
 """The `mplug2` command: reads arguments, calls what does the work. Each command imports what it needs, so that help is quick."""
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -8,9 +9,16 @@ from typing import Annotated
 import typer
 
 from data_tools.commands import app as data
+from launchers.exit_notes import write_exit_note
+from launchers.stop_signal import hold_back
 from megatron_mplug2.checkpoint_commands import app as checkpoint
 from megatron_mplug2.conversion_commands import app as convert
-from megatron_mplug2.errors import RankError, UserError
+from megatron_mplug2.errors import ExitCode, RankError, UserError
+from megatron_mplug2.launch_commands import app as jobs
+from megatron_mplug2.launch_commands import launch
+from megatron_mplug2.plan_command import plan
+from megatron_mplug2.predict_command import predict
+from megatron_mplug2.report_command import report
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Config keys to set, such as optimizer.lr=1e-4")]
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as configs/pretrain/base.yaml")]
@@ -24,14 +32,21 @@ app = typer.Typer(
 app.add_typer(data, name="data")
 app.add_typer(checkpoint, name="checkpoint")
 app.add_typer(convert, name="convert")
+app.command()(plan)
+app.command()(report)
+app.command()(predict)
+app.add_typer(jobs, name="jobs")
+app.command()(launch)
 
 
 @app.command()
 def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
     """Pretrain, or go on from the latest checkpoint in the run folder.
 
-    Starts as many local ranks as the layout asks for; under torchrun or srun it joins the ranks that are there.
+    Starts as many local ranks as the layout asks for; under torchrun or srun it joins the ranks that are there. Ctrl-C, SIGTERM and SIGUSR2
+    save a checkpoint and end the run with exit status 85.
     """
+    hold_back()  # before the imports, which take seconds
     from megatron_mplug2.config.load import load_config
 
     run = load_config(config, overrides or [])
@@ -40,10 +55,12 @@ def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
 
     look_at_data(run)
 
+    from launchers.gpu_memory import check_gpu_memory
     from launchers.local import launch
     from megatron_mplug2.training import loop
 
-    launch(run, loop.pretrain)
+    check_gpu_memory(run)
+    raise typer.Exit(launch(run, loop.pretrain))
 
 
 @app.command()
@@ -80,14 +97,25 @@ def show_config(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 def main() -> None:
-    """Runs the command. A person's mistake is told without a traceback and exits with 2, a failed rank with 1, Ctrl-C with 130."""
+    """Runs the command and exits as `errors.ExitCode` says. A person's mistake and a failed rank are told without a traceback."""
     warnings.filterwarnings("ignore", module="megatron")  # tells at every start which optional packages are not there
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of names that Megatron-Core uses
+    code = _run()
+    write_exit_note(code, os.environ)
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
         app()
     except (UserError, RankError) as error:
         typer.echo(f"error: {error}", err=True)
-        sys.exit(2 if isinstance(error, UserError) else 1)
+        return error.exit_code
+    except SystemExit as end:
+        if not isinstance(end.code, int):  # a text is printed by the interpreter
+            raise
+        return end.code
+    return ExitCode.FINISHED
 
 
 if __name__ == "__main__":

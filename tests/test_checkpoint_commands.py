@@ -85,6 +85,15 @@ def test_inspect(run: Path) -> None:
     assert len(weights) == 10
 
 
+def test_inspect_takes_the_newest_whole_one_of_a_run(run: Path) -> None:
+    newest = run / "checkpoints" / "step-00000002"
+    assert command("inspect", run).stdout == command("inspect", newest).stdout
+    (newest / COMMIT).unlink()
+    assert command("inspect", run).stdout.splitlines()[1] == "step: 1"
+    (newest.with_name("step-00000001") / COMMIT).unlink()
+    assert refusal("inspect", run).startswith(f"no complete checkpoint in {run}: `mplug2 checkpoint list {run}` tells")
+
+
 def test_a_hostile_index_runs_nothing(run: Path, tmp_path: Path) -> None:
     """Even where its COMMIT vouches for it."""
     checkpoint = run / "checkpoints/step-00000002"
@@ -102,5 +111,5 @@ def test_a_hostile_index_runs_nothing(run: Path, tmp_path: Path) -> None:
 def test_there_is_no_checkpoint(tmp_path: Path) -> None:
     for name in ("list", "verify"):
         assert refusal(name, tmp_path) == f"no checkpoint in {tmp_path}: name a run's folder, or a checkpoint's"
-    assert refusal("inspect", tmp_path) == f"{tmp_path}/COMMIT is missing"
+    assert refusal("inspect", tmp_path) == f"no checkpoint in {tmp_path}: name a run's folder, or a checkpoint's"
     assert refusal("verify", tmp_path / "step-00000001") == f"no checkpoint in {tmp_path}/step-00000001"

@@ -73,7 +73,7 @@ def test_a_wrong_argument_exits_with_2() -> None:
 RAISE = """
 import sys
 from megatron_mplug2 import cli
-from megatron_mplug2.errors import RankError
+from megatron_mplug2.errors import BrokenDataError, RankError
 
 @cli.app.command()
 def stop() -> None:
@@ -86,7 +86,12 @@ cli.main()
 
 @pytest.mark.parametrize(
     ("error", "code", "said"),
-    [("KeyboardInterrupt", 130, ""), ("SystemExit(143)", 143, ""), ("RankError('rank 1 of 2 failed')", 1, "error: rank 1 of 2 failed\n")],
+    [
+        ("KeyboardInterrupt", 130, ""),
+        ("SystemExit(143)", 143, ""),
+        ("RankError('rank 1 of 2 failed')", 1, "error: rank 1 of 2 failed\n"),
+        ("BrokenDataError('too many')", 65, "error: too many\n"),
+    ],
 )
 def test_how_a_stopped_run_exits(error: str, code: int, said: str) -> None:
     done = run(program=("-c", RAISE.format(error=error)))

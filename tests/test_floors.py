@@ -16,10 +16,17 @@ FLOORS = (
     ("errors",),
     ("config",),
     ("data", "parallel"),
-    ("models", "objectives", "checkpoint", "data_tools"),
+    ("models", "objectives", "checkpoint", "pages", "data_tools"),
     ("evaluation", "conversion", "observability", "launchers"),
     ("training",),
-    ("checkpoint_commands", "conversion_commands"),
+    (
+        "checkpoint_commands",
+        "conversion_commands",
+        "launch_commands",
+        "plan_command",
+        "predict_command",
+        "report_command",
+    ),
     ("cli",),
 )
 """Rooms from the ground up. Rooms of one floor may import one another in one direction."""

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from data_tools.fresh_file import check_free, write_fresh
 from data_tools.report.contents import Contents, Pick, read_contents
-from data_tools.report.markup import amount, shown, table
 from data_tools.report.sheet import Sheet
 from data_tools.report.tally import StreamTally
 from data_tools.sample import Reason
 from megatron_mplug2.config.schema import Task
+from megatron_mplug2.pages.markup import amount, shown, table
+from megatron_mplug2.pages.shell import encoded, page
 
 _TOP_WORDS = 40
 _TOP_STOP_WORDS = 15
@@ -35,16 +36,14 @@ def write_report(place: Path, out: Path, pictures: int) -> None:
     """
     check_free(out)
     contents = read_contents(place, pictures)
-    write_fresh(out, "".join(_page(place, contents, pictures)).encode(errors="replace"))
+    write_fresh(out, encoded(_page(place, contents, pictures)))
 
 
-def _page(place: Path, contents: Contents, pictures: int) -> Iterator[str]:
-    title = f"Corpus {shown(place.absolute().name)}"
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    yield '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-    yield f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-    yield f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>'
-    yield f"<style>{_STYLE.read_text(encoding='utf-8')}</style></head><body><h1>{title}</h1>"
+def _page(place: Path, contents: Contents, pictures: int) -> str:
+    return page(f"Corpus {shown(place.absolute().name)}", _body(contents, pictures), _STYLE.read_text(encoding="utf-8"))
+
+
+def _body(contents: Contents, pictures: int) -> Iterator[str]:
     yield _overview(contents)
     sheet = Sheet()
     media = sum(tally.task is not Task.TEXT for tally in contents.streams.values())
@@ -52,7 +51,6 @@ def _page(place: Path, contents: Contents, pictures: int) -> Iterator[str]:
         most = pictures // max(media, 1) if tally.task is not Task.TEXT else pictures
         yield from _stream(name, tally, contents.picks.get(name, [])[:most], sheet)
     yield _left_out(contents)
-    yield "</body></html>\n"
 
 
 def _overview(contents: Contents) -> str:
@@ -104,4 +102,5 @@ def _left_out(contents: Contents) -> str:
             f"<bdi>{shown(sample.key, 80)}</bdi> {shown(sample.fault.detail if sample.fault else '')}".strip() for sample in examples
         )
         rows.append((shown(reason), stage, f"{count:,}", said))
-    return "<h2>Left out</h2>" + table(("reason", "by", "samples", "for instance"), rows)
+    told = table(("reason", "by", "samples", "for instance"), rows)
+    return f'<h2>Left out</h2><div class="left-out">{told}</div>'

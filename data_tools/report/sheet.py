@@ -1,20 +1,16 @@
 """The contact sheet: samples as the model sees them, through the loader's own decoder, as pictures inside the page."""
 
-import base64
-import io
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-from PIL import Image
-
 from data_tools.report.contents import Pick
-from data_tools.report.markup import shown
 from megatron_mplug2.config.schema import DataConfig, Task
 from megatron_mplug2.data.decode import FULL_VIEW, BadMedia, View, decode_image, decode_video
 from megatron_mplug2.data.draws import Purpose, SampleDraws
 from megatron_mplug2.data.samples import draw_view
+from megatron_mplug2.pages.markup import shown
+from megatron_mplug2.pages.picture import levels, picture_source
 
 SIDE = 160
 """Pixels of a decoded square."""
@@ -24,7 +20,6 @@ VIEWS = 8
 """Training views of one sample."""
 MOST_BYTES = 3_500_000
 """Of all pictures in a page, as it holds them."""
-_QUALITY = 80
 _SHOWN_CAPTIONS = 2
 
 
@@ -75,13 +70,6 @@ class Sheet:
         clip = pick.task is Task.VIDEO_TEXT
         decoded = decode_video(data, frames, SIDE, view, shares) if clip else decode_image(data, SIDE, view)
         size = f'width="{SIDE}" height="{SIDE}"'
-        tiles = "".join(f'<img src="{_jpeg(frame)}" {size} alt="">' for frame in decoded.unbind(1))
+        tiles = "".join(f'<img src="{picture_source(levels(frame))}" {size} alt="">' for frame in decoded.unbind(1))
         self._bytes += len(tiles)
         return tiles
-
-
-def _jpeg(pixels: torch.Tensor) -> str:
-    """[3, H, W] uint8 as the address of a picture that holds itself."""
-    file = io.BytesIO()
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,19 +1,20 @@
 """`mplug2 data filter`: leaves out samples of a listing by their texts, sizes and lengths, duplicates, and what stands in test sets.
 
-Nothing is decoded. A first look at the whole listing finds duplicates, then every chunk is written with what is left out and why.
+Nothing is decoded. Where duplicates or test sets are asked for, a first look at the whole listing finds them. Then every chunk is written
+with what is left out and why.
 """
 
 import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 
 from data_tools.sample import Sample
 from data_tools.stages.choices import Duplicates
 from data_tools.stages.duplicates import Verdict, verdicts
-from data_tools.stages.held_out import HeldOut
+from data_tools.stages.held_out import HeldOut, look_of
 from data_tools.stages.listing import (
     LISTING,
     ChunkFile,
@@ -67,9 +68,7 @@ class FilterStage:
     def pieces(self) -> Iterator[FilterChunk]:
         header = ListingHeader.load(self.listing)
         firsts = list(accumulate((chunk.samples for chunk in header.chunks), initial=0))[:-1]
-        held_out = HeldOut(self.tests, self.look_distance)
-        obeying_samples = (self._obeying(sample) for sample in read_listing(self.listing))
-        found = verdicts(obeying_samples, self.duplicates, self.look_distance, held_out)
+        found = self._verdicts(header)
         for number, (first, file) in enumerate(zip(firsts, header.chunks, strict=True)):
             here = {each: found[each] for each in range(first, first + file.samples) if each in found}
             chunks = {bisect_right(firsts, each.same_as) - 1 for each in here.values() if isinstance(each.same_as, int)}
@@ -93,6 +92,16 @@ class FilterStage:
 
     def finish(self, folder: WorkFolder, files: Sequence[str]) -> None:
         finish_listing(folder, {"stage": self.name} | dict(self.asked), files)
+
+    def _verdicts(self, header: ListingHeader) -> dict[int, Verdict]:
+        """Of the whole listing. Each part has to look at all of it for them; without them a part reads its own chunks alone."""
+        if self.duplicates is Duplicates.KEEP and not self.tests:
+            for sample in chain.from_iterable(read_chunk(self.listing, chunk) for chunk in header.chunks[:1]):
+                if not sample.fault:
+                    look_of(sample)  # a listing without looks is refused in any case; one chunk speaks for all
+            return {}
+        obeying_samples = (self._obeying(sample) for sample in read_listing(self.listing))
+        return verdicts(obeying_samples, self.duplicates, self.look_distance, HeldOut(self.tests, self.look_distance))
 
     def _obeying(self, sample: Sample) -> Sample:
         return sample if sample.fault else obeying(sample, self.rules)

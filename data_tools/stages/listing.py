@@ -8,11 +8,12 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from data_tools.sample import MediaPlace, Reason, Sample, as_utf8
 from data_tools.stages.work_folder import Asked, WorkFolder
+from megatron_mplug2.config.schema import Task
 from megatron_mplug2.errors import UserError
 
 LISTING = "listing.json"
@@ -40,6 +41,8 @@ class ListingHeader:
     left_out: dict[str, int]
     """Samples by reason."""
     chunks: tuple[ChunkFile, ...]
+    without_caption: dict[str, int] = field(default_factory=dict)
+    """Of the pictures and clips that are kept, by split and stream: those of which questions, regions or a class alone are known."""
 
     def to_json(self) -> bytes:
         return as_utf8(json.dumps({"version": VERSION} | asdict(self), indent=1, ensure_ascii=False) + "\n")
@@ -73,12 +76,14 @@ def finish_listing(folder: WorkFolder, asked: Asked, names: Sequence[str]) -> No
     """Writes `listing.json` over chunks that are there."""
     kept: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
+    without_caption: Counter[str] = Counter()
     files = []
     for name in names:
         path = folder.place / name
         data = path.read_bytes()
         samples = list(_samples(path, data))
         kept.update(f"{sample.split}/{sample.stream}" for sample in samples if not sample.fault)
+        without_caption.update(f"{sample.split}/{sample.stream}" for sample in samples if not sample.fault and _lacks_caption(sample))
         left_out.update(sample.fault.reason for sample in samples if sample.fault)
         files.append(ChunkFile(name=name, sha256=hashlib.sha256(data).hexdigest(), samples=len(samples)))
     header = ListingHeader(
@@ -86,9 +91,14 @@ def finish_listing(folder: WorkFolder, asked: Asked, names: Sequence[str]) -> No
         kept=dict(sorted(kept.items())),
         left_out={reason.value: left_out[reason] for reason in Reason if left_out[reason]},
         chunks=tuple(files),
+        without_caption=dict(sorted(without_caption.items())),
     )
     with folder.whole_file(folder.place / LISTING) as file:
         file.write(header.to_json())
+
+
+def _lacks_caption(sample: Sample) -> bool:
+    return sample.stream is not Task.TEXT and not any(caption.strip() for caption in sample.record.captions)
 
 
 def listing_digest(folder: Path) -> str:

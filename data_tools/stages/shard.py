@@ -7,7 +7,7 @@ OUT/report.json                  how many samples were written, and left out by 
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ class Report:
     """Samples by folder, such as "train/image_text"."""
     left_out: dict[str, int]
     """Samples by reason."""
+    without_caption: dict[str, int] = field(default_factory=dict)
+    """Samples by folder, of those that were written: pretraining takes others in their place."""
 
     @staticmethod
     def load(out: Path) -> "Report":
@@ -120,7 +122,8 @@ class ShardStage:
         for rows, group in groupby((folder.place / file for file in files), key=lambda path: path.parent):
             name = rows.relative_to(folder.work / _ROWS)
             written[str(name)] = join_rows(folder, list(group), folder.place / name)
-        report = Report(written=written, left_out=ListingHeader.load(self.listing).left_out)
+        header = ListingHeader.load(self.listing)
+        report = Report(written=written, left_out=header.left_out, without_caption=header.without_caption)
         with folder.whole_file(folder.place / REPORT) as file:
             file.write((json.dumps(asdict(report), indent=1) + "\n").encode())
         shutil.rmtree(folder.work / _ROWS, ignore_errors=True)

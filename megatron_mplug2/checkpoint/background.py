@@ -43,6 +43,7 @@ class BackgroundSaver:
         self.wait()
         pieces = self._copies([*pieces_to_save(weights, optimizer, topology), *beside])
         self._write = _Write(folder, state, pieces, topology, retention)
+        store.TURN.acquire()  # here, where saves have the same order on all ranks, not in the thread
         self._write.start()
 
     def finished(self) -> Path | None:
@@ -85,6 +86,8 @@ class _Write(threading.Thread):
             self._checkpoint = store.write(*self._job)
         except BaseException as error:
             self._failure = error
+        finally:
+            store.TURN.release()
 
     def succeeded(self) -> bool:
         return not self.is_alive() and self._failure is None

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from megatron_mplug2.checkpoint import commit, newest, store
-from megatron_mplug2.checkpoint.commit_file import Commit, DamagedError, fault_of, read_commit
+from megatron_mplug2.checkpoint.commit_file import COMMIT, Commit, DamagedError, fault_of, read_commit
 from megatron_mplug2.checkpoint.contents import WEIGHT
 from megatron_mplug2.checkpoint.state import RunState
 from megatron_mplug2.checkpoint.storage import StoredTensor, StoredTensors
@@ -86,6 +86,16 @@ def _faults(checkpoint: Path) -> Iterator[str]:
     for name, expected in sorted(content.files.items()):
         if fault := fault_of(checkpoint / name, expected):
             yield f"{checkpoint}: {fault}"
+
+
+def checkpoint_of(place: Path) -> Path:
+    """A checkpoint's folder itself, or the newest complete one of a run's. Raises UserError where a run has none."""
+    if commit.step_of(place.name) is not None or (place / COMMIT).exists():
+        return place
+    complete = newest.listing(checkpoints_folder(place)).complete
+    if not complete:
+        raise UserError(f"no complete checkpoint in {place}: `mplug2 checkpoint list {place}` tells what is damaged or unfinished")
+    return complete[0].path
 
 
 def inspect(checkpoint: Path) -> Contents:

@@ -35,12 +35,16 @@ class Held:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Main:
+class Main:
+    """What the optimizer updates for a parameter of the model."""
+
     param: nn.Parameter
     main: torch.Tensor
-    """What the inner optimizer has in its groups."""
+    """What the inner optimizer has in its groups: the parameter itself, its fp32 copy, or with ZeRO-1 this rank's flat range of one."""
     start: int
+    """First element of the range, in the flattened block."""
     copied: bool
+    """True where it is an fp32 copy beside a parameter of lower precision."""
 
 
 def held_states(optimizer: MegatronOptimizer) -> dict[nn.Parameter, Held]:
@@ -62,10 +66,10 @@ def held_states(optimizer: MegatronOptimizer) -> dict[nn.Parameter, Held]:
     return held
 
 
-def main_weights(optimizer: MegatronOptimizer) -> Iterator[tuple[nn.Parameter, torch.Tensor]]:
-    """Each parameter of the model with what is updated for it: itself, its fp32 copy, or with ZeRO-1 this rank's flat range of one."""
+def main_weights(optimizer: MegatronOptimizer) -> Iterator[Main]:
+    """Of each parameter of the model that this rank updates, whole or in part."""
     for part in _parts(optimizer):
-        yield from ((entry.param, entry.main) for entry in _mains(part))
+        yield from _mains(part)
 
 
 def state_names(optimizer: MegatronOptimizer) -> tuple[str, ...]:
@@ -84,28 +88,28 @@ def _parts(optimizer: MegatronOptimizer) -> list[Any]:
     return [part for part in parts if not part.is_stub_optimizer]
 
 
-def _mains(part: Any) -> Iterator[_Main]:
+def _mains(part: Any) -> Iterator[Main]:
     if isinstance(part, DistributedOptimizer):
         yield from _sharded_mains(part, part.model_float16_groups, part.shard_fp32_from_float16_groups, copied=True)
         yield from _sharded_mains(part, part.model_fp32_groups, part.shard_fp32_groups, copied=False)
     elif isinstance(part, Float16OptimizerWithFloat16Params):
         for params, mains in zip(part.float16_groups, part.fp32_from_float16_groups, strict=True):
             for param, main in zip(params, mains, strict=True):
-                yield _Main(param=param, main=main, start=0, copied=True)
+                yield Main(param=param, main=main, start=0, copied=True)
         for params in part.fp32_from_fp32_groups:
-            yield from (_Main(param=param, main=param, start=0, copied=False) for param in params)
+            yield from (Main(param=param, main=param, start=0, copied=False) for param in params)
     elif isinstance(part, FP32Optimizer):
         for group in part.optimizer.param_groups:
-            yield from (_Main(param=param, main=param, start=0, copied=False) for param in group["params"])
+            yield from (Main(param=param, main=param, start=0, copied=False) for param in group["params"])
     else:
         raise TypeError(f"no checkpoint of {type(part).__name__}: its parameters' state is kept in a way of its own")
 
 
-def _sharded_mains(part: DistributedOptimizer, groups: list[Any], shard_groups: list[Any], *, copied: bool) -> Iterator[_Main]:
+def _sharded_mains(part: DistributedOptimizer, groups: list[Any], shard_groups: list[Any], *, copied: bool) -> Iterator[Main]:
     for params, shards in zip(groups, shard_groups, strict=True):
         for param, shard in zip(params, shards, strict=True):
             start = part._get_model_param_range_map(param)["param"].start
-            yield _Main(param=param, main=shard, start=start, copied=copied)
+            yield Main(param=param, main=shard, start=start, copied=copied)
 
 
 def _state_names(inner: torch.optim.Optimizer) -> tuple[str, ...]:

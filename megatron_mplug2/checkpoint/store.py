@@ -1,6 +1,7 @@
 """Saves and loads a run: any layout reads what any other wrote. All but `read_run` are collective over the world."""
 
 import shutil
+import threading
 from collections import ChainMap
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from megatron_mplug2.parallel.topology import Topology
 
 RUN = "run.json"
 """File of the run's state."""
+
+TURN = threading.Lock()
+"""Held by this rank while it writes a checkpoint: the collectives of two at once would meet in another order on each rank."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,16 +92,20 @@ def save(
     """Writes a checkpoint, makes it the latest, and removes those that need not stay.
 
     Rank 0's `state` is written; the folder of the checkpoint is returned. A checkpoint of the same step is replaced. `beside`: this rank's
-    pieces of what the run keeps beside weights and optimizer state.
+    pieces of what the run keeps beside weights and optimizer state. Waits for a save that is in flight beside the steps.
 
     Raises:
         UserError: a rank cannot write, or ranks don't share the folder. The checkpoints from before are as they were.
     """
-    return write(folder, state, [*pieces_to_save(weights, optimizer, topology), *beside], topology, retention)
+    with TURN:
+        return write(folder, state, [*pieces_to_save(weights, optimizer, topology), *beside], topology, retention)
 
 
 def write(folder: Path, state: RunState, pieces: list[Piece], topology: Topology, retention: Retention) -> Path:
-    """`save` of pieces, which must not change meanwhile. Its collectives are in a group of their own: it may run beside a step."""
+    """`save` of pieces, which must not change meanwhile, by the holder of `TURN`.
+
+    Its collectives are in a group of their own: it may run beside a step.
+    """
     partial = folder / (commit.folder_name(state.step) + commit.PARTIAL)
     work, group = f"write a checkpoint in {folder}", topology.background_group
     try:

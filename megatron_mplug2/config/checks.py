@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from megatron_mplug2.config.schema import DatasetConfig, LayoutConfig, ModelConfig, RunConfig
+    from megatron_mplug2.config.schema import DatasetConfig, LayoutConfig, ModelConfig, Module, RunConfig, Task
 
 VOCAB_MULTIPLE = 1024
 """The vocabulary is padded to a multiple of this, whatever the layout, so that weights have one shape everywhere."""
@@ -48,6 +48,7 @@ def run_errors(run: RunConfig) -> list[str]:
         *_length_errors(run),
         *_objective_errors(run),
         *_queue_errors(run),
+        *_frozen_errors(run),
         *_phase_errors(run),
         *_folder_errors(run),
         *_dataset_errors(run),
@@ -158,6 +159,30 @@ def _queue_errors(run: RunConfig) -> Iterator[str]:
     vlc, global_batch = run.objectives.vlc, run.training.global_batch
     if vlc.negatives is Negatives.QUEUE and vlc.queue.size % global_batch:
         yield f"objectives.vlc.queue.size={vlc.queue.size} is not a multiple of training.global_batch={global_batch}"
+
+
+def modules_used(model: ModelConfig, task: Task) -> frozenset[Module]:
+    """Modules with a weight that the loss of a step of `task` depends on."""
+    from megatron_mplug2.config.schema import Module, Task
+
+    if task is Task.TEXT:
+        return frozenset((Module.TEXT, Module.UNIVERSAL, Module.DECODER, Module.HEADS))
+    still = task is Task.IMAGE_TEXT and not model.vision.temporal_on_images
+    return frozenset(Module) - ({Module.TEMPORAL} if still else set())
+
+
+def _frozen_errors(run: RunConfig) -> Iterator[str]:
+    from megatron_mplug2.config.schema import Module, Task
+
+    frozen = run.training.frozen
+    if set(frozen) == set(Module):
+        yield "training.frozen names every module: leave one out, to be trained"
+        return
+    shown = [module.value for module in frozen]
+    for index, phase in enumerate(run.schedule):
+        for task in Task:
+            if phase.share(task) > 0 and modules_used(run.model, task).issubset(frozen):
+                yield f"training.frozen={shown} leaves schedule.{index}.{task} nothing to train: leave one out"
 
 
 def _phase_errors(run: RunConfig) -> Iterator[str]:

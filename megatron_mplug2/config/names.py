@@ -40,16 +40,18 @@ def nearest(root: type[BaseModel], place: Place) -> list[str]:
 
 
 def places(model: type[BaseModel], above: Place = ()) -> Iterator[Place]:
-    """Every section and leaf below a model; lists of sections by their entry 0."""
+    """Every section and leaf below a model; lists of sections by their entry 0, sections that may be absent as if they were there."""
     for name, field in model.model_fields.items():
         yield (*above, name)
         section = _section(field.annotation)
         if section is not None:
             yield from places(section, (*above, name))
             continue
-        entries = [found for argument in get_args(field.annotation) if (found := _section(argument)) is not None]
+        arguments = get_args(field.annotation)
+        inside = (*above, name) if type(None) in arguments else (*above, name, 0)
+        entries = [found for argument in arguments if (found := _section(argument)) is not None]
         for entry in entries:
-            yield from places(entry, (*above, name, 0))
+            yield from places(entry, inside)
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

@@ -6,7 +6,8 @@ Another training.precision rounds otherwise from there on. Dropout's masks are k
 tensor parallelism splits a tensor by the rank too, so another training.microbatch, layout.tensor or layout.sequence_parallel draws
 other masks. Without dropout the step is the same.
 Every other key (model, objectives, schedule, optimizer, seed, lengths, augmentation, global batch) is fixed. So
-objectives.vlc.negatives is, both ways: a queue and averaged weights are neither left behind nor begun in the middle of a run.
+objectives.vlc.negatives is, both ways: a queue and averaged weights are neither left behind nor begun in the middle of a run. And so is
+training.frozen: there is optimizer state of what was trained alone. Another run begins with these weights by initialise_from.
 """
 
 from collections.abc import Mapping

@@ -6,9 +6,19 @@ config, [PAPER] arXiv 2302.00402. A number without a tag is this project's own c
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationInfo, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from megatron_mplug2.config import checks
 
@@ -37,11 +47,28 @@ class Negatives(StrEnum):
     """Features by averaged weights: of the global batch, and of the batches before it; with soft targets (ALBEF, mPLUG)."""
 
 
-class Recompute(StrEnum):
-    """Activation recompute: keep everything, or keep only what enters a block."""
+class Block(StrEnum):
+    """Kinds of blocks in the model's chain. Heads are none: they are small, and record losses."""
 
-    NONE = "none"
-    FULL = "full"
+    VISION = "vision"
+    TEXT = "text"
+    UNIVERSAL = "universal"
+    FUSION = "fusion"
+    DECODER = "decoder"
+
+
+class Module(StrEnum):
+    """Parts of the model, by the canonical names of weights. A tied word embedding is its embedding's, not its head's."""
+
+    VISION = "vision"
+    """The vision encoder without its local temporal modules."""
+    TEMPORAL = "temporal"
+    """The local temporal modules inside the vision encoder."""
+    TEXT = "text"
+    UNIVERSAL = "universal"
+    FUSION = "fusion"
+    DECODER = "decoder"
+    HEADS = "heads"
 
 
 class Precision(StrEnum):
@@ -320,12 +347,13 @@ class DataConfig(Frozen):
     """How clips of validation and test are resized. The released code takes the nearest pixel: for figures to compare with its own."""
     decoder: DecoderChoice = DecoderChoice.AUTO
     workers: int = Field(default=1, ge=0)
-    """Decoding processes a rank (of tensor-parallel ranks only the first decodes); more than `prefetch` are of no use. 0 decodes in the
-    training process, where nobody watches: a file that hangs or crashes its decoder then takes the run with it."""
+    """Decoding processes a rank (of tensor-parallel ranks only the first decodes); more than `prefetch` are of no use. 0 decodes in a
+    thread of the training process, as DALI on a GPU needs it. Nobody watches there: a file that hangs or crashes its decoder takes the run
+    with it."""
     sample_timeout_s: float = Field(default=60.0, gt=0)
     """Seconds that one sample may take to read and decode before its process is replaced, and on the second time the sample."""
     prefetch: int = Field(default=4, gt=0)
-    """Global batches that are prepared ahead."""
+    """Global batches that are prepared ahead; a rank's part of each lies in its memory, with `workers` 0 and DALI in its GPU's."""
     bad_sample_limit: float = Field(default=0.05, ge=0, le=1)
     """Share of substituted samples over which the run stops."""
 
@@ -381,13 +409,25 @@ class InitialiseConfig(Frozen):
     """Beginnings of canonical names, such as "vision" or "text.layers.0": all weights under each, which both models must have alike."""
 
 
+def _named_blocks(value: Any) -> Any:
+    """The words `none` and `full` of `training.recompute`."""
+    if isinstance(value, str) and value not in ("none", "full"):
+        raise PydanticCustomError("recompute", "must be none, full or a list of {blocks}", {"blocks": ", ".join(Block)})
+    return {"none": (), "full": tuple(Block)}[value] if isinstance(value, str) else value
+
+
 class TrainingConfig(Frozen):
     global_batch: int = Field(gt=0)
     """Samples a step."""
     microbatch: int = Field(gt=0)
     """Samples a forward pass of one rank."""
     precision: Precision = Precision.FP32
-    recompute: Recompute = Recompute.NONE
+    recompute: Annotated[tuple[Block, ...], BeforeValidator(_named_blocks)] = ()
+    """Kinds of blocks of which only what enters them is kept, the rest computed again in the backward pass; `full` names all, `none` none.
+    There is no finer choice: fused attention, the usual one, keeps nothing that grows with the square of a length."""
+    frozen: tuple[Module, ...] = ()
+    """Modules whose weights stay as the run begins with them (`initialise_from`): no gradient, no optimizer state, no backward pass in
+    front of the first trained weight. A block without a trained weight runs without dropout, as a fixed function of what enters it."""
     seed: int = Field(default=0, ge=0)
     log_every: int = Field(default=10, gt=0)
     validate_every: int = Field(default=0, ge=0)

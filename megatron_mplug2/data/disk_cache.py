@@ -9,7 +9,7 @@ import os
 import sys
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from megatron_mplug2.data.locked import locked
@@ -31,7 +31,7 @@ class DiskCache:
         self._locks = folder / "locks"
         self._total = folder / "total"
         self._limit = limit_bytes
-        self._full = False
+        self._told = False
 
     def read(self, digest: str, file_size: int, offset: int, size: int, fetch: Fetch) -> bytes:
         """`size` bytes at `offset` of a file of `file_size` bytes. Blocks that lack are fetched, each by one process. Raises as `fetch`."""
@@ -45,6 +45,11 @@ class DiskCache:
             )
             for number in _numbers(offset, end)
         )
+
+    def check_writable(self) -> None:
+        """Raises OSError where nothing can be kept in the folder."""
+        with locked(self._locks / "total"):
+            self._blocks.mkdir(exist_ok=True)
 
     def forget(self, digest: str, offset: int, size: int) -> bool:
         """Drops the blocks around these bytes. False where none was there."""
@@ -62,7 +67,11 @@ class DiskCache:
         data = _read(path, size, start, end)
         if data is not None:
             return data
-        with locked(self._locks / str(zlib.crc32(str(path).encode()) % _FETCHES)):
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(self._locks / str(zlib.crc32(str(path).encode()) % _FETCHES)))
+            except OSError as error:  # others may fetch the same
+                self._tell(path, error)
             data = _read(path, size, start, end)
             if data is None:
                 fetched = fetch(*block)
@@ -82,9 +91,13 @@ class DiskCache:
                 part.write_bytes(block)
                 part.replace(path)
         except OSError as error:
-            if not self._full:
-                print(f"cache: cannot write {path} ({error.strerror}); reading goes on without it", file=sys.stderr, flush=True)
-            self._full = True
+            self._tell(path, error)
+
+    def _tell(self, path: Path, error: OSError) -> None:
+        """Once a process."""
+        if not self._told:
+            print(f"cache: cannot write {path} ({error.strerror}); reading goes on without it", file=sys.stderr, flush=True)
+        self._told = True
 
     def _make_room(self, size: int) -> None:
         """Counts `size` bytes in before they are written, so that a kill in between counts too much and never too little."""
@@ -125,15 +138,16 @@ def _numbers(offset: int, end: int) -> range:
 
 
 def _read(path: Path, size: int, start: int, end: int) -> bytes | None:
-    """Bytes of a block; None where it is not there or not whole."""
+    """Bytes of a block; None where it is not there or not whole, or cannot be read: its origin can."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except OSError:
         return None
     try:
         if os.fstat(handle).st_size != size:
             return None
-        os.utime(handle)  # read lately
+        with suppress(OSError):  # a disk that takes no more writes
+            os.utime(handle)  # read lately
         return os.pread(handle, end - start, start)
     finally:
         os.close(handle)

@@ -19,6 +19,7 @@ from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.mixture import PlannedStep
 from megatron_mplug2.data.peers import Peers
 from megatron_mplug2.data.quarantine import BadSample, check_limit
+from megatron_mplug2.data.read_ahead import start_reading
 from megatron_mplug2.data.sampler import ManifestOrder
 from megatron_mplug2.data.samples import Augmentation, MediaRequest, Picture, media_request, read_record
 from megatron_mplug2.data.settled_steps import Reader, SettledSteps
@@ -28,7 +29,6 @@ from megatron_mplug2.data.streams import open_stream
 from megatron_mplug2.data.tokenizer import Tokenizer
 from megatron_mplug2.data.watch import LostDecoder, Watch
 from megatron_mplug2.data.watched_decoding import NamedRequest, decoded_by_name, in_work
-from megatron_mplug2.data.workers import Workers
 from megatron_mplug2.errors import UserError
 
 
@@ -142,12 +142,11 @@ def evaluation_batches(
     )
     mine = range(data_rank, len(read.manifest), data_size)
     batches = [mine[start : start + batch] for start in range(0, len(mine), batch)]
-    data = config.data
-    workers = Workers(read, batches, count=data.workers, ahead=data.prefetch, timeout_s=data.sample_timeout_s)
+    ahead = start_reading(read, batches, config.data)
     try:
-        yield from workers
+        yield from ahead
     finally:
-        workers.close()
+        ahead.close()
 
 
 @dataclass(frozen=True, kw_only=True)

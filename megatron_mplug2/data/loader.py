@@ -75,7 +75,7 @@ class Loader:
         self._staging: ForkProcess | None = None
 
     def __iter__(self) -> Iterator[tuple[PlannedStep, list[Batch]]]:
-        """Raises UserError when more than `data.bad_sample_limit` of the samples were substituted, or one has no substitute."""
+        """Raises BrokenDataError when more than `data.bad_sample_limit` of the samples were bad, UserError when one has no substitute."""
         self._stage()
         steps = SettledSteps(
             self._config,

@@ -5,7 +5,9 @@ storage may pass: reading is tried again, then the substitution is recorded, and
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -19,7 +21,7 @@ from megatron_mplug2.data.ledger import LEDGER
 from megatron_mplug2.data.sampler import Int64s, Order, Permutation
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.substitution import Fault
-from megatron_mplug2.errors import UserError
+from megatron_mplug2.errors import BrokenDataError
 
 ATTEMPTS = 16
 """Substitutes that are tried for one position: with a twentieth of the samples bad, all of them are in one case of 10^20."""
@@ -67,9 +69,22 @@ def _other(permutation: Permutation, batch: Int64s, turn: int, size: int) -> int
     return int(elements[~np.isin(elements, batch)][turn])
 
 
+_pauses: ContextVar[Sequence[float]] = ContextVar("pauses", default=RETRY_PAUSES_S)
+
+
+@contextmanager
+def tried_once() -> Iterator[None]:
+    """Within it `retried` does not try again: for who reads many samples, and pauses once for all that failed."""
+    before = _pauses.set(())
+    try:
+        yield
+    finally:
+        _pauses.reset(before)
+
+
 def retried(read: Callable[[], T]) -> T:
     """Reads, and tries again after pauses where that raises OSError; raises the last one."""
-    for pause in RETRY_PAUSES_S:
+    for pause in _pauses.get():
         try:
             return read()
         except OSError:
@@ -78,9 +93,9 @@ def retried(read: Callable[[], T]) -> T:
 
 
 def check_limit(split: Split, *, substituted: int, seen: int, limit: float, run_dir: Path) -> None:
-    """Raises UserError where more than a share `limit` of a split's samples were substituted, once FEWEST_SEEN were seen."""
+    """Raises BrokenDataError where more than a share `limit` of a split's samples were substituted, once FEWEST_SEEN were seen."""
     if seen >= FEWEST_SEEN and substituted > limit * seen:
-        raise UserError(
+        raise BrokenDataError(
             f"{substituted} of {seen} samples of data.{split} were bad and substituted, more than data.bad_sample_limit={limit}: "
             f"{run_dir / LEDGER} names them; mend the corpus or raise the limit"
         )

@@ -1,5 +1,6 @@
 """A stream's folder behind http(s) or s3, read in ranges through fsspec and kept in the node's cache."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -10,11 +11,14 @@ import fsspec
 
 from megatron_mplug2.data.disk_cache import DiskCache
 from megatron_mplug2.data.locked import locked
+from megatron_mplug2.data.quarantine import retried
 from megatron_mplug2.data.tar_files import CHUNK, Shard
 from megatron_mplug2.errors import UserError
 
 ANSWER_S = 60.0
 """After which a request counts as failed."""
+
+_DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 T = TypeVar("T")
 
@@ -23,10 +27,15 @@ class RemoteFiles:
     """Credentials and endpoints are those of the environment and of ~/.aws, as s3fs reads them."""
 
     def __init__(self, url: str, cache_folder: Path, limit_bytes: int) -> None:
+        """Raises UserError for a cache folder that cannot be written: index files are mapped from there."""
         self._url = url.rstrip("/")
         self._folder = cache_folder
         self._cache = DiskCache(cache_folder, limit_bytes)
         self._process = -1
+        try:
+            self._cache.check_writable()
+        except OSError as error:
+            raise _unwritable(cache_folder, error) from None
 
     def whole(self, name: str) -> bytes:
         content: bytes = self._asked(name, lambda path: self._files.cat_file(path))
@@ -38,7 +47,7 @@ class RemoteFiles:
         with locked(self._folder / "locks" / path.name):
             if not path.exists():
                 part = path.with_name(path.name + ".part")
-                self._asked(name, lambda remote: self._files.get_file(remote, str(part)))
+                retried(lambda: self._asked(name, lambda remote: self._fetched(remote, part)))
                 with part.open("rb") as file:
                     found = hashlib.file_digest(file, "sha256").hexdigest()
                 if found != sha256:
@@ -70,6 +79,14 @@ class RemoteFiles:
             self._process, self._file_system = os.getpid(), _file_system(self._url)
         return self._file_system
 
+    def _fetched(self, remote: str, part: Path) -> None:
+        try:
+            self._files.get_file(remote, str(part))
+        except OSError as error:  # the network's kinds of errors are OSErrors too
+            if error.errno in _DISK_FAULTS:
+                raise _unwritable(self._folder, error) from None
+            raise
+
     def _range(self, name: str, start: int, end: int) -> bytes:
         data: bytes = self._asked(name, lambda path: self._files.cat_file(path, start=start, end=end))
         if len(data) != end - start:
@@ -86,6 +103,10 @@ class RemoteFiles:
             raise
         except Exception as error:  # of aiohttp, botocore and fsspec: many kinds, and none of ours
             raise OSError(f"{path}: {type(error).__name__}: {' '.join(str(error).split())}") from None
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"data.cache.folder={folder} cannot be written ({error.strerror}): name a folder on a disk of this node that can")
 
 
 def _file_system(url: str) -> Any:

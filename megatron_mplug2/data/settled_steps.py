@@ -1,22 +1,24 @@
-"""Steps as all ranks agree on them: read ahead by workers, then the same substitutions everywhere, each written down once."""
+"""Steps as all ranks agree on them: read ahead, then the same substitutions everywhere, each written down once."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
+from threading import Lock
 
 from megatron_mplug2.config.schema import RunConfig, Task
 from megatron_mplug2.data.batch import PairBatch
 from megatron_mplug2.data.ledger import Ledger
 from megatron_mplug2.data.mixture import PlannedStep
 from megatron_mplug2.data.peers import Peers
+from megatron_mplug2.data.read_ahead import start_reading
 from megatron_mplug2.data.sampler import Part
 from megatron_mplug2.data.samples import Augmentation, SampleReader
 from megatron_mplug2.data.step_reader import LoadedStep, MediaUse, Recorded, StepReader, Stream
 from megatron_mplug2.data.substitution import Substitution, Substitutions, settled
 from megatron_mplug2.data.tokenizer import Tokenizer
 from megatron_mplug2.data.watch import Watch
-from megatron_mplug2.data.workers import Workers
 from megatron_mplug2.errors import UserError
 
 
@@ -89,7 +91,9 @@ class SettledSteps:
             augmentation=augmentation,
         )
         self._data = config.data
-        self._workers = self._start(self._load, steps, config.data.workers if reader.reads else 0)
+        self._one_at_a_time = Lock()
+        """For the step reader, which is no thread's own where a thread reads ahead."""
+        self._ahead = start_reading(partial(self._load, recorded), steps if reader.reads else range(0), self._data)
 
     def __iter__(self) -> Iterator[tuple[PlannedStep, SettledStep]]:
         """Raises UserError where a bad sample has no substitute, or ranks cannot read what others could; all ranks raise the same."""
@@ -101,20 +105,18 @@ class SettledSteps:
             yield planned, settled_step
 
     def close(self) -> None:
-        self._workers.close()
+        self._ahead.close()
 
-    def _start(self, load: Callable[[int, Watch], LoadedStep], steps: Sequence[int], count: int) -> Workers[int, LoadedStep]:
-        return Workers(load, steps, count=count, ahead=self._data.prefetch, timeout_s=self._data.sample_timeout_s)
-
-    def _load(self, step: int, watch: Watch) -> LoadedStep:
-        return self._step_reader.load(self._plan(step), self._recorded, watch)
+    def _load(self, recorded: Recorded, step: int, watch: Watch) -> LoadedStep:
+        with self._one_at_a_time:
+            return self._step_reader.load(self._plan(step), recorded, watch)
 
     def _settled(self, planned: PlannedStep) -> SettledStep:
         peers = self._reader.peers
         if peers is None:
-            loaded = next(self._workers)
+            loaded = next(self._ahead)
             return SettledStep(loaded=loaded, substitutions=loaded.substitutions)
-        read = _or_error(lambda: next(self._workers)) if peers.leads else None
+        read = _or_error(lambda: next(self._ahead)) if peers.leads else None
         found = peers.gather(read.substitutions if isinstance(read, LoadedStep) else read or ())
         agreed = settled(chain.from_iterable(found))
         if agreed and isinstance(read, LoadedStep):
@@ -132,12 +134,8 @@ class SettledSteps:
         if _attempts(loaded.substitutions) == _attempts(wanted.values()):
             return loaded
         recorded = {**self._recorded, **wanted}
-        with closing(
-            self._start(
-                lambda step, watch: self._step_reader.load(self._plan(step), recorded, watch), [planned.step], min(self._data.workers, 1)
-            )
-        ) as workers:
-            loaded = next(workers)
+        with closing(start_reading(partial(self._load, recorded), [planned.step], self._data)) as again:
+            loaded = next(again)
         if _attempts(loaded.substitutions) != _attempts(wanted.values()):
             raise UserError(
                 f"a rank cannot read samples of step {planned.step} that another rank could read: "

@@ -1,6 +1,7 @@
 """Builds a rank's part of a step, with substitutes for bad samples. This is what worker processes run."""
 
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,7 +17,7 @@ from megatron_mplug2.data.decoding.choice import open_decoder
 from megatron_mplug2.data.draws import SampleDraws
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.mixture import PlannedStep
-from megatron_mplug2.data.quarantine import BadSample, Failure, candidates
+from megatron_mplug2.data.quarantine import RETRY_PAUSES_S, BadSample, Failure, candidates, tried_once
 from megatron_mplug2.data.sampler import Order, Part
 from megatron_mplug2.data.samples import Augmentation, PairSample, Picture, SampleReader, TextSample
 from megatron_mplug2.data.split import Split
@@ -70,7 +71,12 @@ class _Seat:
     """Attempts with their candidates."""
     failures: list[Failure]
     attempt: int = 0
+    draws: SampleDraws | None = None
+    """Those of the attempt's candidate."""
+    read: TextSample | PairSample | Failure | None = None
+    """What the attempt gave."""
     sample: TextSample | PairSample | None = None
+    """What was read and not found bad since."""
     media: torch.Tensor | None = None
 
 
@@ -108,8 +114,7 @@ class StepReader:
         ]
         empty = seats
         while empty:
-            for seat in empty:
-                self._next_candidate(stream, planned, seat, watch)
+            self._read_candidates(stream, planned, empty, watch)
             self._decode(stream, [seat for seat in empty if seat.sample], watch)
             empty = [seat for seat in empty if seat.sample is None]
         return LoadedStep(
@@ -138,8 +143,26 @@ class StepReader:
             failures=[Failure(fault=recorded.fault, reason=recorded.reason)] if recorded else [],
         )
 
-    def _next_candidate(self, stream: Stream, planned: PlannedStep, seat: _Seat, watch: Watch) -> None:
-        """Reads the seat's next candidate; without a sample afterwards where that is bad. Raises UserError where there is none left."""
+    def _read_candidates(self, stream: Stream, planned: PlannedStep, seats: Sequence[_Seat], watch: Watch) -> None:
+        """Reads each seat's next candidate; without a sample afterwards where that is bad. Raises UserError where there is none left.
+
+        What the storage fails is tried again after pauses that all seats share: a storage that is away costs a step no more than a sample.
+        """
+        for seat in seats:
+            self._next_candidate(stream, seat)
+        failed = [seat for seat in seats if not self._read(stream, planned, seat, watch)]
+        for pause in RETRY_PAUSES_S if failed else ():
+            time.sleep(pause)
+            failed = [seat for seat in failed if not self._read(stream, planned, seat, watch)]
+        for seat in seats:
+            if not isinstance(seat.read, Failure):
+                seat.sample = seat.read
+                continue
+            seat.failures.append(seat.read)
+            if seat.read.fault is Fault.STORAGE:
+                self._tell(seat.read.reason)
+
+    def _next_candidate(self, stream: Stream, seat: _Seat) -> None:
         tried = next(seat.tries, None)
         if tried is None:
             raise UserError(
@@ -147,12 +170,7 @@ class StepReader:
                 f"and so are all {len(seat.failures) - 1} samples tried in its place ({seat.failures[-1].reason}): "
                 "check the corpus and its storage"
             )
-        seat.attempt, draws = tried
-        read = self._read(stream, planned, draws, seat.position, watch)
-        if isinstance(read, Failure):
-            seat.failures.append(read)
-        else:
-            seat.sample = read
+        seat.attempt, seat.draws = tried
 
     def _decode(self, stream: Stream, seats: Sequence[_Seat], watch: Watch) -> None:
         """Gives the seats their media, and takes the samples from those whose media are bad."""
@@ -170,20 +188,24 @@ class StepReader:
                 seat.failures.append(Failure(fault=fault, reason=str(answer)))
                 seat.sample = None
 
-    def _read(
-        self, stream: Stream, planned: PlannedStep, draws: SampleDraws, position: int, watch: Watch
-    ) -> TextSample | PairSample | Failure:
-        picture = Picture(frames=planned.phase.frames, resolution=planned.phase.resolution, augmentation=self._augmentation)
+    def _read(self, stream: Stream, planned: PlannedStep, seat: _Seat, watch: Watch) -> bool:
+        """One try. False where the storage failed."""
+        assert seat.draws is not None
         try:
-            with watch.working_on(in_work(stream.manifest, stream.task, draws.index, position)):
-                if stream.task is Task.TEXT:
-                    return self._samples.text(stream.manifest, draws)
-                return self._samples.pair(stream.manifest, None if self._media is MediaUse.LEAVE else picture, draws)
+            with tried_once(), watch.working_on(in_work(stream.manifest, stream.task, seat.draws.index, seat.position)):
+                seat.read = self._sample(stream, planned, seat.draws)
         except BadSample as error:
-            return Failure(fault=Fault.CONTENT, reason=str(error))
+            seat.read = Failure(fault=Fault.CONTENT, reason=str(error))
         except (OSError, LostDecoder) as error:
-            self._tell(str(error))
-            return Failure(fault=Fault.STORAGE, reason=str(error))
+            seat.read = Failure(fault=Fault.STORAGE, reason=str(error))
+            return isinstance(error, LostDecoder)
+        return True
+
+    def _sample(self, stream: Stream, planned: PlannedStep, draws: SampleDraws) -> TextSample | PairSample:
+        if stream.task is Task.TEXT:
+            return self._samples.text(stream.manifest, draws)
+        picture = Picture(frames=planned.phase.frames, resolution=planned.phase.resolution, augmentation=self._augmentation)
+        return self._samples.pair(stream.manifest, None if self._media is MediaUse.LEAVE else picture, draws)
 
     def _tell(self, reason: str) -> None:
         """Once a process: a storage that is away makes a step last, since every read is tried again, and nothing else would say why."""

@@ -23,19 +23,24 @@ from megatron_mplug2.errors import UserError
 from megatron_mplug2.evaluation import model
 from megatron_mplug2.evaluation.captions import CaptionPrediction, CaptionResult, score_captions
 from megatron_mplug2.evaluation.gather import gather_lists
+from megatron_mplug2.evaluation.generation.speaker import Speaker
 from megatron_mplug2.evaluation.inference import EncodedMedia, Inference
 from megatron_mplug2.evaluation.progress import EvaluationProgress
 from megatron_mplug2.evaluation.questions import MOTION, Answer, QuestionResult, reversed_in_time, score_answers, single_frame
 from megatron_mplug2.evaluation.retrieval import Gallery, Identities, Retrieval
-from megatron_mplug2.evaluation.speaker import Speaker
+from megatron_mplug2.evaluation.samples import SeenSample, ShownSample, chosen, seen, shown_samples
 
 BATCH = 32
 """Pictures or clips that a rank encodes at once."""
-RESULTS_NAME, PREDICTIONS_NAME = "evaluation.json", "predictions.jsonl"
+RESULTS_NAME, PREDICTIONS_NAME, SAMPLES_NAME = "evaluation.json", "predictions.jsonl", "samples.jsonl"
 UNTRAINED_NAME, UNTRAINED_PREDICTIONS_NAME = "evaluation-untrained.json", "predictions-untrained.jsonl"
+UNTRAINED_SAMPLES_NAME = "samples-untrained.jsonl"
+
+_Names = tuple[str, str, str]
+"""Files of results, predictions and samples in the run folder."""
 
 
-Found = TypeVar("Found", CaptionPrediction, Answer, LeftOut)
+Found = TypeVar("Found", CaptionPrediction, Answer, LeftOut, SeenSample)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +70,8 @@ class Evaluation:
     """Questions about pictures, then about clips."""
     left_out: tuple[LeftOut, ...]
     """Samples that cannot be decoded; nothing counts them."""
+    shown: tuple[ShownSample, ...]
+    """A few pictures, then clips, to look at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,23 +80,26 @@ class _StreamEvaluation:
     captions: tuple[CaptionPrediction, ...] = ()
     answers: tuple[Answer, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    shown: tuple[ShownSample, ...] = ()
 
 
 def evaluate(config: RunConfig) -> None:
-    """Evaluates the run's newest good checkpoint on its test split; writes `evaluation.json` and `predictions.jsonl` into the run folder.
+    """Evaluates the run's newest good checkpoint on its test split; writes `evaluation.json`, `predictions.jsonl` and
+    `samples.jsonl` into the run folder.
 
     The work of every rank. Raises UserError for a layout with pipeline stages, a missing or damaged checkpoint, and a test split that is
     missing or has fewer samples than data-parallel ranks.
     """
-    inference, found = model.trained(config)
+    inference, found = model.trained(config, config.run_dir)
     for line in found.said:
         _progress(inference).note(line)
-    _evaluate_and_write(inference, config, found.state.step, RESULTS_NAME, PREDICTIONS_NAME)
+    _evaluate_and_write(inference, config, found.state.step, (RESULTS_NAME, PREDICTIONS_NAME, SAMPLES_NAME))
 
 
 def evaluate_untrained(config: RunConfig) -> None:
-    """The same with the weights that training starts from, for comparison; writes `evaluation-untrained.json` and its predictions."""
-    _evaluate_and_write(model.built(config)[0], config, 0, UNTRAINED_NAME, UNTRAINED_PREDICTIONS_NAME)
+    """The same with the weights that training starts from, for comparison; writes `evaluation-untrained.json` and so on."""
+    names = UNTRAINED_NAME, UNTRAINED_PREDICTIONS_NAME, UNTRAINED_SAMPLES_NAME
+    _evaluate_and_write(model.built(config)[0], config, 0, names)
 
 
 def evaluate_stage(inference: Inference, config: RunConfig, split: Split, progress: EvaluationProgress) -> Evaluation:
@@ -107,8 +117,8 @@ def evaluate_stage(inference: Inference, config: RunConfig, split: Split, progre
         qa=score_answers(answers) if answers else None,
         caption=score_captions(video.captions) if video.captions else None,
     )
-    left_out = image.left_out + video.left_out
-    return Evaluation(results=results, captions=video.captions, answers=answers, left_out=left_out)
+    left_out, to_show = image.left_out + video.left_out, image.shown + video.shown
+    return Evaluation(results=results, captions=video.captions, answers=answers, left_out=left_out, shown=to_show)
 
 
 class _Stream:
@@ -123,6 +133,7 @@ class _Stream:
         self._captions: list[CaptionPrediction] = []
         self._answers: list[Answer] = []
         self._left_out: list[LeftOut] = []
+        self._chosen, self._seen = chosen(len(self._manifest)), list[SeenSample]()
 
     def evaluate(self, progress: EvaluationProgress) -> _StreamEvaluation:
         topology = self._topology
@@ -139,13 +150,16 @@ class _Stream:
                 f"data.{self._split}.{self._task}: fewer usable samples than layout.data={topology.data_size} ranks; lower layout.data"
             )
         gallery = self._gallery.gather()
+        ids = identities(self._manifest, gallery.indices)
         with progress.stage(f"{self._task}: re-rank {len(gallery.indices)} samples both ways"):
-            retrieval = gallery.score(identities(self._manifest, gallery.indices))
+            retrieval = gallery.score(ids)
+        captions, answers = self._everyones(self._captions), self._everyones(self._answers)
         return _StreamEvaluation(
             retrieval=retrieval,
-            captions=self._everyones(self._captions),
-            answers=self._everyones(self._answers),
+            captions=captions,
+            answers=answers,
             left_out=self._everyones(self._left_out),
+            shown=shown_samples(self._task, self._manifest, self._everyones(self._seen), captions, answers, gallery.places(ids)),
         )
 
     def _everyones(self, own: list[Found]) -> tuple[Found, ...]:
@@ -155,22 +169,23 @@ class _Stream:
         media = self._inference.encode_media(batch.media, self._task)
         self._gallery.add(batch.indices, media, batch.captions)
         indices = batch.indices.tolist()
+        self._seen += [seen(index, batch.media[row]) for row, index in enumerate(indices) if index in self._chosen]
         records = [self._manifest.record(index) for index in indices]
         if self._task is Task.VIDEO_TEXT:
             self._captions += self._describe(indices, media, records)
         self._answers += self._ask(batch, media, records)
 
     def _describe(self, indices: list[int], media: EncodedMedia, records: list[Record]) -> Iterator[CaptionPrediction]:
-        for index, said, record in zip(indices, self._speaker.captions(media, self._task), records, strict=True):
+        for index, said, record in zip(indices, self._speaker.captions(media, self._task, indices), records, strict=True):
             if record.captions:
                 yield CaptionPrediction(index=index, said=said, references=record.captions, attributes=record.attributes)
 
     def _ask(self, batch: EvaluationBatch, media: EncodedMedia, records: list[Record]) -> Iterator[Answer]:
         asked = [(row, question) for row, record in enumerate(records) for question in record.questions]
         turning = [(row, question) for row, question in asked if self._task is Task.VIDEO_TEXT and question.kind == MOTION]
-        backwards = dict(zip(turning, self._say(reversed_in_time(batch.media), turning), strict=True))
-        frozen = dict(zip(turning, self._say(single_frame(batch.media), turning), strict=True))
-        for (row, question), said in zip(asked, self._say(media, asked), strict=True):
+        backwards = dict(zip(turning, self._say(batch, reversed_in_time(batch.media), turning), strict=True))
+        frozen = dict(zip(turning, self._say(batch, single_frame(batch.media), turning), strict=True))
+        for (row, question), said in zip(asked, self._say(batch, media, asked), strict=True):
             yield Answer(
                 index=int(batch.indices[row]),
                 question=question,
@@ -179,12 +194,13 @@ class _Stream:
                 said_single_frame=frozen.get((row, question)),
             )
 
-    def _say(self, media: EncodedMedia | torch.Tensor, asked: list[tuple[int, Question]]) -> list[str]:
+    def _say(self, batch: EvaluationBatch, media: EncodedMedia | torch.Tensor, asked: list[tuple[int, Question]]) -> list[str]:
         """Answers to questions about rows of media, or of pixels that are yet to be encoded."""
         if not asked:
             return []
         encoded = media if isinstance(media, EncodedMedia) else self._inference.encode_media(media, self._task)
-        return self._speaker.answers(encoded, [row for row, _ in asked], [question.question for _, question in asked])
+        rows, questions = [row for row, _ in asked], [question.question for _, question in asked]
+        return self._speaker.answers(encoded, rows, questions, batch.indices[rows].tolist())
 
 
 def identities(manifest: Manifest, indices: torch.Tensor) -> Identities:
@@ -193,13 +209,15 @@ def identities(manifest: Manifest, indices: torch.Tensor) -> Identities:
     return Identities(media=torch.tensor(media), meaning=torch.tensor(meaning))
 
 
-def _evaluate_and_write(inference: Inference, config: RunConfig, step: int, results_name: str, predictions_name: str) -> None:
-    """Rank 0 writes; predictions first, so that results are there only with them."""
+def _evaluate_and_write(inference: Inference, config: RunConfig, step: int, names: _Names) -> None:
+    """Rank 0 writes; results last, so that they are there only with the rest."""
+    results_name, predictions_name, samples_name = names
     rank = inference.context.topology.rank
     evaluation = evaluate_stage(inference, config, Split.TEST, _progress(inference))
     with together(f"write the evaluation into {config.run_dir}"):
         if rank == 0:
             _write(config.run_dir / predictions_name, "".join(json.dumps(line) + "\n" for line in prediction_lines(evaluation)))
+            _write(config.run_dir / samples_name, "".join(sample.model_dump_json() + "\n" for sample in evaluation.shown))
             left_out = {one.key: one.reason for one in evaluation.left_out}
             results = asdict(evaluation.results) | {"step": step, "config": config_digest(config), "left_out": left_out}
             _write(config.run_dir / results_name, json.dumps(results, indent=1) + "\n")

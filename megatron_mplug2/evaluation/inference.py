@@ -7,7 +7,9 @@ import torch
 
 from megatron_mplug2.config.schema import Task
 from megatron_mplug2.models.attention import AttentionMask
+from megatron_mplug2.models.bert import BertLayer
 from megatron_mplug2.models.context import ModelContext
+from megatron_mplug2.models.decoder_cache import DecoderCache, LayerCache, memory_key_values
 from megatron_mplug2.models.head_units import ContrastUnit, InstructionLMUnit, MatchingUnit
 from megatron_mplug2.models.heads import ContrastiveHead
 from megatron_mplug2.models.microbatch import key_mask
@@ -136,10 +138,15 @@ class Inference:
     @torch.no_grad()
     def memory(self, fused: EncodedText, media: EncodedMedia, media_rows: torch.Tensor) -> Memory:
         """The decoder's memory for each fused instruction and its picture or clip, as in training."""
+        visual = self.visual_memory(media, media_rows)
+        return Memory(tokens=torch.cat([visual.tokens, fused.tokens]), keys=self._sequence.interleave(visual.keys, fused.keys))
+
+    @torch.no_grad()
+    def visual_memory(self, media: EncodedMedia, media_rows: torch.Tensor) -> Memory:
+        """That of the released captioning, which is asked nothing: pictures or clips alone."""
         visual = media.rows(media_rows).tokens
         positions = torch.arange(self._sequence.padded(media.length), device=visual.device)
-        visual_keys = (positions < media.length).expand(visual.shape[1], -1)
-        return Memory(tokens=torch.cat([visual, fused.tokens]), keys=self._sequence.interleave(visual_keys, fused.keys))
+        return Memory(tokens=visual, keys=(positions < media.length).expand(visual.shape[1], -1))
 
     @torch.no_grad()
     def next_logits(self, ids: torch.Tensor, memory: Memory) -> torch.Tensor:
@@ -151,12 +158,45 @@ class Inference:
         index = torch.arange(memory.answers, device=ids.device).repeat_interleave(rows // memory.answers)
         memory_mask = AttentionMask(keys=memory.keys.index_select(0, index), memory_index=index)
         x = self._stage.block(DecoderEmbeddingUnit.name)(ids)
-        for layer in range(self._config.decoder_layers):
-            x = self._stage.block(f"decoder.layers.{layer}")(x, AttentionMask(causal=True), memory.tokens, memory_mask)
+        for layer in self._decoder_layers():
+            x = layer(x, AttentionMask(causal=True), memory.tokens, memory_mask)
         last = torch.arange(rows, device=ids.device) + (length - 1) * rows
-        logits = self._stage.block(InstructionLMUnit.name)(x, length, last)[:, 0]
+        return self._whole_vocabulary(self._stage.block(InstructionLMUnit.name)(x, length, last)[:, 0])
+
+    @torch.no_grad()
+    def start_decoding(self, memory: Memory) -> DecoderCache:
+        """What `next_token_logits` goes on from: the memory's keys and values in every layer, and no token."""
+        layers = self._decoder_layers()
+        projected = (memory_key_values(layer.cross_attention, memory.tokens) for layer in layers)
+        return DecoderCache(layers=[LayerCache(memory=own, memory_keys=memory.keys) for own in projected])
+
+    @torch.no_grad()
+    def next_token_logits(self, tokens: torch.Tensor, parents: torch.Tensor, cache: DecoderCache) -> torch.Tensor:
+        """`next_logits`, a token at a time: `tokens` [answers * k] int64 are put to the sequences in `cache`.
+
+        `parents` [answers * k] int64: which sequence of the step before each goes on from, of the same answer; at the first it does not
+        count.
+        """
+        cache.reorder(parents)
+        x = self._stage.block(DecoderEmbeddingUnit.name)(tokens[:, None], cache.length)
+        for layer, kept in zip(self._decoder_layers(), cache.layers, strict=True):
+            x = layer.next_token(x, kept)
+        cache.length += 1
+        return self._whole_vocabulary(self._stage.block(InstructionLMUnit.name)(x, 1)[0])
+
+    def cache_bytes(self, memory_length: int) -> int:
+        """Bytes that `start_decoding` keeps on this rank of an answer's memory of so many tokens."""
+        text, weight = self._config.text, next(self._stage.parameters())
+        share = text.hidden // self.context.topology.tensor_size
+        return 2 * self._config.decoder_layers * memory_length * share * weight.element_size()
+
+    def _whole_vocabulary(self, logits: torch.Tensor) -> torch.Tensor:
+        """[n, padded vocabulary / tensor size] -> [n, vocabulary] fp32."""
         whole = gather_rows(logits.float().T, self.context.topology.tensor_group)
         return whole[: self._config.text.vocab_size].T
+
+    def _decoder_layers(self) -> list[BertLayer]:
+        return [cast(BertLayer, self._stage.block(f"decoder.layers.{index}")) for index in range(self._config.decoder_layers)]
 
     def _universal_layers(self) -> list[UniversalLayer]:
         names = [f"universal.layers.{index}" for index in range(self._config.text.universal_layers)]

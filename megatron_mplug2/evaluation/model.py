@@ -1,6 +1,10 @@
 """A model ready for inference: with the weights that training starts from, or those of a checkpoint of any layout."""
 
-from megatron_mplug2.checkpoint import store
+from pathlib import Path
+
+from megatron_mplug2.checkpoint import commit, inspection, newest, store
+from megatron_mplug2.checkpoint.contents import WEIGHT, key_of
+from megatron_mplug2.config.load import parse_resolved
 from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.tokenizer import Tokenizer
 from megatron_mplug2.errors import UserError
@@ -29,16 +33,35 @@ def built(config: RunConfig) -> tuple[Inference, list[Weight]]:
     return Inference(stage.stage, stage.context), stage.weights
 
 
-def trained(config: RunConfig) -> tuple[Inference, store.Found]:
-    """With the weights of the run's newest good checkpoint, and what that is. Collective over the world.
+def trained(config: RunConfig, place: Path) -> tuple[Inference, store.Found]:
+    """With the weights of a checkpoint, or of a run's newest good one, and what that is. Collective over the world.
 
     Raises:
         UserError: as `check_layout`, or there is no good checkpoint, or it is of another model or vocabulary.
     """
+    check_layout(config)
+    found = store.find_in(place)
+    if not any(key.startswith(key_of(WEIGHT, "decoder.")) for key in found.stored.sizes()):
+        raise UserError(f"{found.checkpoint} has no decoder, so it can say nothing: take a checkpoint of a whole model")
     inference, weights = built(config)
-    found = store.find_in(config.run_dir)
     store.load_weights(found, weights, inference.context.topology)
     fingerprint = Tokenizer(config.data.vocab, config.model.text.vocab_size).fingerprint
     if found.state.data.get("vocabulary", fingerprint) != fingerprint:
         raise UserError(f"{found.checkpoint} was trained with another vocabulary than data.vocab={config.data.vocab}: put that one back")
     return inference, found
+
+
+def recorded_config(place: Path) -> RunConfig:
+    """The config that a checkpoint, or a run's newest one, was saved with. Not collective, and nothing is verified.
+
+    Raises:
+        UserError: there is none, or this version cannot read its config.
+    """
+    checkpoint = place
+    if commit.step_of(place.name) is None:
+        folder = inspection.checkpoints_folder(place)
+        complete = newest.listing(folder).complete
+        if not complete:
+            raise UserError(f"no complete checkpoint in {folder}")
+        checkpoint = complete[0].path
+    return parse_resolved(store.read_run(checkpoint).config, str(checkpoint / store.RUN))

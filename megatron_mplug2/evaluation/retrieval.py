@@ -52,6 +52,18 @@ class Identities:
         return (self.media[:, None] == self.media) | (self.meaning[:, None] == self.meaning)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the hits of one sample stand by similarity, from 1 on; equals count as before it."""
+
+    of_media: int
+    """Of a picture or clip that is a hit, for the sample's text."""
+    of_text: int
+    """Of a text that is a hit, for its picture or clip."""
+    first_text: int
+    """Sample whose text comes first for the picture or clip."""
+
+
 class Gallery:
     """Pictures or clips and a text of each. Every data-parallel rank adds its own samples; a score is then found by all together.
 
@@ -133,6 +145,14 @@ class GatheredGallery:
             v2t=result(self.similarity.T, match[torch.searchsorted(codes, codes_v2t)], hits, gallery),
         )
 
+    def places(self, identities: Identities) -> dict[int, Place]:
+        """Of every sample, by its index in the manifest; `identities` as for `score`."""
+        hits = identities.hits().to(self.similarity.device)
+        media, texts = first_hits(self.similarity, hits), first_hits(self.similarity.T, hits)
+        first = self.indices[self.similarity.argmax(dim=0)]
+        rows = zip(*(column.tolist() for column in (self.indices, media, texts, first)), strict=True)
+        return {index: Place(of_media=of_media, of_text=of_text, first_text=text) for index, of_media, of_text, text in rows}
+
     def _match(self, texts: torch.Tensor, media: torch.Tensor) -> torch.Tensor:
         """[P] match probability of pairs of samples; each is made where its picture or clip lies."""
         rows = torch.full_like(self.indices, -1)
@@ -149,6 +169,12 @@ class GatheredGallery:
 def candidates(similarity: torch.Tensor) -> torch.Tensor:
     """[queries, items] -> [queries, at most 16] items, best first; the first of equals first."""
     return similarity.argsort(dim=1, descending=True, stable=True)[:, :RERANKED]
+
+
+def first_hits(similarity: torch.Tensor, hits: torch.Tensor) -> torch.Tensor:
+    """[queries, items] and bool -> [queries] int64: the place of the best hit, after all others that are as similar."""
+    best = similarity.masked_fill(~hits, -torch.inf).amax(dim=1, keepdim=True)
+    return 1 + ((similarity >= best) & ~hits).sum(dim=1)
 
 
 def result(similarity: torch.Tensor, match: torch.Tensor, hits: torch.Tensor, gallery: int) -> RetrievalResult:

@@ -13,6 +13,7 @@ from torch import nn
 from megatron_mplug2.config.checks import padded_vocab
 from megatron_mplug2.models.attention import AttentionMask, cross_attention, mark_linears, mark_split, self_attention
 from megatron_mplug2.models.context import ModelContext
+from megatron_mplug2.models.decoder_cache import LayerCache, attend_memory, attend_past
 from megatron_mplug2.models.norm import layer_norm
 
 
@@ -57,6 +58,12 @@ class BertLayer(nn.Module):
             x = self._add_norm(x, attended, self.cross_attention_norm)
         return self._add_norm(x, self.mlp(x), self.mlp_norm)
 
+    def next_token(self, x: torch.Tensor, cache: LayerCache) -> torch.Tensor:
+        """The next token of each sequence, [1 (this rank's shard), rows, h] -> the same; a causal `forward` of the whole gives it too."""
+        x = self._add_norm(x, attend_past(self.self_attention, x, cache), self.self_attention_norm)
+        x = self._add_norm(x, attend_memory(self.cross_attention, x, cache), self.cross_attention_norm)
+        return self._add_norm(x, self.mlp(x), self.mlp_norm)
+
     def _add_norm(self, x: torch.Tensor, branch: tuple[torch.Tensor, torch.Tensor], norm: nn.LayerNorm) -> torch.Tensor:
         out, bias = branch
         return norm(x + self._keyed.hidden(out + bias, self._dropout))
@@ -82,10 +89,10 @@ class BertEmbedding(nn.Module):
         # Made before the sequence is split: each rank has the whole gradient of norm, positions and token types.
         self.norm = nn.LayerNorm(text.hidden, eps=text.layer_norm_eps)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """[b, L] int64 -> [L (local), b, h]."""
+    def forward(self, tokens: torch.Tensor, start: int = 0) -> torch.Tensor:
+        """[b, L] int64, the first at position `start` -> [L (local), b, h]."""
         words = self.word(tokens).transpose(0, 1)
-        x = self.norm(words + (self.position[: tokens.shape[1]] + self.token_type[0])[:, None])
+        x = self.norm(words + (self.position[start : start + tokens.shape[1]] + self.token_type[0])[:, None])
         return self._keyed.hidden(self._sequence.scatter(x.contiguous()), self._dropout)
 
 

@@ -1,10 +1,11 @@
 """A rank's part of the model with the weights that training starts from."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 
-from megatron_mplug2.config.schema import Recompute, RunConfig
+from megatron_mplug2.config.schema import Block, RunConfig
 from megatron_mplug2.models.context import ModelContext, dtype_of
 from megatron_mplug2.models.initialise import initialise
 from megatron_mplug2.models.mplug2 import Stage
@@ -24,8 +25,11 @@ class BuiltStage:
     weights: list[Weight]
 
 
-def build_stage(config: RunConfig, partition: Partition, topology: Topology, recompute: Recompute = Recompute.NONE) -> BuiltStage:
-    """This rank's stage, initialised by name, in the config's precision, on this rank's device; the temperature stays in fp32."""
+def build_stage(config: RunConfig, partition: Partition, topology: Topology, recompute: Collection[Block] = ()) -> BuiltStage:
+    """This rank's stage, initialised by name, in the config's precision, on this rank's device; the temperature stays in fp32.
+
+    Weights of `training.frozen` have no gradient.
+    """
     context = ModelContext(
         config=config.model,
         topology=topology,
@@ -38,4 +42,5 @@ def build_stage(config: RunConfig, partition: Partition, topology: Topology, rec
     for weight in weights:
         dtype = torch.float32 if weight.name == LOG_TEMPERATURE else dtype_of(config.training.precision)
         weight.param.data = weight.param.data.to(device(), dtype)
+        weight.param.requires_grad_(weight.module not in config.training.frozen)
     return BuiltStage(context=context, stage=stage, weights=weights)

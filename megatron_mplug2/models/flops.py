@@ -10,8 +10,7 @@ from megatron_mplug2.config.checks import padded_vocab
 from megatron_mplug2.config.schema import RunConfig, Task
 from megatron_mplug2.models.chain import Unit
 from megatron_mplug2.models.head_units import ContrastUnit, InstructionLMUnit, MaskedLMUnit, MatchingUnit
-from megatron_mplug2.models.mplug2 import chain
-from megatron_mplug2.models.shapes import BatchShape, batch_shape
+from megatron_mplug2.models.shapes import BatchShape
 from megatron_mplug2.models.units import (
     DecoderEmbeddingUnit,
     DecoderLayerUnit,
@@ -31,15 +30,6 @@ def unit_flops(unit: Unit, shape: BatchShape, config: RunConfig) -> int:
     Raises TypeError for a kind of unit that has no formula here.
     """
     return 0 if unit.flow(shape.task).idle else _flops(unit, shape, config)
-
-
-def chain_costs(config: RunConfig) -> tuple[float, ...]:
-    """Operations of each unit in the order of `chain`, averaged over the tasks by their shares in the last phase of the schedule."""
-    phase, samples = config.schedule[-1], config.training.microbatch
-    total = sum(phase.share(task) for task in Task)
-    shares = {task: phase.share(task) / total for task in Task if phase.share(task)}
-    shapes = {task: batch_shape(config, task, samples=samples, frames=phase.frames, resolution=phase.resolution) for task in shares}
-    return tuple(sum(share * unit_flops(unit, shapes[task], config) for task, share in shares.items()) for unit in chain(config.model))
 
 
 def _linear(rows: int, inputs: int, outputs: int) -> int:

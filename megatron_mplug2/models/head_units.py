@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from megatron_mplug2.config.schema import ModelConfig, Task
+from megatron_mplug2.config.schema import ModelConfig, Module, Task
 from megatron_mplug2.data.batch import IGNORED
-from megatron_mplug2.models.chain import IDLE, Flow, Streams, Unit
+from megatron_mplug2.models.chain import IDLE, Flow, Origin, Streams, Unit
 from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.heads import ContrastiveHead, LanguageModelHead, MatchingHead
 from megatron_mplug2.models.microbatch import Microbatch
@@ -26,7 +26,6 @@ class MaskedLMUnit(Unit):
     """MLM on the masked documents; the prefixes go on to the decoder."""
 
     name = "heads.mlm"
-    recomputes = False
 
     def __init__(self, config: ModelConfig) -> None:
         self._vocab_size = config.text.vocab_size
@@ -36,6 +35,14 @@ class MaskedLMUnit(Unit):
 
     def flow(self, task: Task) -> Flow:
         return Flow(reads=(Stream.TEXT,), writes=(Stream.PROMPT,)) if task is Task.TEXT else IDLE
+
+    def modules(self, task: Task) -> frozenset[Module]:
+        """The words are the text embedding's."""
+        return frozenset((Module.HEADS, Module.TEXT))
+
+    def origin(self, written: Stream, task: Task) -> Origin:
+        """What it writes is a part of what it reads."""
+        return Origin((Stream.TEXT,), frozenset())
 
     def run(self, module: nn.Module, streams: Streams, micro: Microbatch) -> Streams:
         text = streams[Stream.TEXT]
@@ -53,7 +60,6 @@ class ContrastUnit(Unit):
     """VLC: features of both modalities, and the gradient that the whole global batch gives them."""
 
     name = "heads.contrast"
-    recomputes = False
 
     def build(self, context: ModelContext, built: Mapping[str, nn.Module]) -> ContrastiveHead:
         return ContrastiveHead(context)
@@ -89,13 +95,16 @@ class MatchingUnit(Unit):
     """VLM on the fused pairs; the fused instructions go on to the decoder."""
 
     name = "heads.matching"
-    recomputes = False
 
     def build(self, context: ModelContext, built: Mapping[str, nn.Module]) -> MatchingHead:
         return MatchingHead(context)
 
     def flow(self, task: Task) -> Flow:
         return IDLE if task is Task.TEXT else Flow(reads=(Stream.FUSED,), writes=(Stream.PROMPT,))
+
+    def origin(self, written: Stream, task: Task) -> Origin:
+        """What it writes is a part of what it reads."""
+        return Origin((Stream.FUSED,), frozenset())
 
     def run(self, module: nn.Module, streams: Streams, micro: Microbatch) -> Streams:
         fused, pairs = streams[Stream.FUSED], 3 * micro.samples
@@ -110,7 +119,6 @@ class InstructionLMUnit(Unit):
     """The shared decoder's answers to instructions, or its continuation of text."""
 
     name = "heads.lm"
-    recomputes = False
 
     def __init__(self, config: ModelConfig) -> None:
         self._vocab_size = config.text.vocab_size
@@ -120,6 +128,10 @@ class InstructionLMUnit(Unit):
 
     def flow(self, task: Task) -> Flow:
         return Flow(reads=(Stream.DECODER,))
+
+    def modules(self, task: Task) -> frozenset[Module]:
+        """The words are the decoder embedding's."""
+        return frozenset((Module.HEADS, Module.DECODER))
 
     def run(self, module: nn.Module, streams: Streams, micro: Microbatch) -> Streams:
         logits = module(streams[Stream.DECODER], micro.shape.target_length)

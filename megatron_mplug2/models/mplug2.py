@@ -1,13 +1,13 @@
 """mPLUG-2 assembled: the whole chain of units, and a stage, a contiguous slice of it, as a module."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from megatron_mplug2.config.schema import ModelConfig, Recompute
+from megatron_mplug2.config.schema import Block, ModelConfig
 from megatron_mplug2.models.chain import Streams, Unit
 from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.head_units import (
@@ -69,7 +69,7 @@ def chain(config: ModelConfig) -> tuple[Unit, ...]:
 class Stage(nn.Module):
     """The units of one pipeline stage, with their modules."""
 
-    def __init__(self, units: Sequence[Unit], context: ModelContext, recompute: Recompute = Recompute.NONE) -> None:
+    def __init__(self, units: Sequence[Unit], context: ModelContext, recompute: Collection[Block] = ()) -> None:
         super().__init__()
         self.units = tuple(units)
         self._context, self._recompute = context, recompute
@@ -98,8 +98,9 @@ class Stage(nn.Module):
         names = flow.reads
 
         def run(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            # Keyed here, so that a recompute draws the same masks again.
-            if self.training:
+            # Keyed here, so that a recompute draws the same masks again. What has no trained weight is a fixed function: a mask would be
+            # noise in it that nothing learns to bear.
+            if self.training and any(param.requires_grad for param in module.parameters()):
                 self._context.dropout.start(micro.step, micro.index, unit.name)
             else:
                 self._context.dropout.stop()
@@ -107,7 +108,7 @@ class Stage(nn.Module):
             return tuple(written[name] for name in flow.writes if name in written)
 
         tensors = tuple(streams[name] for name in names)
-        if self._recompute is Recompute.FULL and unit.recomputes and torch.is_grad_enabled():
+        if unit.block in self._recompute and torch.is_grad_enabled():
             outputs = checkpoint(run, *tensors, use_reentrant=False, preserve_rng_state=False)
         else:
             outputs = run(*tensors)

@@ -1,11 +1,12 @@
 """Where the chain is cut into pipeline stages, and which stages share something beyond a neighbour's message."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.models.chain import Unit
-from megatron_mplug2.models.mplug2 import CONTRAST, TIES
+from megatron_mplug2.models.mplug2 import CONTRAST, TIES, chain
+from megatron_mplug2.models.stage_cuts import quickest_starts
+from megatron_mplug2.models.workload import passes
 from megatron_mplug2.parallel.topology import StageRoles
 
 
@@ -39,26 +40,8 @@ class Partition:
         )
 
 
-def balanced_starts(costs: Sequence[float], stages: int) -> tuple[int, ...]:
-    """First unit of each of the contiguous, non-empty stages whose dearest one is cheapest. Exact, by dynamic programming.
-
-    Raises ValueError where there are fewer units than stages.
-    """
-    if len(costs) < stages:
-        raise ValueError(f"{len(costs)} units cannot be cut into {stages} stages")
-    total = [0.0, *accumulate(costs)]
-    # best[end]: least possible maximum over the stages so far, which cover the first `end` units; cuts[end]: where the last one starts.
-    best = [0.0] + [float("inf")] * len(costs)
-    history: list[list[int]] = []
-    for _ in range(stages):
-        longer, cuts = [float("inf")] * (len(costs) + 1), [0] * (len(costs) + 1)
-        for end in range(1, len(costs) + 1):
-            candidates = ((max(best[start], total[end] - total[start]), start) for start in range(end))
-            longer[end], cuts[end] = min(candidates)
-        best = longer
-        history.append(cuts)
-    starts, end = [], len(costs)
-    for cuts in reversed(history):
-        end = cuts[end]
-        starts.append(end)
-    return tuple(reversed(starts))
+def make_partition(config: RunConfig) -> Partition:
+    """The chain cut where `layout.stage_starts` says, else so that the run's steps take the least time."""
+    starts = config.layout.stage_starts
+    cuts = (0, *starts) if starts is not None else quickest_starts(passes(config), config.layout.pipeline)
+    return Partition(chain(config.model), cuts)

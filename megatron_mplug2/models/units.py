@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schema import Module, Task
 from megatron_mplug2.models.attention import AttentionMask
 from megatron_mplug2.models.bert import BertEmbedding, BertLayer
-from megatron_mplug2.models.chain import IDLE, Flow, Streams, Unit
+from megatron_mplug2.models.chain import IDLE, Flow, Origin, Streams, Unit
 from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.microbatch import Microbatch
 from megatron_mplug2.models.shapes import Stream
@@ -45,10 +45,16 @@ class VisionBlockUnit(Unit):
     def flow(self, task: Task) -> Flow:
         return IDLE if task is Task.TEXT else Flow(reads=(Stream.FRAMES,), writes=(Stream.FRAMES,))
 
+    def modules(self, task: Task) -> frozenset[Module]:
+        return frozenset((Module.VISION, Module.TEMPORAL) if self._temporal(task) else (Module.VISION,))
+
     def run(self, module: nn.Module, streams: Streams, micro: Microbatch) -> Streams:
-        temporal = micro.task is Task.VIDEO_TEXT or self.temporal_on_images
+        temporal = self._temporal(micro.task)
         x = module(streams[Stream.FRAMES], micro.shape.frames, micro.shape.frame_tokens, temporal=temporal)
         return {Stream.FRAMES: x}
+
+    def _temporal(self, task: Task) -> bool:
+        return task is Task.VIDEO_TEXT or self.temporal_on_images
 
 
 @dataclass
@@ -115,6 +121,11 @@ class UniversalUnit(Unit):
             return Flow(reads=(Stream.TEXT,), writes=(Stream.TEXT,))
         reads = (Stream.TEXT, Stream.VISUAL) if self.first else (Stream.TEXT, Stream.VISUAL, Stream.QUERIES)
         return Flow(reads=reads, writes=(Stream.TEXT, Stream.VISUAL if self.last else Stream.QUERIES))
+
+    def origin(self, written: Stream, task: Task) -> Origin:
+        """The two uses share weights and nothing else."""
+        reads = self.flow(task).reads
+        return Origin(tuple(stream for stream in reads if (stream is Stream.TEXT) == (written is Stream.TEXT)), self.modules(task))
 
     def run(self, module: nn.Module, streams: Streams, micro: Microbatch) -> Streams:
         assert isinstance(module, UniversalLayer)

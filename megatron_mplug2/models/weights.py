@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from megatron_mplug2.config.schema import Module
 from megatron_mplug2.models.mplug2 import TIES, Stage
 from megatron_mplug2.parallel.topology import Topology
 
@@ -22,6 +23,10 @@ class Weight:
     """Unsharded size without padding. Padded vocabulary rows lie past it and stay zero."""
     saves: bool = True
     """False for the second copy of a tied pair on another stage: it loads by its name, but isn't saved or counted."""
+
+    @property
+    def module(self) -> Module:
+        return Module.TEMPORAL if ".temporal." in self.name else Module(self.name.split(".")[0])
 
     def shard_of(self, full: torch.Tensor, topology: Topology) -> torch.Tensor:
         """This rank's part of a full, unpadded tensor, zero-padded to the parameter's size."""

@@ -6,10 +6,8 @@ from megatron_mplug2.config.schema import PhaseConfig, Precision, RunConfig, Tas
 from megatron_mplug2.models.flops import unit_flops
 from megatron_mplug2.models.mplug2 import chain
 from megatron_mplug2.models.shapes import batch_shape
+from megatron_mplug2.models.workload import backward_parts
 from megatron_mplug2.parallel.device import on_gpu
-
-BACKWARD = 2
-"""A backward pass costs so many forward passes."""
 
 PEAKS = {
     "B200": (2250.0, 75.0),
@@ -46,11 +44,12 @@ class StepFlops:
         self._known: dict[tuple[Task, PhaseConfig], int] = {}
 
     def of(self, task: Task, phase: PhaseConfig) -> int:
-        """Forward and backward of the global batch. As MFU is defined, VLC's feature pass and recomputed activations don't count."""
+        """Forward and backward of the global batch, as far as frozen modules leave something to do. As MFU is defined, VLC's feature pass
+        and recomputed activations don't count."""
         if (task, phase) not in self._known:
             config = self._config
             samples = config.training.global_batch
             shape = batch_shape(config, task, samples=samples, frames=phase.frames, resolution=phase.resolution)
-            forward = sum(unit_flops(unit, shape, config) for unit in chain(config.model))
-            self._known[task, phase] = forward * (1 + BACKWARD)
+            backward = backward_parts(config, task)
+            self._known[task, phase] = sum(unit_flops(unit, shape, config) * (1 + backward[unit.name]) for unit in chain(config.model))
         return self._known[task, phase]

@@ -13,9 +13,9 @@ from typing import Any, Self
 from torch.utils.tensorboard import SummaryWriter
 
 from megatron_mplug2.errors import UserError
+from megatron_mplug2.observability.last_step import METRICS_NAME, step_of
 from megatron_mplug2.observability.metrics import StepMetrics, UseMetrics
 
-METRICS_NAME = "metrics.jsonl"
 TENSORBOARD_NAME = "tensorboard"
 
 _NAMED = {"loss": "losses", "grad_norm": "module_grad_norms", "weight_norm": "module_weight_norms"}
@@ -83,27 +83,12 @@ def _finite(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def last_train_step(run_dir: Path) -> int | None:
-    """Index of the last step that a run logged; None where it logged none."""
-    path = run_dir / METRICS_NAME
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    return next((step for line in reversed(lines) if (step := _step_of(line)) is not None), None)
-
-
-def _step_of(line: str) -> int | None:
-    try:
-        step = json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return step if isinstance(step, int) else None
-
-
 def _keep_before(path: Path, step: int) -> None:
     """Drops the lines of a step and later ones, and what is no line of a step: cut short by a kill, or spoilt by a power cut."""
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and (found := _step_of(line)) is not None and found < step]
+    kept = [line for line in lines if line.endswith("\n") and (found := step_of(line)) is not None and found < step]
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text("".join(kept), encoding="utf-8")
     unfinished.replace(path)

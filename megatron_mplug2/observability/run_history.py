@@ -1,18 +1,29 @@
-"""The life of a run over all its starts: a line for each start and end in `history.jsonl`, and its sum in `run_summary.json`."""
+"""The life of a run over all its starts: a line for each start, checkpoint, bad step and end in `history.jsonl`, and its sum in
+`run_summary.json`."""
 
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from megatron_mplug2.observability.log import last_train_step
+from megatron_mplug2.config.schema import LayoutConfig
+from megatron_mplug2.observability.last_step import last_train_step
 
 HISTORY_NAME = "history.jsonl"
 SUMMARY_NAME = "run_summary.json"
 
 FINISHED = "finished"
+
+
+class Event(StrEnum):
+    START = "start"
+    CHECKPOINT = "checkpoint"
+    BAD_STEP = "bad step"
+    ROLL_BACK = "roll back"
+    END = "end"
 
 
 class RunHistory:
@@ -21,30 +32,40 @@ class RunHistory:
     def __init__(self, run_dir: Path, steps: int) -> None:
         """`steps`: of the schedule. Raises OSError where the folder cannot be written."""
         self._run_dir, self._steps = run_dir, steps
-        self._events = _read(run_dir / HISTORY_NAME)
+        self._events, _ = read_history(run_dir)
 
-    def started(self, step: int, world_size: int) -> int:
-        """The run begins after `step` steps. Returns the steps that an earlier start had done and that are done again.
+    def started(self, step: int, layout: LayoutConfig, stage_starts: Sequence[int]) -> int:
+        """The run begins after `step` steps, its chain of blocks cut at `stage_starts`. Returns the steps that an earlier start had done
+        and that are done again.
 
         To be called before the run's record forgets them.
         """
         lost = max(0, self._reached() - step)
-        if self._events and self._events[-1]["event"] != "end":
-            self._add("end", step=self._reached(), reason="ended without a word", at=_last_sign(self._run_dir))
-        self._add("start", step=step, world_size=world_size, lost_steps=lost)
+        if self._events and self._events[-1]["event"] != Event.END:
+            self._add(Event.END, step=self._reached(), reason="ended without a word", at=_last_sign(self._run_dir))
+        sizes = {"tensor": layout.tensor, "pipeline": layout.pipeline, "data": layout.data}
+        self._add(Event.START, step=step, world_size=layout.world_size, lost_steps=lost, **sizes, stage_starts=list(stage_starts))
         return lost
+
+    def saving(self, step: int) -> None:
+        """A checkpoint of the weights after `step` steps was begun."""
+        self._add(Event.CHECKPOINT, step=step)
+
+    def bad_step(self, step: int, reason: str) -> None:
+        """The step after `step` steps made no update."""
+        self._add(Event.BAD_STEP, step=step, reason=reason)
 
     def rolled_back(self, step: int, to: int) -> None:
         """After `step` steps the weights went back to those after `to` steps."""
-        self._add("roll back", step=step, to=to, lost_steps=step - to)
+        self._add(Event.ROLL_BACK, step=step, to=to, lost_steps=step - to)
 
     def ended(self, step: int, reason: str) -> None:
         """After `step` steps; `reason` in one line."""
-        self._add("end", step=step, reason=reason)
+        self._add(Event.END, step=step, reason=reason)
 
     def summarise(self, step: int, productive_s: float, steps_left_out: int) -> dict[str, Any]:
         """Writes the summary and returns it. `productive_s`: of the steps that made the weights, over all starts."""
-        starts = [event for event in self._events if event["event"] == "start"]
+        starts = [event for event in self._events if event["event"] == Event.START]
         wall_s = max(time.time() - starts[0]["at"], productive_s) if starts else productive_s
         last = self._events[-1] if self._events else {}
         summary = {
@@ -56,7 +77,7 @@ class RunHistory:
             "effective_training_time": round(productive_s / wall_s, 4) if wall_s else None,
             "lost_steps": sum(event.get("lost_steps", 0) for event in self._events),
             "steps_left_out": steps_left_out,
-            "end": last.get("reason"),
+            "end": last["reason"] if last.get("event") == Event.END else None,
         }
         _replace(self._run_dir / SUMMARY_NAME, json.dumps(summary, indent=1) + "\n")
         return summary
@@ -64,10 +85,10 @@ class RunHistory:
     def _reached(self) -> int:
         """Steps that were done before, as far as anybody wrote it down."""
         logged = last_train_step(self._run_dir)
-        ends = [event["step"] for event in self._events if event["event"] == "end"]
+        ends = [event["step"] for event in self._events if event["event"] == Event.END]
         return max([0 if logged is None else logged + 1, *ends[-1:]])
 
-    def _add(self, event: str, *, step: int, at: float | None = None, **values: str | int) -> None:
+    def _add(self, event: Event, *, step: int, at: float | None = None, **values: str | int | list[int]) -> None:
         entry = {"event": event, "at": round(time.time() if at is None else at, 3), "step": step, **values}
         self._events.append(entry)
         _replace(self._run_dir / HISTORY_NAME, "".join(json.dumps(line) + "\n" for line in self._events))
@@ -89,17 +110,22 @@ def _last_sign(run_dir: Path) -> float:
     return max((run_dir / name).stat().st_mtime for name in names if (run_dir / name).exists())
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    """Without lines that a power cut has spoilt."""
-    events = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and {"event", "at", "step"} <= event.keys():
-            events.append(event)
-    return events
+def read_history(run_dir: Path) -> tuple[list[dict[str, Any]], int]:
+    """A run's events, and how many lines were left out because a power cut has spoilt them. No events where there is no history."""
+    path = run_dir / HISTORY_NAME
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    found = [event for line in lines if (event := _event(line)) is not None]
+    return found, len(lines) - len(found)
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(event, dict) or not {"event", "at", "step"} <= event.keys():
+        return None
+    return event if isinstance(event["at"], int | float) and isinstance(event["step"], int) else None
 
 
 def _replace(path: Path, text: str) -> None:

@@ -18,7 +18,7 @@ from typing import Self
 
 import psutil
 
-from megatron_mplug2.errors import HUNG
+from megatron_mplug2.errors import ExitCode
 from megatron_mplug2.observability.beats import Beat, process_of, read_beats, write_beat
 from megatron_mplug2.observability.culprit import Culprit, find_culprit
 from megatron_mplug2.observability.sections import SectionClock
@@ -72,7 +72,7 @@ class Watchdog:
         if culprit.silent and culprit.rank in after:
             _kill(after[culprit.rank])
         time.sleep(self._period_s if self._rank else 0.0)  # who ends first ends the others: the one who speaks
-        os._exit(HUNG)
+        os._exit(ExitCode.HUNG)
 
     def _beats_after(self, periods: int) -> dict[int, Beat]:
         for _ in range(periods):

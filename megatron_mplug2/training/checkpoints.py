@@ -47,8 +47,7 @@ def start(engine: Engine) -> Start:
         return Start(said=(*found, *_initialise(engine)))
     check_resume(_config_of(found), engine.config)
     state = _data_state(found)
-    beside = engine.momentum.pieces_to_load(engine.topology) if engine.momentum is not None else ()
-    store.load(found, engine.weights, engine.optimizer, engine.topology, beside)
+    _load(found, engine)
     return Start(state=state, health=health_of(found), said=found.said)
 
 
@@ -81,7 +80,7 @@ class Saver:
             self._background.save(*job)
 
     def roll_back(self) -> store.Found:
-        """Restores weights and optimizer from the newest good checkpoint. Collective over the world.
+        """Restores weights, optimizer and momentum encoders from the newest good checkpoint. Collective over the world.
 
         Raises UserError where there is none.
         """
@@ -91,7 +90,7 @@ class Saver:
         if not isinstance(found, store.Found):
             raise UserError(f"no checkpoint in {self._folder} to roll back to: lower training.checkpoint_every or optimizer.lr")
         engine.finish_gathering()  # what is still under way would overwrite what is loaded
-        store.load(found, engine.weights, engine.optimizer, engine.topology)
+        _load(found, engine)
         return found
 
     def step_done(self) -> None:
@@ -119,6 +118,12 @@ class Saver:
             if error is None:
                 raise
             self._note(f"and the last checkpoint was not written: {failure}")
+
+
+def _load(found: store.Found, engine: Engine) -> None:
+    """Weights, optimizer state, and what the run keeps beside them."""
+    beside = engine.momentum.pieces_to_load(engine.topology) if engine.momentum is not None else ()
+    store.load(found, engine.weights, engine.optimizer, engine.topology, beside)
 
 
 def _initialise(engine: Engine) -> tuple[str, ...]:

@@ -11,9 +11,8 @@ from torch import nn
 from megatron_mplug2.config.schema import LayoutConfig, Negatives, RunConfig
 from megatron_mplug2.models.build import LOG_TEMPERATURE, build_stage
 from megatron_mplug2.models.context import ModelContext
-from megatron_mplug2.models.flops import chain_costs
-from megatron_mplug2.models.mplug2 import Stage, chain
-from megatron_mplug2.models.partition import Partition, balanced_starts
+from megatron_mplug2.models.mplug2 import Stage
+from megatron_mplug2.models.partition import Partition, make_partition
 from megatron_mplug2.models.units import VisionEmbeddingUnit
 from megatron_mplug2.models.weights import Weight
 from megatron_mplug2.objectives.contrastive import clamp_log_temperature_
@@ -21,7 +20,7 @@ from megatron_mplug2.objectives.key_queue import KeyQueue
 from megatron_mplug2.observability.sections import Section, SectionClock
 from megatron_mplug2.parallel.device import device, megatron_runtime
 from megatron_mplug2.parallel.topology import Topology, make_topology
-from megatron_mplug2.training.momentum import Momentum, feature_weights
+from megatron_mplug2.training.momentum import Mains, Momentum, feature_weights
 from megatron_mplug2.training.optimizer import LearningRate, clip, make_optimizer
 from megatron_mplug2.training.pipeline_stage import PipelineStage
 from megatron_mplug2.training.ties import TiedCopy, reduce_ties, tied_copies
@@ -84,19 +83,12 @@ class Engine:
         with megatron_runtime():
             clip(self.optimizer, self.config.optimizer.clip_norm, norm)
             self.optimizer.step_with_ready_grads()
-        if self.log_temperature is not None:
+        if self.log_temperature is not None and self.log_temperature.requires_grad:
             clamp_log_temperature_(self.log_temperature, self.config.objectives.vlc)
         if self.momentum is not None:
             self.finish_gathering()
             self.momentum.follow()
         return norm, rate
-
-
-def make_partition(config: RunConfig) -> Partition:
-    """The chain cut where `layout.stage_starts` says, else so that the dearest stage is cheapest."""
-    starts = config.layout.stage_starts
-    cuts = (0, *starts) if starts is not None else balanced_starts(chain_costs(config), config.layout.pipeline)
-    return Partition(chain(config.model), cuts)
 
 
 def make_engine(config: RunConfig, clock: SectionClock | None = None) -> Engine:
@@ -108,7 +100,7 @@ def make_engine(config: RunConfig, clock: SectionClock | None = None) -> Engine:
     context, stage, weights = built.context, built.stage, built.weights
     copies = tied_copies(stage, topology)
     core = replace(context.text)
-    pipeline_stage = PipelineStage(stage, partition, config.model, core, topology)
+    pipeline_stage = PipelineStage(stage, partition, config, core, topology)
     with megatron_runtime():
         ddp = DistributedDataParallel(core, _ddp_config(config.layout), pipeline_stage, pg_collection=topology.groups)
     core.no_sync_func = ddp.no_sync
@@ -126,17 +118,19 @@ def make_engine(config: RunConfig, clock: SectionClock | None = None) -> Engine:
         learning_rate=LearningRate(config, optimizer),
         weights=weights,
         clock=clock,
-        momentum=_momentum(config, partition, topology, weights),
+        momentum=_momentum(config, partition, topology, weights, optimizer),
     )
 
 
-def _momentum(config: RunConfig, partition: Partition, topology: Topology, weights: Sequence[Weight]) -> Momentum | None:
+def _momentum(
+    config: RunConfig, partition: Partition, topology: Topology, weights: Sequence[Weight], optimizer: MegatronOptimizer
+) -> Momentum | None:
     vlc, owner = config.objectives.vlc, partition.roles.features
     if vlc.negatives is not Negatives.QUEUE or topology.pipeline_rank > owner:
         return None
     owns = topology.pipeline_rank == owner
     queue = KeyQueue(vlc.queue.size, config.model.contrastive_width, device()) if owns else None
-    return Momentum(feature_weights(weights, partition), vlc.queue.momentum, queue)
+    return Momentum(feature_weights(weights, partition), vlc.queue.momentum, queue, Mains(optimizer, topology))
 
 
 def _ddp_config(layout: LayoutConfig) -> DistributedDataParallelConfig:

@@ -1,10 +1,12 @@
-"""Ctrl-C and SIGTERM as a wish, which all ranks follow at the same step."""
+"""Ctrl-C, SIGTERM and the cluster's signal as a wish, which all ranks follow at the same step."""
 
 import signal
 from types import FrameType, TracebackType
 from typing import Self
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from launchers.stop_signal import STOP_SIGNAL
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, STOP_SIGNAL)
 
 
 class Interrupt:
@@ -22,8 +24,10 @@ class Interrupt:
 
     def __enter__(self) -> Self:
         self._before = [signal.signal(signum, self._note) for signum in _SIGNALS]
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {STOP_SIGNAL})  # one that came earlier comes now
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for signum, handler in zip(_SIGNALS, self._before, strict=True):
             signal.signal(signum, handler)
+        signal.signal(STOP_SIGNAL, signal.SIG_IGN)  # a late one must not end a rank that is done

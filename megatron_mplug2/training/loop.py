@@ -13,6 +13,7 @@ from megatron_mplug2.data.mixture import PlannedStep
 from megatron_mplug2.data.peers import Peers
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.state import DataState
+from megatron_mplug2.errors import ExitCode
 from megatron_mplug2.observability.beats import forget_beats
 from megatron_mplug2.observability.sections import Section, SectionClock
 from megatron_mplug2.observability.watchdog import Watchdog
@@ -31,12 +32,14 @@ from megatron_mplug2.training.step import StepWork, train_step
 from megatron_mplug2.training.validation import validate
 
 
-def pretrain(config: RunConfig) -> None:
+def pretrain(config: RunConfig) -> ExitCode:
     """Trains to the end of the schedule, or until a signal asks to stop; goes on from the run's newest good checkpoint. On every rank.
 
+    Returns STOPPED where a signal asked, after the checkpoint is written; else FINISHED.
+
     Raises UserError for data, a checkpoint or a layout that cannot be used, for a run folder that cannot be written or that another run is
-    using, and for a bad step at which the run is to stop (`training.on_bad_step`). Ends the process with `errors.HUNG`, and a line, where a
-    rank is stuck (`training.hang_timeout_s`).
+    using, and for a bad step at which the run is to stop (`training.on_bad_step`). Ends the process with `ExitCode.HUNG`, and a line, where
+    a rank is stuck (`training.hang_timeout_s`).
     """
     rank, world_size, clock = dist.get_rank(), dist.get_world_size(), SectionClock()
     if config.training.deterministic:
@@ -51,7 +54,7 @@ def pretrain(config: RunConfig) -> None:
             first = begin.state.steps if begin.state else 0
             data = _data(engine, begin.state)
             with together(f"write into {config.run_dir}"):
-                recorder = Recorder(config, engine.topology, clock, first, begin.health)
+                recorder = Recorder(config, engine.topology, engine.partition.starts, clock, first, begin.health)
             watchdog.tell(recorder.ended)
             with recorder:
                 for line in begin.said:
@@ -59,7 +62,8 @@ def pretrain(config: RunConfig) -> None:
                 if begin.state:
                     recorder.note(f"going on from the checkpoint after step {first} of {config.steps}")
                 with checkpoints.Saver(engine, recorder.note) as saver:
-                    _Training(engine, data, recorder, interrupt, saver, begin.health).run(first)
+                    end = _Training(engine, data, recorder, interrupt, saver, begin.health).run(first)
+    return end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +115,7 @@ class _Training:
         self._guard = Guard(engine.config, health.recent, interrupt.asked)
         self._bad_steps = BadSteps(engine.config, health, saver, recorder.note)
 
-    def run(self, first: int) -> None:
+    def run(self, first: int) -> ExitCode:
         """From step `first` on."""
         clock, last = self._engine.clock, self._engine.config.steps - 1
         clock.enter(Section.DATA_WAIT, first)
@@ -126,10 +130,11 @@ class _Training:
                 with clock.within(Section.CHECKPOINT):
                     self._saver.finish()
                 self._recorder.stopping("stopped")
-                return
+                return ExitCode.STOPPED
             clock.enter(Section.DATA_WAIT, planned.step + 1)
         with clock.within(Section.CHECKPOINT):
             self._saver.finish()
+        return ExitCode.FINISHED
 
     def _step(self, planned: PlannedStep, batches: list[Batch]) -> bool:
         """Returns whether the run was rolled back."""

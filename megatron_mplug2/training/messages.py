@@ -1,7 +1,8 @@
 """What crosses a pipeline cut: every living stream in one flat tensor, since Megatron-Core differentiates only one tensor a boundary.
 
-The first element is the tether: it makes each stage's output depend on its input, so that a gradient always flows back, also in a
-step in which no stream crosses the cut (text, between two vision stages).
+The first element is the tether: a message is never empty, also in a step in which no stream crosses the cut (text, between two vision
+stages), and each stage's output depends on its input, so that a gradient flows back wherever one is awaited. None is where no trained
+weight has gone into what crosses: both sides know it from the config.
 """
 
 from dataclasses import dataclass
@@ -9,8 +10,8 @@ from math import prod
 
 import torch
 
-from megatron_mplug2.config.schema import ModelConfig
-from megatron_mplug2.models.chain import Streams, alive_at
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.models.chain import Streams, alive_at, differentiable_at
 from megatron_mplug2.models.partition import Partition
 from megatron_mplug2.models.shapes import BatchShape, Stream, stream_shape
 from megatron_mplug2.parallel.sequence import SequenceShards
@@ -24,6 +25,8 @@ class Message:
     """The layout of what crosses one cut in one kind of step, known alike to both sides."""
 
     shapes: dict[Stream, tuple[int, int, int]]
+    differentiable: frozenset[Stream]
+    """Those for which a gradient comes back; that of the others is zero, or where there are none no gradient is sent at all."""
 
     @property
     def numel(self) -> int:
@@ -34,13 +37,19 @@ class Message:
         return torch.cat([tether, *(streams[stream].reshape(-1).to(tether.dtype) for stream in self.shapes)])
 
     def unpack(self, flat: torch.Tensor) -> tuple[Streams, torch.Tensor]:
-        """[numel] -> streams in their shapes, and the tether [1]."""
-        tether, *parts = flat.split([TETHER, *(prod(shape) for shape in self.shapes.values())])
-        streams = {stream: part.view(shape) for (stream, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        """[numel] -> streams in their shapes, and the tether [1]. What needs no gradient is cut off from `flat`."""
+        tether, *parts = (flat if self.differentiable else flat.detach()).split([TETHER, *map(prod, self.shapes.values())])
+        streams = {
+            stream: (part if stream in self.differentiable else part.detach()).view(shape)
+            for (stream, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
         return streams, tether
 
 
-def message_at(partition: Partition, cut: int, shape: BatchShape, model: ModelConfig, sequence: SequenceShards) -> Message:
+def message_at(partition: Partition, cut: int, shape: BatchShape, config: RunConfig, sequence: SequenceShards) -> Message:
     """The message across the cut before unit `cut` of the chain."""
     alive = alive_at(partition.units, cut, shape.task)
-    return Message({stream: stream_shape(stream, shape, model, sequence) for stream in alive})
+    return Message(
+        shapes={stream: stream_shape(stream, shape, config.model, sequence) for stream in alive},
+        differentiable=differentiable_at(partition.units, cut, shape.task, config.training.frozen),
+    )

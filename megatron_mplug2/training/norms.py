@@ -1,31 +1,14 @@
-"""Norms of gradients and weights by module of the model, the same at every layout up to rounding."""
+"""Norms of gradients and weights by module of the model that is trained, the same at every layout up to rounding."""
 
 from collections.abc import Callable, Iterator
-from enum import StrEnum
 
 import torch
 import torch.distributed as dist
 
 from megatron_mplug2.checkpoint.optimizer_state import main_weights
+from megatron_mplug2.config.schema import Module
 from megatron_mplug2.parallel.device import device
 from megatron_mplug2.training.engine import Engine
-
-
-class Module(StrEnum):
-    """Parts of the model, by canonical names of weights."""
-
-    VISION = "vision"
-    TEMPORAL = "temporal"
-    TEXT = "text"
-    UNIVERSAL = "universal"
-    FUSION = "fusion"
-    DECODER = "decoder"
-    HEADS = "heads"
-
-
-def module_of(name: str) -> Module:
-    """Local temporal modules for themselves, else by the name's beginning."""
-    return Module.TEMPORAL if ".temporal." in name else Module(name.split(".")[0])
 
 
 def gradient_norms(engine: Engine) -> dict[str, float]:
@@ -46,18 +29,19 @@ def _norms(engine: Engine, values: Callable[[torch.Tensor], torch.Tensor | None]
     """One reduction over the ranks among which the optimizer has split or shared out the weights."""
     squares = torch.zeros(len(Module), dtype=torch.float64, device=device())
     places = {module: place for place, module in enumerate(Module)}
-    for name, main in _counted(engine):
+    for module, main in _counted(engine):
         found = values(main)
         if found is not None and found.numel():
-            squares[places[module_of(name)]] += torch.linalg.vector_norm(found.float()).double() ** 2
+            squares[places[module]] += torch.linalg.vector_norm(found.float()).double() ** 2
     dist.all_reduce(squares, group=engine.optimizer.get_grad_stats_parallel_group())
-    return {module.value: norm for module, norm in zip(Module, squares.sqrt().tolist(), strict=True)}
+    norms = zip(Module, squares.sqrt().tolist(), strict=True)
+    return {module.value: norm for module, norm in norms if module not in engine.config.training.frozen}
 
 
-def _counted(engine: Engine) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and numbers of what this rank holds, without replicas: of a tied pair one, of what tensor-parallel ranks share the first's."""
+def _counted(engine: Engine) -> Iterator[tuple[Module, torch.Tensor]]:
+    """Module and numbers of what this rank holds, without replicas: of a tied pair one, of what tensor-parallel ranks share the first's."""
     weights = {weight.param: weight for weight in engine.weights}
-    for param, main in main_weights(engine.optimizer):
-        weight = weights[param]
+    for entry in main_weights(engine.optimizer):
+        weight = weights[entry.param]
         if weight.saves and (weight.partition_dim is not None or engine.topology.tensor_rank == 0):
-            yield weight.name, main
+            yield weight.module, entry.main

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
-from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from megatron.core.pipeline_parallel.schedules import (
     forward_backward_no_pipelining,
     forward_backward_pipelining_without_interleaving,
@@ -14,6 +13,7 @@ from megatron.core.pipeline_parallel.schedules import (
 
 from megatron_mplug2.models.microbatch import Microbatch
 from megatron_mplug2.parallel.device import megatron_runtime
+from megatron_mplug2.training.communication import CutCommunicator
 from megatron_mplug2.training.engine import Engine
 
 LossFunction = Callable[[torch.Tensor], tuple[torch.Tensor, int, torch.Tensor]]
@@ -61,7 +61,7 @@ def _run(
         return forward_backward_pipelining_without_interleaving(
             **{**arguments, "pg_collection": groups},
             adjust_tensor_shapes_fn=lambda received, sent: shapes,
-            p2p_communicator=P2PCommunicator(pp_group=pipeline, config=engine.pipeline_stage.config),
+            p2p_communicator=CutCommunicator(pipeline, engine.pipeline_stage.config, boundaries),
         )
 
 

@@ -7,7 +7,7 @@ from megatron.core.enums import ModelType
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import nn
 
-from megatron_mplug2.config.schema import ModelConfig
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.models.chain import Streams
 from megatron_mplug2.models.microbatch import Microbatch
 from megatron_mplug2.models.mplug2 import Stage
@@ -33,11 +33,11 @@ class PipelineStage(nn.Module):
 
     model_type = ModelType.encoder_or_decoder
 
-    def __init__(self, stage: Stage, partition: Partition, model: ModelConfig, core: TransformerConfig, topology: Topology) -> None:
+    def __init__(self, stage: Stage, partition: Partition, config: RunConfig, core: TransformerConfig, topology: Topology) -> None:
         super().__init__()
         self.stage = stage
         self.config = core
-        self._partition, self._model, self._topology = partition, model, topology
+        self._partition, self._config, self._topology = partition, config, topology
         self.sequence = SequenceShards(topology)
         self._input: torch.Tensor | None = None
 
@@ -48,7 +48,7 @@ class PipelineStage(nn.Module):
     def boundaries(self, shape: BatchShape) -> Boundaries:
         stage = self._topology.pipeline_rank
         before, after = self._partition.cut_before(stage), self._partition.cut_after(stage)
-        received, sent = (message_at(self._partition, cut, shape, self._model, self.sequence) for cut in (before, after))
+        received, sent = (message_at(self._partition, cut, shape, self._config, self.sequence) for cut in (before, after))
         return Boundaries(received, sent)
 
     def forward(self, micro: Microbatch) -> torch.Tensor:

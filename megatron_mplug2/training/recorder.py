@@ -1,7 +1,7 @@
 """What rank 0 shows and writes of a run: progress line, metrics.jsonl, TensorBoard, history. Other ranks only answer for their figures."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Self
@@ -29,8 +29,19 @@ from megatron_mplug2.training.step import StepResult, StepWork
 class Recorder:
     """A context around the training loop, on every rank."""
 
-    def __init__(self, config: RunConfig, topology: Topology, clock: SectionClock, first_step: int, health: HealthState) -> None:
-        """`health`: of the checkpoint that the run goes on from. Raises OSError where rank 0 cannot write the run folder."""
+    def __init__(
+        self,
+        config: RunConfig,
+        topology: Topology,
+        stage_starts: Sequence[int],
+        clock: SectionClock,
+        first_step: int,
+        health: HealthState,
+    ) -> None:
+        """`stage_starts`: where the chain is cut. `health`: of the checkpoint that the run goes on from.
+
+        Raises OSError where rank 0 cannot write the run folder.
+        """
         self._config, self._topology, self._clock = config, topology, clock
         self._samples = Throughput()
         self._flops, self._peak = StepFlops(config), peak_tflops(config)
@@ -46,7 +57,7 @@ class Recorder:
         if self._speaks:
             write_resolved(config, config.run_dir)
             self._history = RunHistory(config.run_dir, config.steps)
-            lost = self._history.started(first_step, topology.world_size)
+            lost = self._history.started(first_step, config.layout, stage_starts)
             self._log = self._open.enter_context(RunLog(config.run_dir, first_step))
             self._progress = self._open.enter_context(TrainingProgress(config.steps, first_step))
             if lost:
@@ -86,6 +97,8 @@ class Recorder:
         )
         if self._speaks:
             self._progress.update(metrics)
+            if result.bad is not None:
+                self._history.bad_step(work.step, result.bad.reason)
         if self.logs(work.step):
             self._write(metrics)
         self._marked = time.monotonic()
@@ -100,6 +113,7 @@ class Recorder:
         """Call when a checkpoint was begun."""
         self._steps_left_out = health.steps_left_out
         if self._speaks:
+            self._history.saving(self._done)
             self._history.summarise(self._done, self.productive_s, self._steps_left_out)
         self._marked = time.monotonic()
 

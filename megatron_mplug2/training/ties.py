@@ -22,7 +22,7 @@ class TiedCopy:
 
 
 def tied_copies(stage: Stage, topology: Topology) -> list[TiedCopy]:
-    """Copies that have a twin on another stage, marked for Megatron-Core. Before its DistributedDataParallel is made."""
+    """Trained copies that have a twin on another stage, marked for Megatron-Core. Before its DistributedDataParallel is made."""
     copies = []
     names = {unit.name for unit in stage.units}
     for tie, group in zip(TIES, topology.tie_groups, strict=True):
@@ -31,6 +31,8 @@ def tied_copies(stage: Stage, topology: Topology) -> list[TiedCopy]:
         embedded = tie.embedding in names
         param = stage.block(tie.embedding).word.weight if embedded else stage.block(tie.head).word  # type: ignore[union-attr]
         assert isinstance(param, nn.Parameter)
+        if not param.requires_grad:  # both copies have one name, so both are frozen
+            continue
         # A bucket of its own: else ZeRO-1 shards the two copies at different places, and each rank sums what doesn't belong together.
         param.shared_embedding = True  # type: ignore[attr-defined]
         # Counted once in the gradient norm.

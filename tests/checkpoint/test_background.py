@@ -16,14 +16,14 @@ from tests.ranks import run_ranks
 
 
 def both_ways(folder: Path, setup: Setup) -> list[dict[str, FileSum]]:
-    """Checksums of the files of steps 2 and 3, saved in the step, and beside the next ones."""
+    """Checksums of the files of steps 2 and 3, saved in the step, and beside the next ones. The second within is saved during the first
+    beside, whose end it waits for."""
     toy = Toy(setup)
     job = toy.weights, toy.optimizer, toy.topology, Retention(last=9)
     saver = BackgroundSaver()
     checkpoints = []
     for step in (2, 3):
         toy.train(step - 1, 1)
-        saver.wait()  # both in one group: only one may be in flight
         checkpoints += [store.save(folder / "within", state_of(step), *job), folder / "beside" / folder_name(step)]
         saver.save(folder / "beside", state_of(step), *job)
     toy.train(3, 2)

@@ -1,8 +1,12 @@
 """Every cross-field check, by the mistake that it finds."""
 
+from functools import reduce
+from operator import getitem
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from megatron_mplug2.config.checks import chain_units, padded_vocab
@@ -91,6 +95,14 @@ CASES = [
         ["objectives.vlc.negatives=queue", "objectives.vlc.queue.size=100"],
         "objectives.vlc.queue.size=100 is not a multiple of training.global_batch=32",
     ),
+    (
+        ["training.frozen=[vision, temporal, text, universal, fusion, decoder, heads]"],
+        "training.frozen names every module: leave one out, to be trained",
+    ),
+    (
+        ["training.frozen=[text, universal, decoder, heads]"],
+        "training.frozen=['text', 'universal', 'decoder', 'heads'] leaves schedule.0.text nothing to train: leave one out",
+    ),
     (["schedule.1.resolution=36"], "model.vision.patch=8 does not divide schedule.1.resolution=36"),
     (
         ["schedule.0.text=0", "schedule.0.image_text=0"],
@@ -127,7 +139,22 @@ def test_what_does_not_fit_is_named(overrides: list[str], said: str) -> None:
     ],
 )
 def test_what_fits_is_let_through(overrides: list[str]) -> None:
-    load_config(DEMO, overrides)
+    tree = load_config(DEMO, overrides).model_dump(mode="json")
+    for override in overrides:
+        key, _, value = override.partition("=")
+        assert_holds(reduce(getitem, key.split("."), tree), yaml.safe_load(value))
+
+
+def assert_holds(found: Any, asked: Any) -> None:
+    """All that was asked for; settings that were not said have their defaults."""
+    if isinstance(asked, dict):
+        for key, value in asked.items():
+            assert_holds(found[key], value)
+    elif isinstance(asked, list):
+        for one, value in zip(found, asked, strict=True):
+            assert_holds(one, value)
+    else:
+        assert found == asked
 
 
 def test_a_config_made_in_python_is_checked_too() -> None:

@@ -212,3 +212,31 @@ def test_a_dataset_is_a_folder_or_a_section() -> None:
         load_config(DEMO, ["data.train.text=[{folder: a, wieght: 2}]"])
     with pytest.raises(UserError, match=r"data.train.text.0: must be a section of keys, not 3"):
         load_config(DEMO, ["data.train.text=[3]"])
+
+
+@pytest.mark.parametrize(
+    ("given", "blocks"),
+    [("none", []), ("full", ["vision", "text", "universal", "fusion", "decoder"]), ("[vision, fusion]", ["vision", "fusion"])],
+)
+def test_recompute_by_word_and_by_list(given: str, blocks: list[str]) -> None:
+    config = load_config(DEMO, [f"training.recompute={given}"])
+    assert list(config.training.recompute) == blocks
+    assert parse_resolved(resolved_yaml(config), "a checkpoint") == config
+
+
+def test_what_cannot_be_recomputed_is_told_in_one_line() -> None:
+    (line,) = errors_of("training.recompute=selective")
+    assert line.startswith("training.recompute: must be none, full or a list of vision, text, universal, fusion, decoder (it is ")
+    (line,) = errors_of("training.recompute=[heads]")
+    assert line.startswith("training.recompute.0: input should be 'vision', 'text', ")
+
+
+def test_a_misspelt_module_is_told_in_one_line() -> None:
+    (line,) = errors_of("training.frozen=[vision, txt]")
+    assert line.startswith("training.frozen.1: input should be 'vision', 'temporal', 'text', ") and line.endswith("(it is 'txt')")
+
+
+def test_fp8_is_refused_in_one_line() -> None:
+    """It is Transformer Engine's, whose layers the model has none of: Megatron-Core would compute in bf16 without a word."""
+    assert errors_of("training.precision=fp8") == ["training.precision: input should be 'fp32' or 'bf16' (it is 'fp8')"]
+    assert errors_of("training.fp8=hybrid") == ["training.fp8: unknown key"]

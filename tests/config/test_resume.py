@@ -62,6 +62,13 @@ def test_a_run_keeps_its_kind_of_negatives(order: tuple[str, str]) -> None:
         check_resume(before, now)
 
 
+def test_a_run_keeps_its_frozen_modules() -> None:
+    """A run that is to train them begins with `initialise_from`."""
+    before, now = load_config(DEMO, ["training.frozen=[vision]"]), load_config(DEMO)
+    with pytest.raises(UserError, match=r"training\.frozen: \['vision'\] in the checkpoint, \[\] now; it may not change"):
+        check_resume(before, now)
+
+
 def test_every_pattern_names_a_key() -> None:
     keys = [dotted(place) for place in places(RunConfig)]
     assert [pattern for pattern in CHANGEABLE if not any(fnmatchcase(key, pattern) for key in keys)] == []

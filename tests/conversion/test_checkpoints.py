@@ -134,7 +134,7 @@ def test_says_what_it_says_in_training(config: RunConfig, found: dict[str, Any])
 
 
 def expected_values(config: RunConfig, pixels: torch.Tensor, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    inference, _ = model.trained(config)
+    inference, _ = model.trained(config, config.run_dir)
     media, text = inference.encode_media(pixels, Task.VIDEO_TEXT), inference.encode_text(ids)
     match = inference.match_probability(inference.fuse(text, media, torch.arange(len(ids))))
     return {"similarity": inference.text_features(text) @ inference.vision_features(media).T, "match": match}

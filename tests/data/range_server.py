@@ -7,6 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+_SMALL = 1024
+"""Bytes."""
+
 
 class RangeServer(ThreadingHTTPServer):
     daemon_threads = True
@@ -16,6 +19,8 @@ class RangeServer(ThreadingHTTPServer):
         self.folder = folder
         self.failures = 0
         """Requests that are answered with 503 from now on."""
+        self.drops = 0
+        """Answers of more than a kilobyte that are broken off after their first half from now on."""
         self.asked: list[str] = []
         """Names of files, one a GET."""
 
@@ -56,7 +61,11 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {**headers, "Content-Length": str(len(body)), "Accept-Ranges": "bytes"}.items():
             self.send_header(name, value)
         self.end_headers()
-        if with_body:
+        if with_body and len(body) > _SMALL and self.server.drops:
+            self.server.drops -= 1
+            self.wfile.write(body[: len(body) // 2])
+            self.close_connection = True
+        elif with_body:
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class's name)

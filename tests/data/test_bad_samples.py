@@ -14,6 +14,7 @@ from megatron_mplug2.data.ledger import LEDGER, Ledger
 from megatron_mplug2.data.loader import Loader
 from megatron_mplug2.data.manifest import Manifest, MediaKind
 from megatron_mplug2.data.peers import Peers
+from megatron_mplug2.data.quarantine import RETRY_PAUSES_S
 from megatron_mplug2.data.sampler import Sampler
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.state import DataState
@@ -165,6 +166,18 @@ def test_a_storage_that_is_away_is_told_once(tmp_path: Path, capfd: pytest.Captu
         storage_fault(corpus, index)
     next(iter(make_loader(config)))
     assert capfd.readouterr().err.count("another sample takes its place") == 1
+
+
+def test_a_storage_that_is_gone_stops_a_large_batch_as_soon_as_a_small_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All samples of the batch share their pauses: after each round of candidates, not after each read."""
+    corpus = make_corpus(tmp_path / "corpus", bad=())
+    loader = make_loader(config_of(corpus, tmp_path / "run", training__microbatch=8))
+    next((corpus / "image_text").glob("*.tar")).unlink()
+    pauses: list[float] = []
+    monkeypatch.setattr("megatron_mplug2.data.step_reader.time.sleep", pauses.append)
+    with pytest.raises(UserError, match=r"is bad \(.*No such file.*\), and so are all 16 samples tried in its place"):
+        next(iter(loader))
+    assert pauses == [*RETRY_PAUSES_S] * 17
 
 
 def test_a_ledger_of_other_data_is_not_repeated(tmp_path: Path) -> None:

@@ -96,6 +96,18 @@ def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path: Path, capfd: py
     assert capfd.readouterr().err.count("reading goes on without it") == 1
 
 
+def test_a_folder_that_takes_no_more_locks_stops_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As on a disk that became read-only. A file in the folder's place stands for it: root may write everywhere else."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "locks").touch()
+    cache, origin = DiskCache(tmp_path / "cache", 10**6), Origin(tmp_path / "log")
+    with pytest.raises(OSError, match="File exists"):
+        cache.check_writable()
+    for _ in range(2):
+        assert read(cache, origin, 0, 100) == CONTENT[:100]
+    assert capfd.readouterr().err.count("reading goes on without it") == 1
+
+
 def _read_all(folder: Path, log: Path, seed: int, limit: int) -> None:
     cache, origin = DiskCache(folder, limit), Origin(log)
     for offset in np.random.default_rng(seed).integers(0, 10_000, 200).tolist():

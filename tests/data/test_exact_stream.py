@@ -165,7 +165,7 @@ def read_to_the_end(config: RunConfig, state: DataState | None = None) -> dict[i
 
 @pytest.fixture(scope="module")
 def reference(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Digests]:
-    """One process, no workers."""
+    """One process, no workers, a thread that reads ahead."""
     return read_to_the_end(config_of(corpus, tmp_path_factory.mktemp("reference"), 1, 0))
 
 
@@ -199,33 +199,35 @@ def test_more_layouts_and_workers_change_nothing(
     assert read_to_the_end(config_of(corpus, tmp_path, data_size, workers)) == reference
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 4)])
-def test_a_kill_and_a_resume_at_another_size(corpus: Path, tmp_path: Path, reference: dict[int, Digests], before: int, after: int) -> None:
-    killed_halfway(corpus, tmp_path, reference, before, after)
+@pytest.mark.parametrize(("before", "after", "workers"), [(2, 4, 2), (2, 1, 0)])
+def test_a_kill_and_a_resume_at_another_size(
+    corpus: Path, tmp_path: Path, reference: dict[int, Digests], before: int, after: int, workers: int
+) -> None:
+    killed_halfway(corpus, tmp_path, reference, before, after, workers)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (4, 1)])
-def test_more_kills_and_resumes(corpus: Path, tmp_path: Path, reference: dict[int, Digests], before: int, after: int) -> None:
-    killed_halfway(corpus, tmp_path, reference, before, after)
+@pytest.mark.parametrize(("before", "after", "workers"), [(1, 2, 2), (4, 1, 2), (2, 1, 0)])
+def test_more_kills_and_resumes(corpus: Path, tmp_path: Path, reference: dict[int, Digests], before: int, after: int, workers: int) -> None:
+    killed_halfway(corpus, tmp_path, reference, before, after, workers)
 
 
-def killed_halfway(corpus: Path, tmp_path: Path, reference: dict[int, Digests], before: int, after: int) -> None:
-    """Each process is killed alone, with workers that read ahead; the workers go with it."""
-    config = config_of(corpus, tmp_path / "run", before, 2)
+def killed_halfway(corpus: Path, tmp_path: Path, reference: dict[int, Digests], before: int, after: int, workers: int) -> None:
+    """Each process is killed alone, with `workers` processes that read ahead, or a thread; they go with it."""
+    config = config_of(corpus, tmp_path / "run", before, workers)
     processes = started(config, stop_after=KILL)
     wait_for(lambda: all(KILL in _steps(config.run_dir / f"rank-{rank}.jsonl") for rank in range(before)))
-    workers = [worker for process in processes for worker in children_of(process.pid)]
-    assert len(workers) == 2 * before
+    forked = [worker for process in processes for worker in children_of(process.pid)]
+    assert len(forked) == workers * before
     for process in processes:
         assert process.pid
         os.kill(process.pid, signal.SIGKILL)
         process.join(PATIENCE_S)
-    wait_for(lambda: not any(alive(worker) for worker in workers))
+    wait_for(lambda: not any(alive(worker) for worker in forked))
     begun = global_batches(config)
     assert begun == {step: reference[step] for step in range(KILL + 1)}
     state = DataState.model_validate_json((config.run_dir / "state.json").read_text())
-    moved = config_of(corpus, tmp_path / "moved", after, 2)
+    moved = config_of(corpus, tmp_path / "moved", after, workers)
     moved.run_dir.mkdir()
     (config.run_dir / LEDGER).rename(moved.run_dir / LEDGER)
     rest = read_to_the_end(moved, state)

@@ -11,7 +11,7 @@ import torch
 
 from megatron_mplug2.config.schema import CacheConfig, RunConfig
 from megatron_mplug2.data.loader import Loader
-from megatron_mplug2.data.manifest import INDEX, Manifest
+from megatron_mplug2.data.manifest import INDEX, MANIFEST, Header, Manifest
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.storage import Storage
 from megatron_mplug2.errors import UserError
@@ -91,6 +91,38 @@ def test_what_cannot_be_reached_is_told_in_one_line(corpus: Path, tmp_path: Path
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=r"remote: set data.cache.folder"):
         Manifest.load(server.url)
+
+
+@pytest.mark.parametrize("cache", ["file", "/proc/cache"])
+def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path: Path, server: RangeServer, cache: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError) as error:
+        Manifest.load_all([f"{server.url}/text"], storage(tmp_path / cache))
+    assert str(error.value).startswith(f"data.cache.folder={tmp_path / cache} cannot be written (")
+    assert server.url not in str(error.value) and server.asked == []
+
+
+def test_a_full_disk_is_the_caches_fault(corpus: Path, tmp_path: Path, server: RangeServer) -> None:
+    """The kernel's own answer: what stands for the disk is /dev/full."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    digest = Header.from_json((corpus / "text" / MANIFEST).read_bytes()).index_sha256
+    (cache / f"{digest}-{INDEX}.part").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=rf"data.cache.folder={cache} cannot be written \(No space left on device\)"):
+        Manifest.load_all([f"{server.url}/text"], storage(cache))
+
+
+def test_a_connection_that_is_dropped_leaves_no_trace(corpus: Path, tmp_path: Path, server: RangeServer) -> None:
+    """In the middle of an answer: of two indices, and of a block of each tar."""
+    expected = rows(make_config(corpus, tmp_path, schedule=SCHEDULE))
+    config = remote_config(corpus, tmp_path, server.url)
+    server.drops = 2
+    loader = Loader(config, Split.TRAIN, data_rank=0, data_size=1, needs_media=True)
+    assert server.drops == 0
+    server.drops = 2
+    got = [getattr(batch, "media", batch.sample_ids) for _, batches in loader for batch in batches]
+    assert all(torch.equal(one, other) for one, other in zip(expected, got, strict=True))
+    assert server.drops == 0 and loader.state_after(5).substituted == 0 and server.asked.count("00000.tar") == 4
 
 
 def test_an_index_of_another_corpus_is_refused(corpus: Path, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """On real folders of real media: what an evaluation writes, that no layout changes it, and that every sample counts once."""
 
+import base64
+import io
 import json
 import re
 from dataclasses import replace
@@ -7,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from launchers.local import launch
 from megatron_mplug2.checkpoint import store
 from megatron_mplug2.checkpoint.commit import Retention
 from megatron_mplug2.checkpoint.state import RunState
 from megatron_mplug2.config.load import resolved_yaml
-from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.schema import RunConfig, Task
 from megatron_mplug2.data.manifest import MediaKind
 from megatron_mplug2.data.record import Question
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.evaluation import evaluate as evaluation
 from megatron_mplug2.evaluation import model
+from megatron_mplug2.evaluation.samples import ShownSample, chosen
 from tests.data.corpus import Sample, clip, make_config, pair, picture, write_corpus, write_stream
 
 PICTURES, CLIPS = 21, 11
@@ -62,10 +66,16 @@ def written(config: RunConfig) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="module")
-def reference(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def one_rank(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """Evaluated."""
     config = config_of(corpus, tmp_path_factory.mktemp("one"))
     launch(config, evaluation.evaluate_untrained)
-    return written(config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def reference(one_rank: RunConfig) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    return written(one_rank)
 
 
 def test_everything_is_measured_and_every_sample_once(reference: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
@@ -87,6 +97,24 @@ def test_everything_is_measured_and_every_sample_once(reference: tuple[dict[str,
             about_motion = line["question"]["kind"] == "motion"
             assert (line["said_reversed"] is not None, line["said_single_frame"] is not None) == (about_motion, about_motion)
     assert any(line["said"] for line in lines), "a random model says something"
+
+
+def test_a_few_samples_can_be_shown_without_the_corpus(one_rank: RunConfig) -> None:
+    """Each as the predictions and the recalls tell of it."""
+    results, lines = written(one_rank)
+    samples = (one_rank.run_dir / evaluation.UNTRAINED_SAMPLES_NAME).read_text().splitlines()
+    shown = [ShownSample.model_validate_json(line) for line in samples]
+    pictures, clips = ([one for one in shown if one.task is task] for task in (Task.IMAGE_TEXT, Task.VIDEO_TEXT))
+    assert [one.index for one in pictures] == sorted(chosen(PICTURES) - {4}) and [one.index for one in clips] == list(range(CLIPS))
+    said = {line["index"]: line["said"] for line in lines if line["kind"] == "caption"}
+    assert [(one.said, len(one.captions)) for one in clips] == [(said[one.index], 1) for one in clips]
+    assert {one.said for one in pictures} == {None}
+    assert all(one.answers[1].said_reversed is not None for one in clips)
+    firsts = 100 * sum(one.media_place == 1 for one in clips) / CLIPS
+    assert firsts == pytest.approx(results["retrieval"]["video"]["v2t"]["r1"])
+    assert all(one.media_place > 1 or one.found in one.captions for one in clips)
+    frame = Image.open(io.BytesIO(base64.b64decode(clips[0].frames[0])))
+    assert (frame.format, frame.size, len(clips[0].frames), len(pictures[0].frames)) == ("JPEG", (clips[0].resolution,) * 2, 3, 1)
 
 
 LAYOUTS = {

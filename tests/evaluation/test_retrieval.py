@@ -3,7 +3,7 @@ import torch
 
 from megatron_mplug2.config.schema import LayoutConfig
 from megatron_mplug2.evaluation.inference import Inference
-from megatron_mplug2.evaluation.retrieval import Gallery, Identities, Retrieval, candidates, recall, result
+from megatron_mplug2.evaluation.retrieval import Gallery, Identities, Retrieval, candidates, first_hits, recall, result
 from tests.evaluation.tiny import layouts, make_inference, some_media, some_texts, task_of
 from tests.ranks import run_ranks
 
@@ -32,6 +32,13 @@ def test_recall_with_a_repeated_meaning() -> None:
     assert (scored.r1, scored.r1_rerank) == (50.0, 75.0)
     assert scored.chance_r1 == 100 * (2 + 2 + 1 + 1) / 16
     assert (scored.r5, scored.r10, scored.gallery) == (100.0, 100.0, 3)
+
+
+def test_places_of_the_best_hits() -> None:
+    similarity = torch.tensor([[0.1, 0.9, 0.2], [0.5, 0.5, 0.4], [0.3, 0.2, 0.1]])
+    hits = Identities(media=torch.arange(3), meaning=torch.tensor([5, 5, 6])).hits()
+    assert first_hits(similarity, hits).tolist() == [1, 1, 3]
+    assert first_hits(similarity, torch.eye(3, dtype=torch.bool)).tolist() == [3, 2, 3], "equals stand before"
 
 
 def test_only_the_best_candidates_are_ranked_and_the_first_of_equals_comes_first() -> None:

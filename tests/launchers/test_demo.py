@@ -17,7 +17,7 @@ from data_tools.splits import Split
 from launchers.demo import run_demo
 from launchers.demo_corpus import prepare_corpus
 from megatron_mplug2.config.load import load_config
-from megatron_mplug2.errors import UserError
+from megatron_mplug2.errors import ExitCode, UserError
 from megatron_mplug2.training.loop import pretrain
 
 CONFIG = Path(__file__).parents[2] / "configs/pretrain/demo.yaml"
@@ -116,6 +116,9 @@ def test_from_nothing_to_a_report_and_a_second_time_quickly(place: Path, capfd: 
         assert sheet.height > 3 * 128
     assert "questions about motion" in said.out
     assert said.out.count("test clip") == 3
+    assert said.out.endswith("The whole run on one page: runs/demo/report.html\n")
+    page = (run_dir / "report.html").read_text()
+    assert "What the model said" in page and page.count("<img") > 12 and "Stage 0" in page
     written = contents(run_dir)
     run_demo(CONFIG, SHORT, pretrain)
     again = capfd.readouterr()
@@ -155,7 +158,7 @@ def test_ctrl_c_in_training_saves_and_the_same_command_goes_on(place: Path) -> N
             said.append(line)
             if line.startswith("step 1/"):
                 demo.send_signal(signal.SIGINT)
-        assert demo.wait() == 130, "".join(said)
+        assert demo.wait() == ExitCode.STOPPED, "".join(said)
     assert "the same command goes on from there" in said[-1]
     assert not (place / "runs/demo/summary.json").exists()
     run_demo(CONFIG, steps, pretrain)

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from launchers.local import launch
 from megatron_mplug2.config.load import load_config
 from megatron_mplug2.config.schema import RunConfig
-from megatron_mplug2.errors import RankError, UserError
+from megatron_mplug2.errors import BrokenDataError, ExitCode, RankError, UserError
 
 PROJECT = Path(__file__).parents[2]
 
@@ -49,6 +49,25 @@ def test_a_user_error_of_all_ranks_is_raised_once(tmp_path: Path, world_size: in
     with pytest.raises(UserError, match=f"^{tmp_path}: no shards here$"):
         launch(config_of(tmp_path, f"layout.data={world_size}"), user_error_everywhere)
     assert "Traceback" not in capfd.readouterr().err
+
+
+def stop_early(config: RunConfig) -> ExitCode:
+    dist.barrier()
+    return ExitCode.STOPPED
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_ranks_that_stopped_early_say_so(tmp_path: Path, world_size: int) -> None:
+    assert launch(config_of(tmp_path, f"layout.data={world_size}"), stop_early) is ExitCode.STOPPED
+
+
+def find_broken_data(config: RunConfig) -> None:
+    raise BrokenDataError("too many bad samples")
+
+
+def test_broken_data_are_told_from_other_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(BrokenDataError, match=r"^too many bad samples$"):
+        launch(config_of(tmp_path), find_broken_data)
 
 
 def fail_on_rank_1(config: RunConfig) -> None:

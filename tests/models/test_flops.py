@@ -5,10 +5,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from megatron_mplug2.config.schema import LayoutConfig, PhaseConfig, Task
+from megatron_mplug2.config.schema import LayoutConfig, Task
 from megatron_mplug2.data.batch import IGNORED, Batch
 from megatron_mplug2.models.chain import Streams
-from megatron_mplug2.models.flops import chain_costs, unit_flops
+from megatron_mplug2.models.flops import unit_flops
 from megatron_mplug2.models.microbatch import ContrastShare, Microbatch
 from megatron_mplug2.models.mplug2 import chain
 from megatron_mplug2.models.shapes import batch_shape
@@ -21,7 +21,7 @@ CONFIG = cases.config(LayoutConfig())
 SAMPLES = cases.GLOBAL_BATCH
 
 
-def _batch(task: Task) -> Batch:
+def batch_of(task: Task) -> Batch:
     """Of a text batch exactly the expected number of tokens is asked for."""
     if task is not Task.TEXT:
         return cases.pair_batch(0, task)
@@ -38,7 +38,7 @@ def _counted(task: Task) -> list[tuple[str, int, int]]:
     shape = batch_shape(CONFIG, task, samples=SAMPLES, frames=cases.PHASE.frames, resolution=cases.PHASE.resolution)
     partner = torch.arange(SAMPLES).flip(0)
     micro = Microbatch(
-        batch=_batch(task),
+        batch=batch_of(task),
         step=0,
         index=0,
         objectives=CONFIG.objectives,
@@ -70,25 +70,3 @@ def test_every_unit_is_counted_as_torch_counts_it(task: Task) -> None:
     assert wrong == []
     embeddings = {"text.embedding", "decoder.embedding"}
     assert {name for name, theirs, _ in counts if theirs == 0} <= embeddings | {"vision.output"}
-
-
-def _costs(**shares: float) -> tuple[float, ...]:
-    phase = PhaseConfig(steps=1, frames=3, resolution=16, **shares)
-    return chain_costs(CONFIG.model_copy(update={"schedule": (cases.PHASE, phase)}))
-
-
-def test_chain_costs_are_averaged_over_the_last_phase() -> None:
-    text, image, video = _costs(text=1), _costs(image_text=1), _costs(video_text=1)
-    assert len(text) == len(chain(CONFIG.model))
-    expected = [(t + 2 * i + 5 * v) / 8 for t, i, v in zip(text, image, video, strict=True)]
-    assert _costs(text=0.5, image_text=1, video_text=2.5) == pytest.approx(expected)
-
-
-def test_a_stream_outside_the_mixture_costs_nothing() -> None:
-    names = [unit.name for unit in chain(CONFIG.model)]
-    text = dict(zip(names, _costs(text=1), strict=True))
-    image, video = (dict(zip(names, _costs(**{share: 1}), strict=True)) for share in ("image_text", "video_text"))
-    assert text["vision.blocks.0"] == text["fusion.layers.0"] == text["heads.matching"] == 0
-    assert image["heads.mlm"] == 0 < text["heads.mlm"]
-    # Three frames and temporal modules against one frame without.
-    assert video["vision.blocks.0"] > 3 * image["vision.blocks.0"]

@@ -12,7 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from megatron_mplug2.config.schema import Task
 from megatron_mplug2.errors import UserError
-from megatron_mplug2.observability.log import METRICS_NAME, TENSORBOARD_NAME, RunLog, last_train_step
+from megatron_mplug2.observability.last_step import METRICS_NAME, last_train_step
+from megatron_mplug2.observability.log import TENSORBOARD_NAME, RunLog
 from tests.observability.samples import metrics_of, use_of
 
 

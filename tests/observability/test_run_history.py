@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from megatron_mplug2.config.schema import LayoutConfig
 from megatron_mplug2.observability.log import RunLog
 from megatron_mplug2.observability.run_history import FINISHED, HISTORY_NAME, SUMMARY_NAME, RunHistory, summary_line
 from tests.observability.samples import metrics_of
@@ -23,32 +24,34 @@ def log_steps(folder: Path, first: int, last: int) -> None:
 
 
 def test_a_killed_start_is_told_by_the_next(tmp_path: Path) -> None:
-    assert RunHistory(tmp_path, 12).started(0, world_size=2) == 0
+    assert RunHistory(tmp_path, 12).started(0, LayoutConfig(data=2), [0]) == 0
     log_steps(tmp_path, 0, 7)
-    assert RunHistory(tmp_path, 12).started(5, world_size=4) == 3
+    assert RunHistory(tmp_path, 12).started(5, LayoutConfig(data=2, pipeline=2), [0, 9]) == 3
     log_steps(tmp_path, 5, 11)
     history = RunHistory(tmp_path, 12)
     history.ended(12, FINISHED)
     assert events(tmp_path) == [
-        {"event": "start", "step": 0, "world_size": 2, "lost_steps": 0},
+        {"event": "start", "step": 0, "world_size": 2, "lost_steps": 0, "tensor": 1, "pipeline": 1, "data": 2, "stage_starts": [0]},
         {"event": "end", "step": 8, "reason": "ended without a word"},
-        {"event": "start", "step": 5, "world_size": 4, "lost_steps": 3},
+        {"event": "start", "step": 5, "world_size": 4, "lost_steps": 3, "tensor": 1, "pipeline": 2, "data": 2, "stage_starts": [0, 9]},
         {"event": "end", "step": 12, "reason": "finished"},
     ]
-    assert RunHistory(tmp_path, 12).started(12, world_size=4) == 0
+    assert RunHistory(tmp_path, 12).started(12, LayoutConfig(), [0]) == 0
 
 
 def test_the_summary_counts_over_all_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr("megatron_mplug2.observability.run_history.time.time", lambda: now[0])
     history = RunHistory(tmp_path, 12)
-    history.started(0, world_size=1)
+    history.started(0, LayoutConfig(), [0])
+    history.saving(4)
+    history.bad_step(5, "a spike")
     history.rolled_back(6, to=4)
     now[0] += 50
     history.ended(7, "stopped")
     now[0] += 100
     history = RunHistory(tmp_path, 12)
-    history.started(7, world_size=1)
+    history.started(7, LayoutConfig(), [0])
     now[0] += 50
     history.ended(12, FINISHED)
     summary = history.summarise(12, productive_s=60.0, steps_left_out=2)
@@ -68,8 +71,8 @@ def test_the_summary_counts_over_all_starts(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_spoilt_lines_are_left_out(tmp_path: Path) -> None:
-    RunHistory(tmp_path, 12).started(0, world_size=1)
+    RunHistory(tmp_path, 12).started(0, LayoutConfig(), [0])
     with (tmp_path / HISTORY_NAME).open("ab") as file:
         file.write(b"\0\0\n[]\n{}\n")
-    assert RunHistory(tmp_path, 12).started(0, world_size=1) == 0
+    assert RunHistory(tmp_path, 12).started(0, LayoutConfig(), [0]) == 0
     assert [event["event"] for event in events(tmp_path)] == ["start", "end", "start"]

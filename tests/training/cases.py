@@ -6,15 +6,17 @@ from pathlib import Path
 import torch
 
 from megatron_mplug2.config.schema import (
+    Block,
     DataConfig,
     DatasetConfig,
     LayoutConfig,
     LMConfig,
     ModelConfig,
+    Module,
     ObjectivesConfig,
     OptimizerConfig,
     PhaseConfig,
-    Recompute,
+    Precision,
     RunConfig,
     SplitConfig,
     Task,
@@ -54,8 +56,10 @@ def config(
     *,
     microbatch: int = GLOBAL_BATCH,
     model: ModelConfig = MODEL,
-    recompute: Recompute = Recompute.NONE,
+    recompute: tuple[Block, ...] = (),
     vlc: VLCConfig = VLC,
+    frozen: tuple[Module, ...] = (),
+    precision: Precision = Precision.FP32,
 ) -> RunConfig:
     """Clipping is active, and Adam's eps so large that gradients of rounding size (key biases) don't move weights."""
     text, images, clips = ((DatasetConfig(folder=task.value),) for task in Task)
@@ -66,7 +70,7 @@ def config(
         model=model,
         data=DataConfig(vocab=Path("vocab.txt"), train=folders, text_length=7, document_length=9, target_length=6),
         schedule=(PHASE,),
-        training=TrainingConfig(global_batch=GLOBAL_BATCH, microbatch=microbatch, recompute=recompute),
+        training=TrainingConfig(global_batch=GLOBAL_BATCH, microbatch=microbatch, recompute=recompute, frozen=frozen, precision=precision),
         objectives=ObjectivesConfig(vlc=vlc, vlm=VLMConfig(group=GROUP, weight=1.3), lm=LMConfig(instructions=INSTRUCTIONS, weight=2.0)),
         optimizer=OptimizerConfig(lr=2e-2, min_lr=1e-3, warmup_steps=2, weight_decay=0.1, eps=1e-3, clip_norm=0.5),
         layout=layout,

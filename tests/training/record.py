@@ -42,9 +42,15 @@ class Record:
 
 def run(config: RunConfig, tasks: Sequence[Task]) -> Record:
     """Trains a step for each task on this rank of the layout."""
+    return train(begin(config), tasks)
+
+
+def begin(config: RunConfig) -> Engine:
+    """With random weights, and in bf16 with their fp32 copies."""
     engine = make_engine(config)
     cases.randomise(engine.weights, engine.topology)
-    return train(engine, tasks)
+    engine.optimizer.reload_model_params()
+    return engine
 
 
 def train(engine: Engine, tasks: Sequence[Task], first: int = 0) -> Record:
@@ -108,7 +114,7 @@ def _record_negatives(drawn: list[torch.Tensor]) -> None:
 
 
 def _gradients(engine: Engine) -> dict[str, torch.Tensor]:
-    """Each parameter's reduced gradient; with ZeRO-1 the data-parallel ranks' shards are put together."""
+    """Each trained parameter's reduced gradient; with ZeRO-1 the data-parallel ranks' shards are put together."""
     if engine.config.layout.zero1:
         group = engine.topology.data_group
         for bucket_group in engine.ddp.bucket_groups:
@@ -117,7 +123,8 @@ def _gradients(engine: Engine) -> dict[str, torch.Tensor]:
                 whole = torch.empty_like(bucket.grad_data)
                 dist.all_gather_into_tensor(whole, shard, group=group)
                 bucket.grad_data.copy_(whole)
-    return {_key(weight): weight.param.main_grad.clone() for weight in engine.weights}  # type: ignore[attr-defined]
+    trained = [weight for weight in engine.weights if weight.param.requires_grad]
+    return {_key(weight): weight.param.main_grad.clone() for weight in trained}  # type: ignore[attr-defined]
 
 
 def merge(records: Sequence[Record], step: int, kind: str) -> dict[str, torch.Tensor]:

@@ -37,7 +37,10 @@ def run(config: RunConfig, tasks: Sequence[Task]) -> Record:
     weights = named_weights(stage, topology)
     initialise(weights, config.model, config.objectives.vlc.temperature, config.training.seed, topology)
     cases.randomise(weights, topology)
-    optimizer = _optimizer(config, weights)
+    trained = [weight for weight in weights if _is_trained(weight.name, config)]
+    for weight in weights:
+        weight.param.requires_grad_(_is_trained(weight.name, config))
+    optimizer = _optimizer(config, trained)
     queued = config.objectives.vlc.negatives is Negatives.QUEUE
     momentum = MomentumReference(config, stage, Stage(chain(config.model), context), topology) if queued else None
     record = Record()
@@ -55,10 +58,10 @@ def run(config: RunConfig, tasks: Sequence[Task]) -> Record:
             losses["vlc"] = float(vlc_loss)
             total = total + config.objectives.vlc.weight * vlc_loss
         total.backward()
-        for weight in weights:  # a module outside the task has a zero gradient
+        for weight in trained:  # a module outside the task has a zero gradient
             weight.param.grad = torch.zeros_like(weight.param) if weight.param.grad is None else weight.param.grad
-        gradients = {weight.name: _unpadded(weight, weight.param.grad) for weight in weights}
-        norm = torch.nn.utils.clip_grad_norm_([weight.param for weight in weights], config.optimizer.clip_norm)
+        gradients = {weight.name: _unpadded(weight, weight.param.grad) for weight in trained}
+        norm = torch.nn.utils.clip_grad_norm_([weight.param for weight in trained], config.optimizer.clip_norm)
         for group in optimizer.param_groups:
             group["lr"] = rate(config, step) * group["scale"]
         optimizer.step()
@@ -79,6 +82,11 @@ def run(config: RunConfig, tasks: Sequence[Task]) -> Record:
             )
         )
     return record
+
+
+def _is_trained(name: str, config: RunConfig) -> bool:
+    module = "temporal" if ".temporal." in name else name.split(".")[0]
+    return module not in config.training.frozen
 
 
 def _unpadded(weight: Weight, tensor: torch.Tensor | None) -> torch.Tensor:

@@ -75,7 +75,10 @@ def test_a_run_goes_back_to_the_newest_checkpoint(corpus: Path, tmp_path: Path, 
         launch(config, loop.pretrain)
     assert "; back to the weights after step 3, without the samples of 2 steps" in capfd.readouterr().err
     assert left_out(config, 5) == left_out(config, 10) == [(3, 4)], "saved at once, for a resume"
-    assert history(config) == [("start", 0, 0), ("roll back", 5, 2), ("end", 10, "finished")]
+    told = [("start", 0), ("checkpoint", 3), ("bad step", 4), ("roll back", 5), ("checkpoint", 5), ("checkpoint", 6)]
+    assert [event[:2] for event in history(config)][:6] == told
+    assert history(config)[2][2].startswith(REASON) and history(config)[3][2] == 2
+    assert history(config)[-1] == ("end", 10, "finished")
     summary = json.loads((config.run_dir / "run_summary.json").read_text())
     assert (summary["step"], summary["lost_steps"], summary["steps_left_out"], summary["end"]) == (10, 2, 2, "finished")
     assert 0 < summary["effective_training_time"] < 1

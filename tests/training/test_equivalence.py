@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from megatron_mplug2.config.schema import LayoutConfig, Recompute, Task
+from megatron_mplug2.config.schema import Block, LayoutConfig, Task
 from tests.ranks import run_ranks
 from tests.training import cases, record, reference
 from tests.training.compare import compare_step
@@ -48,7 +48,7 @@ def expected(tasks: tuple[Task, ...]) -> Record:
     return run_ranks(1, reference.run, cases.config(LayoutConfig()), tasks)[0]
 
 
-def check(layout: LayoutConfig, microbatches: int, tasks: tuple[Task, ...], recompute: Recompute = Recompute.NONE) -> None:
+def check(layout: LayoutConfig, microbatches: int, tasks: tuple[Task, ...], recompute: tuple[Block, ...] = ()) -> None:
     config = cases.config(layout, microbatch=cases.GLOBAL_BATCH // (microbatches * layout.data), recompute=recompute)
     ranks = run_ranks(layout.world_size, record.run, config, tasks)
     wanted = expected(tasks)
@@ -65,8 +65,15 @@ def test_mixed_tasks_equal_one_process(layout: str, microbatches: int) -> None:
 
 
 @pytest.mark.parametrize("microbatches", [1, 4])
-def test_one_rank_equals_one_process_with_and_without_recompute(microbatches: int) -> None:
-    check(LayoutConfig(), microbatches, MIXED, Recompute.FULL)
+def test_one_rank_equals_one_process_with_recompute(microbatches: int) -> None:
+    check(LayoutConfig(), microbatches, MIXED, tuple(Block))
+
+
+@pytest.mark.parametrize(
+    ("layout", "block"), [("pp2-in-vision", Block.VISION), pytest.param("tp2-sp", Block.UNIVERSAL, marks=pytest.mark.long)]
+)
+def test_recompute_of_one_kind_of_block_equals_one_process(layout: str, block: Block) -> None:
+    check(LAYOUTS[layout], 2, MIXED, (block,))
 
 
 def test_eight_ranks_of_every_kind_equal_one_process() -> None:
@@ -74,9 +81,9 @@ def test_eight_ranks_of_every_kind_equal_one_process() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("recompute", Recompute)
+@pytest.mark.parametrize("recompute", [(), tuple(Block)], ids=["none", "full"])
 @pytest.mark.parametrize(("layout", "microbatches"), [case for case in product(LAYOUTS, (1, 2, 4)) if case not in SHORT])
-def test_mixed_tasks_equal_one_process_everywhere(layout: str, microbatches: int, recompute: Recompute) -> None:
+def test_mixed_tasks_equal_one_process_everywhere(layout: str, microbatches: int, recompute: tuple[Block, ...]) -> None:
     check(LAYOUTS[layout], microbatches, MIXED, recompute)
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ import pytest
 from launchers.local import launch
 from megatron_mplug2.config.load import resolved_yaml
 from megatron_mplug2.config.schema import RunConfig
-from megatron_mplug2.errors import HUNG, RankError
+from megatron_mplug2.data.mixture import PlannedStep
+from megatron_mplug2.data.step_reader import LoadedStep, Recorded, StepReader
+from megatron_mplug2.data.watch import Watch
+from megatron_mplug2.errors import ExitCode, RankError
 from megatron_mplug2.observability.beats import read_beats
 from megatron_mplug2.training import loop
 from tests.training.corpus import demo_config, make_corpus
@@ -52,7 +56,7 @@ def test_a_stuck_rank_ends_the_run(
     config = config_of(corpus, tmp_path)
     with fault_at(2, rank, fault), pytest.raises(SystemExit) as ended:
         launch(config, loop.pretrain)
-    assert ended.value.code == HUNG
+    assert ended.value.code == ExitCode.HUNG
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, errors
     limit = f"no progress for {LIMIT_S} s \\(training.hang_timeout_s\\)"
@@ -65,6 +69,26 @@ def test_a_stuck_rank_ends_the_run(
     assert_gone(config)
 
 
+@pytest.mark.long
+def test_a_decoder_that_hangs_where_nobody_watches_ends_the_run(
+    corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the thread that reads ahead, which the stacks show."""
+    load = StepReader.load
+
+    def hanging_decoder(reader: StepReader, planned: PlannedStep, recorded: Recorded, watch: Watch) -> LoadedStep:
+        while planned.step == 3:
+            time.sleep(1.0)
+        return load(reader, planned, recorded, watch)
+
+    monkeypatch.setattr(StepReader, "load", hanging_decoder)
+    with pytest.raises(SystemExit) as ended:
+        launch(config_of(corpus, tmp_path), loop.pretrain)
+    assert ended.value.code == ExitCode.HUNG
+    assert re.search(r"^error: rank \d of 2 is stuck in step 3, data wait", capfd.readouterr().err, re.MULTILINE)
+    assert all("in hanging_decoder" in path.read_text() for path in (tmp_path / "stacks").iterdir())
+
+
 def test_a_rank_that_raises_ends_the_run(corpus: Path, tmp_path: Path) -> None:
     config = config_of(corpus, tmp_path)
     with fault_at(2, 1, break_off), pytest.raises(RankError, match=r"^rank 1 of 2 failed: ValueError: the rank is broken$"):
@@ -74,6 +98,7 @@ def test_a_rank_that_raises_ends_the_run(corpus: Path, tmp_path: Path) -> None:
 
 SCRIPT = """
 import sys
+import time
 from pathlib import Path
 from launchers.local import launch
 from megatron_mplug2.config.load import load_config

@@ -158,3 +158,23 @@ def test_a_resume_at_another_layout_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("places", RESUMES[1:], ids=lambda places: f"{places[0]}->{places[2]}")
 def test_a_resume_at_other_layouts_goes_on(tmp_path: Path, places: tuple[str, int, str, int]) -> None:
     check_resume_elsewhere(tmp_path, *places)
+
+
+def roll_back(config: RunConfig) -> tuple[Record, Record]:
+    """The steps after the checkpoint, twice."""
+    engine = record.begin(config)
+    record.train(engine, TASKS[:SAVED])
+    with checkpoints.Saver(engine, note=print) as saver:
+        saver.save(DataState(steps=SAVED, datasets={}, vocabulary=""), HealthState())
+        first = record.train(engine, TASKS[SAVED:], SAVED)
+        saver.roll_back()
+    return first, record.train(engine, TASKS[SAVED:], SAVED)
+
+
+def test_a_roll_back_takes_averages_and_queue_with_it(tmp_path: Path) -> None:
+    for first, again in run_ranks(1, roll_back, config_at("one", 1, run_dir=tmp_path)):
+        for step, wanted in zip(again.steps, first.steps, strict=True):
+            assert step.losses == wanted.losses
+            for kind in ("weights", "averages", "queue"):
+                found, tensors = getattr(step, kind), getattr(wanted, kind)
+                assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in tensors), kind

@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 
 from launchers.local import launch
+from megatron_mplug2.config.schema import Module
 from megatron_mplug2.training import loop
 from megatron_mplug2.training import step as step_module
 from megatron_mplug2.training.engine import Engine
-from megatron_mplug2.training.norms import Module
 from megatron_mplug2.training.step import StepLosses, StepWork
 from tests.training.corpus import demo_config, make_corpus
 

@@ -22,7 +22,7 @@ class Search(StrEnum):
     RELEASED = "released"
     """Token for token the released code's, with its quirks."""
     STANDARD = "standard"
-    """`evaluation.beam_search`."""
+    """`evaluation.generation.beam_search`."""
 
 
 @dataclass(frozen=True, kw_only=True)

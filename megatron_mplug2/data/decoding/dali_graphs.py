@@ -80,6 +80,8 @@ class Graph:
             self._feed("frames", [item.frames for item in items])
         (squares,) = self._pipeline.run()
         tensors = [from_dlpack(squares[place]).clone() for place in range(len(items))]  # the buffers are the graph's
+        if tensors and tensors[0].is_cuda:
+            torch.cuda.current_stream().synchronize()  # the copies are only queued, and the next run may write into the buffers
         return [tensor.unsqueeze(0) if tensor.ndim == 3 else tensor for tensor in tensors]
 
     def _feed(self, name: str, values: Sequence[Any]) -> None:

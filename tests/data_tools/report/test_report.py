@@ -14,9 +14,9 @@ from PIL import Image
 
 from data_tools.report import sheet, words
 from data_tools.report.histogram import Histogram
-from data_tools.report.markup import shown
 from data_tools.report.page import write_report
 from megatron_mplug2.cli import main
+from megatron_mplug2.pages.markup import shown
 from tests.data.corpus import picture
 from tests.data_tools.report.corpora import RIGHT_TO_LEFT, write_hostile_corpus, write_known_corpus
 

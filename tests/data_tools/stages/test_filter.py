@@ -12,7 +12,7 @@ from data_tools.sample import Look, MediaPlace, Reason, Sample
 from data_tools.splits import Split
 from data_tools.stages.choices import Duplicates
 from data_tools.stages.filter import FilterStage
-from data_tools.stages.listing import ListingHeader, read_listing
+from data_tools.stages.listing import ListingHeader, chunk_name, read_listing
 from data_tools.stages.near import NearHashes
 from data_tools.stages.part import Part
 from data_tools.stages.probe import look_hash
@@ -202,6 +202,22 @@ def test_parts_give_the_same(tmp_path: Path) -> None:
     for index in (3, 1, 2):
         stage = filter_stage(tmp_path / "in", duplicates=Duplicates.LOOK)
         run_stage(stage, tmp_path / "parts", Effort(part=Part(index=index, count=3), workers=2))
+    assert tree(tmp_path / "parts") == tree(tmp_path / "out")
+
+
+def test_a_part_without_duplicates_reads_its_own_chunks_alone(tmp_path: Path) -> None:
+    """Of four; a chunk that only another part needs may be away."""
+    samples = [known(f"s{number}", "too short" if number % 2 else "long enough for all") for number in range(12)]
+    rules = Rules(min_words=3)
+    kept, _ = filtered(tmp_path, samples, rules=rules)
+    assert len(kept) == 6
+    away = tmp_path / "in" / chunk_name(1)
+    away.rename(tmp_path / "away")
+    assert run_stage(filter_stage(tmp_path / "in", rules=rules), tmp_path / "parts", Effort(part=Part(index=1, count=2))) == 2
+    with pytest.raises(UserError, match=r"cannot read .*000001\.jsonl"):
+        run_stage(filter_stage(tmp_path / "in", rules=rules), tmp_path / "parts", Effort(part=Part(index=2, count=2)))
+    (tmp_path / "away").rename(away)
+    assert run_stage(filter_stage(tmp_path / "in", rules=rules), tmp_path / "parts", Effort(part=Part(index=2, count=2))) == 0
     assert tree(tmp_path / "parts") == tree(tmp_path / "out")
 
 

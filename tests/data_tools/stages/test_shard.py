@@ -25,6 +25,7 @@ from data_tools.stages.stage import Effort
 from data_tools.verify import verify
 from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.manifest import Manifest, content_id
+from megatron_mplug2.data.record import Question, Record
 from megatron_mplug2.errors import UserError
 from tests.data_tools.sharding import numbers_by_key, sharded
 from tests.data_tools.stages.corpora import (
@@ -181,6 +182,17 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     assert packed(listed(tmp_path, *good, bad, silent), tmp_path / "out") == 0
     report = Report.load(tmp_path / "out")
     assert report == Report(written={"train/image_text": 2}, left_out={"media file not readable": 1, "no caption or text": 1})
+
+
+def test_samples_without_a_caption_are_told(tmp_path: Path) -> None:
+    """Questions alone are enough for finetuning, and so for a shard."""
+    asked = Record(questions=(Question(question="what ?", answer="a dog"),), attributes={})
+    quiz = replace(image(tmp_path / "quiz.jpg", jpeg(8)), record=asked)
+    listing = probed(write_listing(tmp_path / "listing", [*pictures(tmp_path, 2), quiz, text("words", "some words")]), tmp_path / "probed")
+    done = data("shard", "listing", listing, "--out", tmp_path / "out")
+    told = "train/image_text: 1 x no caption; finetuning takes these, pretraining puts others in their place"
+    assert done.stdout.splitlines() == ["train/text: 1 samples", "train/image_text: 3 samples", told]
+    assert Report.load(tmp_path / "out").without_caption == {"train/image_text": 1}
 
 
 def test_no_sample_is_left(tmp_path: Path) -> None:

@@ -11,9 +11,16 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn"}
 def shown(text: object, most: int = 200) -> str:
     """At most `most` characters of a text, escaped; what cannot be seen becomes a replacement mark."""
     whole = str(text)
-    plain = " ".join(whole[:most].split())
-    seen = "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(character) in _HIDDEN else character for character in plain)
-    return html.escape(seen + ("…" if len(whole) > most else ""))
+    return html.escape(_seen(" ".join(whole[:most].split())) + ("…" if len(whole) > most else ""))
+
+
+def verbatim(text: str) -> str:
+    """All of a text with its lines, escaped, for a `<pre>`."""
+    return "\n".join(html.escape(_seen(line)) for line in text.splitlines())
+
+
+def _seen(text: str) -> str:
+    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(character) in _HIDDEN else character for character in text)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,0 +1,152 @@
+"""From one frozen description of a job to the text of its batch script: a pure function, so that what SLURM runs can be read and tested.
+
+The script is sbatch's, not one that submitit renders. submitit runs a pickled function and reports by pickles: a rank's exit code, by which
+this script decides whether a requeue helps, does not come out of it; it saves in a signal handler of rank 0 alone, where our save is
+collective; and what it would run is not a command that a person can type. Its reader of `sacct` serves in `launchers.queue`.
+"""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from launchers.cluster import Device, SlurmConfig
+from launchers.exit_notes import FOLDER
+from launchers.launch_folder import CODE, EVENTS, LOGS
+from launchers.ports import FIRST_PORT, PORTS
+from launchers.stop_signal import STOP_SIGNAL
+from megatron_mplug2.errors import ExitCode
+
+SAID_LAST = (ExitCode.MISTAKE, ExitCode.BROKEN_DATA, ExitCode.STOPPED)
+"""What a rank says for all, the weightiest first; anything else is a failure of the job."""
+FINAL = (ExitCode.FINISHED, ExitCode.MISTAKE, ExitCode.BROKEN_DATA)
+"""After which another start would end the same way."""
+PORT_STRIDE = 97
+"""Between the ports of a job's starts, so that one doesn't meet what is left of the one before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSpec:
+    """A run of one command on every task of a job. Paths are absolute."""
+
+    name: str
+    command: tuple[str, ...]
+    """What each task runs."""
+    folder: Path
+    """The launch's, as `launchers.launch_folder` lays it out."""
+    work_dir: Path
+    """Current folder of the tasks, to which relative paths of data refer."""
+    run_dir: Path
+    nodes: int
+    tasks_per_node: int
+    slurm: SlurmConfig
+
+
+def render(spec: JobSpec) -> str:
+    """The batch script. Everything that a person named is quoted, except the lines of `setup`, which are shell by purpose."""
+    parts = [
+        "#!/bin/bash",
+        *(f"#SBATCH --{name}" if value is None else f"#SBATCH --{name}={shlex.quote(value)}" for name, value in _options(spec)),
+        _BEGIN.format(folder=shlex.quote(str(spec.folder)), events=EVENTS),
+        *spec.slurm.setup,
+        *(f"export {name}={shlex.quote(str(value))}" for name, value in spec.slurm.environment.items()),
+        _MEETING.format(code=CODE, notes=FOLDER, first=FIRST_PORT, ports=PORTS, stride=PORT_STRIDE),
+        " \\\n  ".join(["srun", *map(shlex.quote, _srun_options(spec)), shlex.join(spec.command)]) + " || code=$?",
+        _END.format(
+            said_last=_words(SAID_LAST, " "), final=_words(FINAL, " | "), limit=spec.slurm.requeue_limit, finished=int(ExitCode.FINISHED)
+        ),
+    ]
+    return "\n".join(parts)
+
+
+def _words(codes: tuple[ExitCode, ...], between: str) -> str:
+    return between.join(str(int(code)) for code in codes)
+
+
+def _options(spec: JobSpec) -> list[tuple[str, str | None]]:
+    slurm = spec.slurm
+    asked = {
+        "job-name": spec.name,
+        "chdir": str(spec.work_dir),
+        "output": f"{_pattern(spec.folder / LOGS)}/%j_batch.log",
+        "open-mode": "append",
+        "nodes": str(spec.nodes),
+        "ntasks-per-node": str(spec.tasks_per_node),
+        "cpus-per-task": str(slurm.cpus_per_task),
+        "gpus-per-node": str(spec.tasks_per_node) if slurm.device is Device.GPU else None,
+        "mem": _memory(slurm.memory_gb),
+        "time": str(slurm.time_limit_min),
+        "partition": slurm.partition,
+        "account": slurm.account,
+        "qos": slurm.qos,
+        "constraint": slurm.constraint,
+        "exclude": ",".join(slurm.exclude) or None,
+        "signal": f"{STOP_SIGNAL.name.removeprefix('SIG')}@{slurm.signal_lead_s}",
+    }
+    return [*((name, value) for name, value in asked.items() if value is not None), ("requeue", None)]
+
+
+def _memory(gigabytes: int | None) -> str | None:
+    return None if gigabytes is None else f"{gigabytes}G" if gigabytes else "0"
+
+
+def _srun_options(spec: JobSpec) -> list[str]:
+    # srun does not take over --cpus-per-task since SLURM 22.05, and lets the siblings of a dead task live.
+    options = ["--kill-on-bad-exit=1", f"--cpus-per-task={spec.slurm.cpus_per_task}", "--unbuffered", "--open-mode=append"]
+    options.append(f"--output={_pattern(spec.folder / LOGS)}/%j_%t.log")
+    if (container := spec.slurm.container) is not None:
+        folders = dict.fromkeys(map(str, (spec.work_dir, spec.run_dir)))
+        mounts = [*(f"{folder}:{folder}" for folder in folders), *container.mounts]
+        options += [f"--container-image={container.image}", f"--container-mounts={','.join(mounts)}"]
+        options += [f"--container-workdir={spec.work_dir}"]
+    return options
+
+
+def _pattern(path: Path) -> str:
+    """A path in which SLURM replaces nothing."""
+    return str(path).replace("%", "%%")
+
+
+_BEGIN = """
+# Written by `mplug2 launch`. What it does when the ranks have ended: launchers/batch_script.py of the project.
+set -e -o pipefail
+launch={folder}
+restarts=${{SLURM_RESTART_COUNT:-0}}
+notes=$launch/exits/$SLURM_JOB_ID.$restarts
+mkdir -p "$notes"
+event() {{ # start or end, exit code, what comes next
+  printf '{{"at": %s, "job": %s, "restarts": %s, "nodes": "%s", "event": "%s", "code": %s, "next": "%s"}}\\n' \\
+    "$(date +%s)" "$SLURM_JOB_ID" "$restarts" "$SLURM_JOB_NODELIST" "$@" >> "$launch/{events}"
+}}
+event start null run
+trap 'event end $? end' ERR # a set-up that fails would fail again: no requeue
+"""
+
+_MEETING = """
+export PYTHONPATH=$launch/{code}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1 {notes}=$notes
+# Named here, since a container has no scontrol.
+: "${{MASTER_ADDR:=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}}"
+export MASTER_ADDR MASTER_PORT=$(({first} + (SLURM_JOB_ID + {stride} * restarts) % {ports}))
+
+code=0"""
+
+_END = """
+# A rank that ends takes the others with it, and srun then tells of those that it killed: what a rank said itself weighs more.
+if [ "$code" -ne {finished} ]; then
+  for said in {said_last}; do
+    if grep -qsx "$said" "$notes"/*; then
+      code=$said
+      break
+    fi
+  done
+fi
+case $code in
+  {final}) next=end ;;
+  *) if [ "$restarts" -lt {limit} ]; then next=requeue; else next=limit; fi ;;
+esac
+# A job that was cancelled or preempted meanwhile is not this script's to start again.
+if [ $next = requeue ] && [ "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T)" != RUNNING ]; then next=end; fi
+event end "$code" $next
+if [ $next = limit ]; then echo "error: started {limit} times again, which is requeue_limit: not requeued" >&2; fi
+if [ $next = requeue ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+exit "$code"
+"""

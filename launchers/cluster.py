@@ -1,0 +1,112 @@
+"""What a cluster is, from a file of `configs/cluster`: this machine, or a SLURM partition with the shape of its nodes."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from megatron_mplug2.config.names import dotted, nearest
+from megatron_mplug2.config.schema import Frozen
+from megatron_mplug2.errors import UserError
+
+PROFILES = Path(__file__).parents[1] / "configs/cluster"
+
+Line = Annotated[str, StringConstraints(pattern=r"^[^\r\n\x00]+$")]
+"""A value of one line: it becomes a part of a line of the batch script."""
+Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class Device(StrEnum):
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+class ContainerConfig(Frozen):
+    """A container around every rank, by pyxis. The current folder and the run folder are mounted under their own names."""
+
+    image: Line
+    mounts: tuple[Line, ...] = ()
+
+
+class LocalConfig(Frozen):
+    """This machine."""
+
+    gpus: int = Field(ge=0)
+    """That it must have at least; 0 hides those that it has."""
+
+
+class SlurmConfig(Frozen):
+    """A partition, and how a job asks for its nodes."""
+
+    max_nodes: int = Field(gt=0)
+    tasks_per_node: int = Field(gt=0)
+    """One a GPU."""
+    device: Device
+    cpus_per_task: int = Field(gt=0)
+    time_limit_min: int = Field(gt=0)
+    """Of one start."""
+    memory_gb: int | None = Field(default=None, ge=0)
+    """Of a node; 0 is all of it, None the partition's default."""
+    partition: Line | None = None
+    account: Line | None = None
+    qos: Line | None = None
+    constraint: Line | None = None
+    exclude: tuple[Line, ...] = ()
+    signal_lead_s: int = Field(default=120, gt=0, le=65535)
+    """How long before a time limit or a preemption the ranks are asked to save; SLURM may be a minute early. 16 bits in SLURM."""
+    requeue_limit: int = Field(default=20, ge=0)
+    """Starts after the first one, whatever made them necessary (SLURM_RESTART_COUNT)."""
+    python: Line | None = None
+    """On the nodes; None is the one that launches, in a container `python3`."""
+    setup: tuple[Line, ...] = ()
+    """Shell lines, taken as they are."""
+    environment: dict[Variable, Line | int] = Field(default_factory=dict)
+    container: ContainerConfig | None = None
+
+
+class Cluster(Frozen):
+    """One of the two."""
+
+    local: LocalConfig | None = None
+    slurm: SlurmConfig | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "Cluster":
+        if (self.local is None) == (self.slurm is None):
+            raise ValueError("a cluster is either local or slurm: give one of these sections")
+        return self
+
+
+def load_cluster(name: str) -> Cluster:
+    """Reads a profile: a name in `configs/cluster`, or the path of a YAML file. Raises UserError, in one line."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        known = ", ".join(sorted(profile.stem for profile in PROFILES.glob("*.yaml")))
+        raise UserError(f"--cluster {name}: cannot read {path} ({_one_line(error)}): name a file.yaml, or one of {known}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {_one_line(error)}") from None
+    try:
+        return Cluster.model_validate(tree if tree is not None else {})
+    except ValidationError as error:
+        raise UserError(f"{path}: " + "; ".join(map(_sentence, error.errors()))) from None
+
+
+def _sentence(detail: ErrorDetails) -> str:
+    place = dotted(detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        candidates = nearest(Cluster, detail["loc"])
+        return f"{place}: unknown key" + (f"; did you mean {' or '.join(candidates)}?" if candidates else "")
+    if detail["type"] == "missing":
+        return f"{place}: missing"
+    said = detail["msg"].removeprefix("Value error, ")
+    sentence = said[0].lower() + said[1:]
+    return f"{place}: {sentence} (it is {detail['input']!r})" if place else sentence
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(getattr(error, "strerror", None) or error).split())

@@ -1,0 +1,106 @@
+"""What became of launches: from SLURM while it remembers a job, and from what the job's script and the run wrote down."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launchers import queue
+from launchers.launch_folder import LOGS, Event, Launch, launch_folders, read_events, read_launch
+from launchers.queue import UNKNOWN, QueuedJob
+from megatron_mplug2.errors import ExitCode, UserError
+from megatron_mplug2.observability.last_step import last_train_step
+from megatron_mplug2.observability.run_history import SUMMARY_NAME, summary_line
+
+BATCH = "batch"
+"""Where the job's script writes, beside the ranks."""
+NOT_SUBMITTED = "NOT SUBMITTED"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobStatus:
+    """The newest launch of a run."""
+
+    run_dir: Path
+    folder: Path
+    launch: Launch
+    job: str | None
+    """SLURM's number; None where the launch was cut off before the job was taken."""
+    state: str
+    """SLURM's word, or UNKNOWN."""
+    queued: bool
+    """Whether it waits or runs."""
+    where: str
+    """Nodes, or why it waits."""
+    steps: int
+    """That the run has done, by its record."""
+    events: list[Event]
+    summary: str | None
+    """The run's own, over all its starts; None before its first checkpoint."""
+
+
+def status_of(run_dir: Path, jobs: Sequence[QueuedJob]) -> JobStatus:
+    """`jobs`: those of `queue.queued`. Raises UserError where the run was never launched."""
+    folders = launch_folders(run_dir)
+    if not folders:
+        raise UserError(f"{run_dir} has no launches: name the folder of a run that `mplug2 launch` started")
+    folder = folders[-1]
+    launched, events = read_launch(folder), read_events(folder)
+    live = next((job for job in jobs if job.script.is_relative_to(folder.resolve())), None)
+    job = live.job if live else next(reversed(launched.jobs), None)
+    last = last_train_step(run_dir)
+    return JobStatus(
+        run_dir=run_dir,
+        folder=folder,
+        launch=launched,
+        job=job,
+        queued=live is not None,
+        state=live.state if live else _ended(job, events),
+        where=(live.nodes or live.reason) if live else "",
+        steps=0 if last is None else last + 1,
+        events=events,
+        summary=_summary(run_dir),
+    )
+
+
+def _summary(run_dir: Path) -> str | None:
+    try:
+        return summary_line(json.loads((run_dir / SUMMARY_NAME).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or not this version's
+        return None
+
+
+def _ended(job: str | None, events: Sequence[Event]) -> str:
+    if job is None:
+        return NOT_SUBMITTED
+    state = queue.ended_state(job)
+    if state == UNKNOWN and events and str(events[-1].job) == job and events[-1].code is not None:
+        return "COMPLETED" if events[-1].code == ExitCode.FINISHED else "FAILED"
+    return state
+
+
+def runs_below(place: Path) -> list[Path]:
+    """Folders of launched runs: `place` itself and those directly in it."""
+    return [folder for folder in (place, *sorted(place.glob("*"))) if launch_folders(folder)]
+
+
+def log_path(run_dir: Path, who: str) -> Path:
+    """The newest job's log of a rank, or of BATCH. Raises UserError where there is none (yet)."""
+    folders = launch_folders(run_dir)
+    jobs = read_launch(folders[-1]).jobs if folders else ()
+    if not jobs:
+        raise UserError(f"{run_dir} has no job: `mplug2 jobs list {run_dir}` shows its launches")
+    path = folders[-1] / LOGS / f"{jobs[-1]}_{who}.log"
+    if not path.exists():
+        raise UserError(f"{path} is not there: the job has not started, or has no such rank")
+    return path
+
+
+def described(event: Event) -> str:
+    """An event's line for a person."""
+    if event.code is None:
+        return f"job {event.job} start {event.restarts} on {event.nodes}"
+    known = {int(code): code.name.lower().replace("_", " ") for code in ExitCode}
+    how = known.get(event.code, f"signal {event.code - 128}" if event.code > 128 else "failed")
+    then = {"requeue": "requeued", "limit": "not requeued: requeue_limit reached"}.get(event.next, "not requeued")
+    return f"job {event.job} start {event.restarts} ended with {event.code} ({how}), {then}"

@@ -1,0 +1,114 @@
+"""The folder of one launch, `RUN/launches/0001`: what was launched, the jobs that came of it, and what their script wrote down."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from megatron_mplug2.errors import UserError
+
+LAUNCHES = "launches"
+CODE, LOGS, SCRIPT, EVENTS = "code", "logs", "job.sh", "events.jsonl"
+_LAUNCH = "launch.json"
+_LOCK = ".lock"
+
+
+class Launch(BaseModel):
+    """What was launched, and which jobs it became."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    command: tuple[str, ...]
+    """As typed, after `mplug2`."""
+    commit: str | None
+    """Of git; None outside a checkout."""
+    changed: bool
+    """Whether the checkout had uncommitted changes: `git.diff` has them."""
+    nodes: int
+    tasks_per_node: int
+    jobs: tuple[str, ...] = ()
+    """SLURM's numbers; the first one, and one for each `mplug2 jobs resume`."""
+
+
+class Event(BaseModel):
+    """A line of the job's script about one start of a job."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    at: int
+    """Seconds since 1970."""
+    job: int
+    restarts: int
+    event: str
+    nodes: str = ""
+    code: int | None = None
+    """What the start ended with, as `errors.ExitCode`."""
+    next: str = ""
+    """`requeue`, `end`, or `limit` where it would have been requeued once too often."""
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[Path]:
+    """The run's folder of launches, made and held against another `mplug2 launch` or `jobs resume`. Raises UserError where it is held."""
+    folder = run_dir / LAUNCHES
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / _LOCK).open("w")
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror}; run_dir must be on storage that the nodes share") from None
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another command is launching from {run_dir} at this moment: wait for it") from None
+        yield folder
+
+
+def next_folder(launches: Path) -> Path:
+    """That of the next launch; not made."""
+    last = max((int(path.name) for path in launches.glob("[0-9]*") if path.name.isdecimal()), default=0)
+    return launches / f"{last + 1:04d}"
+
+
+def new_folder(launches: Path) -> Path:
+    """The same, made."""
+    folder = next_folder(launches)
+    (folder / LOGS).mkdir(parents=True)
+    return folder
+
+
+def launch_folders(run_dir: Path) -> list[Path]:
+    """Of a run, the oldest first; without those whose launch was not finished."""
+    folders = (run_dir / LAUNCHES).glob("[0-9]*")
+    return sorted(folder for folder in folders if (folder / _LAUNCH).exists())
+
+
+def write_launch(folder: Path, launch: Launch) -> None:
+    unfinished = folder / f".{_LAUNCH}.{os.getpid()}"
+    unfinished.write_text(launch.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(folder / _LAUNCH)
+
+
+def read_launch(folder: Path) -> Launch:
+    """Raises UserError where it cannot be read."""
+    try:
+        return Launch.model_validate_json((folder / _LAUNCH).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise UserError(f"{folder / _LAUNCH} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def read_events(folder: Path) -> list[Event]:
+    """In the order in which they were written; without lines that a dying node has cut off."""
+    path, events = folder / EVENTS, []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        try:
+            entry: Any = json.loads(line)
+            events.append(Event.model_validate(entry))
+        except ValueError:
+            continue
+    return events

@@ -1,0 +1,1 @@
+"""`mplug2 report`: one page that tells of a run, from what lies in its folder."""

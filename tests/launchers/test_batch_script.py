@@ -1,0 +1,114 @@
+"""The batch script as text, against golden files, and its hostile parts under a real shell. No SLURM is needed."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from launchers.batch_script import JobSpec, render
+from launchers.cluster import ContainerConfig, Device, SlurmConfig, load_cluster
+
+GOLDEN = Path(__file__).parent / "golden"
+PLAIN = SlurmConfig(max_nodes=1, tasks_per_node=2, device=Device.CPU, cpus_per_task=4, time_limit_min=60)
+LARGE = SlurmConfig(
+    max_nodes=64,
+    tasks_per_node=8,
+    device=Device.GPU,
+    cpus_per_task=16,
+    time_limit_min=2880,
+    memory_gb=1024,
+    partition="h100",
+    account="vision",
+    qos="long",
+    constraint="ib&nvme",
+    exclude=("node017", "node[101-104]"),
+    signal_lead_s=300,
+    requeue_limit=100,
+    setup=("module load enroot", 'ulimit -n "$(ulimit -H -n)"'),
+    environment={"NCCL_SOCKET_IFNAME": "ib0", "NCCL_IB_TIMEOUT": 22},
+    container=ContainerConfig(image="registry.example/mplug2:1.0", mounts=("/data:/data:ro",)),
+)
+
+
+def spec(nodes: int, slurm: SlurmConfig, folder: Path = Path("/shared/runs/large/launches/0001")) -> JobSpec:
+    return JobSpec(
+        name="large",
+        command=("python3", "-m", "megatron_mplug2.cli", "pretrain", f"{folder}/config.yaml"),
+        folder=folder,
+        work_dir=Path("/shared/project"),
+        run_dir=Path("/shared/runs/large"),
+        nodes=nodes,
+        tasks_per_node=slurm.tasks_per_node,
+        slurm=slurm,
+    )
+
+
+@pytest.mark.parametrize(("nodes", "slurm"), [(1, PLAIN), (8, load_cluster("slurm_8x8").slurm), (64, LARGE)])
+def test_golden(nodes: int, slurm: SlurmConfig) -> None:
+    """After a change that is meant: write what `render` gives into the files, and read the difference."""
+    assert render(spec(nodes, slurm)) == (GOLDEN / f"{nodes}-nodes.sh").read_text()
+
+
+STAND_INS = {
+    "srun": 'printf "%s\\n" "$@" > srun.args; echo "$TOLD" > srun.env; {said} exit {code}',
+    "scontrol": 'case $1 in show) echo node1 ;; *) echo "$@" >> scontrol.args ;; esac',
+    "squeue": "echo {state}",
+}
+
+
+def run(folder: Path, slurm: SlurmConfig, *, code: int, said: str = "", state: str = "RUNNING", restarts: int = 0) -> int:
+    """The script, in `folder`, with programs in the place of SLURM's."""
+    programs = folder / "bin"
+    programs.mkdir()
+    for name, body in STAND_INS.items():
+        (programs / name).write_text(
+            "#!/bin/sh\n" + body.replace("{code}", str(code)).replace("{said}", said).replace("{state}", state) + "\n"
+        )
+        (programs / name).chmod(0o755)
+    (folder / "job.sh").write_text(render(spec(2, slurm, folder)))
+    environ = {"PATH": f"{programs}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-2]"}
+    environ["SLURM_RESTART_COUNT"] = str(restarts)
+    return subprocess.run(["bash", "job.sh"], cwd=folder, env=environ, capture_output=True, timeout=60, check=False).returncode
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "left", "requeued"),
+    [
+        (0, "", 0, False),
+        (137, "", 137, True),
+        (1, "echo 1 > $MPLUG2_EXIT_NOTES/0;", 1, True),
+        (137, "echo 85 > $MPLUG2_EXIT_NOTES/1;", 85, True),
+        (137, "echo 2 > $MPLUG2_EXIT_NOTES/3; echo 1 > $MPLUG2_EXIT_NOTES/0;", 2, False),
+        (143, "echo 65 > $MPLUG2_EXIT_NOTES/1;", 65, False),
+        (75, "", 75, True),
+    ],
+)
+def test_what_is_requeued(tmp_path: Path, code: int, said: str, left: int, requeued: bool) -> None:
+    assert run(tmp_path, PLAIN, code=code, said=said) == left
+    assert (tmp_path / "scontrol.args").exists() == requeued
+
+
+@pytest.mark.parametrize(("state", "restarts", "requeued"), [("RUNNING", 19, True), ("RUNNING", 20, False), ("CANCELLED", 0, False)])
+def test_when_it_is_not(tmp_path: Path, state: str, restarts: int, requeued: bool) -> None:
+    run(tmp_path, PLAIN, code=1, state=state, restarts=restarts)
+    assert (tmp_path / "scontrol.args").exists() == requeued
+
+
+def test_what_a_person_named_is_never_interpreted(tmp_path: Path) -> None:
+    hostile = "a 'b' \"c\" $(touch obeyed) `touch obeyed` ; touch obeyed"
+    folder = tmp_path / hostile
+    folder.mkdir()
+    container = ContainerConfig(image=hostile)
+    slurm = PLAIN.model_copy(update={"environment": {"TOLD": hostile}, "partition": hostile, "container": container})
+    assert run(folder, slurm, code=0) == 0
+    assert not list(tmp_path.rglob("obeyed"))
+    arguments = (folder / "srun.args").read_text().splitlines()
+    assert f"--container-image={hostile}" in arguments and arguments[-1] == f"{folder}/config.yaml"
+    assert (folder / "srun.env").read_text() == f"{hostile}\n"
+
+
+def test_a_set_up_that_fails_ends_the_job(tmp_path: Path) -> None:
+    assert run(tmp_path, PLAIN.model_copy(update={"setup": ("false",)}), code=0) == 1
+    assert not (tmp_path / "srun.args").exists() and not (tmp_path / "scontrol.args").exists()
+    assert '"event": "end", "code": 1, "next": "end"' in (tmp_path / "events.jsonl").read_text()

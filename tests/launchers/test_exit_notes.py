@@ -1,0 +1,29 @@
+"""A rank's exit code is left where the job's script looks for it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from launchers.exit_notes import FOLDER, write_exit_note
+from megatron_mplug2.errors import ExitCode
+
+PROJECT = Path(__file__).parents[2]
+
+
+def test_by_the_task_s_number(tmp_path: Path) -> None:
+    write_exit_note(ExitCode.STOPPED, {FOLDER: str(tmp_path), "SLURM_PROCID": "12"})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"12": "85\n"}
+
+
+def test_nobody_asked(tmp_path: Path) -> None:
+    write_exit_note(ExitCode.STOPPED, {"SLURM_PROCID": "12"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_leaves_it(tmp_path: Path) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(PROJECT), FOLDER: str(tmp_path), "SLURM_PROCID": "3"}
+    command = [sys.executable, "-m", "megatron_mplug2.cli", "pretrain", "nowhere.yaml"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == ExitCode.MISTAKE
+    assert (tmp_path / "3").read_text() == "2\n"

@@ -1,0 +1,90 @@
+"""What is told of jobs that have left the queue, from whatever still knows them: the controller, accounting, the job's script."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from launchers.jobs import described, log_path, status_of
+from launchers.launch_folder import EVENTS, Event, Launch, new_folder, write_launch
+from launchers.queue import QueuedJob
+from megatron_mplug2.errors import ExitCode, UserError
+
+FORGOTTEN = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
+NO_ACCOUNTING = "echo 'Slurm accounting storage is disabled' >&2; exit 1"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run with one launch, job 7, which was requeued and then failed."""
+    launches = tmp_path / "run" / "launches"
+    launches.mkdir(parents=True)
+    folder = new_folder(launches)
+    write_launch(folder, Launch(command=("pretrain", "a.yaml"), commit=None, changed=False, nodes=2, tasks_per_node=2, jobs=("7",)))
+    start = {"at": 1, "job": 7, "nodes": "node[1-2]", "code": None, "next": "run", "event": "start"}
+    lines = [
+        {**start, "restarts": 0},
+        {**start, "restarts": 0, "event": "end", "code": 137, "next": "requeue"},
+        {**start, "restarts": 1},
+        {**start, "restarts": 1, "event": "end", "code": 65, "next": "end"},
+    ]
+    (folder / EVENTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path / "run"
+
+
+def programs(folder: Path, monkeypatch: pytest.MonkeyPatch, **bodies: str) -> None:
+    """In the place of SLURM's, whose accounting would need a database."""
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    for name, body in bodies.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("scontrol", "sacct", "state"),
+    [
+        ("echo 'JobId=7 JobName=a JobState=TIMEOUT Reason=TimeLimit'", NO_ACCOUNTING, "TIMEOUT"),
+        (FORGOTTEN, "printf 'JobID|State|NodeList\\n7|CANCELLED by 0|node1\\n7.batch|FAILED|node1\\n'", "CANCELLED"),
+        (FORGOTTEN, "echo 'JobID|State|NodeList'", "FAILED"),
+        (FORGOTTEN, NO_ACCOUNTING, "FAILED"),
+    ],
+    ids=["the controller", "accounting", "accounting that lacks it", "the job's script"],
+)
+def test_who_knows_how_it_ended(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], scontrol: str, sacct: str, state: str
+) -> None:
+    programs(tmp_path, monkeypatch, scontrol=scontrol, sacct=sacct)
+    found = status_of(run, [])
+    assert (found.job, found.state, found.queued, found.steps) == ("7", state, False, 0)
+    assert [described(event) for event in found.events] == [
+        "job 7 start 0 on node[1-2]",
+        "job 7 start 0 ended with 137 (signal 9), requeued",
+        "job 7 start 1 on node[1-2]",
+        "job 7 start 1 ended with 65 (broken data), not requeued",
+    ]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_queued_job_is_known_by_its_script(run: Path) -> None:
+    """Even where its number was lost: the launch was cut off while SLURM took it."""
+    script = run / "launches/0001/job.sh"
+    queued = [
+        QueuedJob(job=number, state="PENDING", reason="Priority", nodes="", script=path)
+        for number, path in (("8", Path("/b")), ("9", script))
+    ]
+    found = status_of(run, queued)
+    assert (found.job, found.state, found.where, found.queued) == ("9", "PENDING", "Priority", True)
+
+
+def test_what_is_not_there(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no launches"):
+        status_of(tmp_path, [])
+    with pytest.raises(UserError, match=r"0001/logs/7_5\.log is not there"):
+        log_path(run, "5")
+
+
+def test_every_exit_code_has_words() -> None:
+    for code in ExitCode:
+        event = Event(at=1, job=7, restarts=0, event="end", code=code, next="end")
+        assert described(event).startswith(f"job 7 start 0 ended with {code.value} ({code.name.lower().replace('_', ' ')})")
