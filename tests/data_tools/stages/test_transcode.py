@@ -20,6 +20,7 @@ from data_tools.stages.stage import Effort, run_stage
 from data_tools.stages.transcode import transcode_stage
 from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.decode import FULL_VIEW, decode_image, decode_video
+from megatron_mplug2.data.decoding.pixels import normalised
 from megatron_mplug2.data.record import Region
 from tests.data.media import encoded, gradient
 from tests.data_tools.stages.corpora import faults, image, jpeg, listing_corpus, noise_clip, probed, text, tree, video, write_listing
@@ -61,7 +62,7 @@ def test_what_is_written(listing: Path, tmp_path: Path) -> None:
     assert large.look and large.look.facts and (large.look.facts.width, large.look.facts.height) == (64, 48)
     assert large.record.regions[0].box == pytest.approx((16.0, 24.0, 32.0, 4.8))
     before, after = (decode_image(each.media.read(), 32, FULL_VIEW) for each in (next(read_listing(listing)), large) if each.media)
-    assert float((before - after).abs().mean()) < 0.05
+    assert float((normalised(before) - normalised(after)).abs().mean()) < 0.05
     assert found["small"].media == MediaPlace(path=listing.parent / "small.jpg")
     assert pair.media == MediaPlace(path=listing.parent / "pair.jpg")
     assert pair.second == MediaPlace(path=out / "media/000000/002-pair-second.jpg")
@@ -112,7 +113,7 @@ def test_pictures_look_as_before(data: bytes) -> None:
         width, height = small.size
     assert width / shrunk.across / (height / shrunk.down) == pytest.approx(width / height, rel=0.02)
     before, after = (decode_image(each, 32, FULL_VIEW) for each in (data, shrunk.data))
-    assert float((before - after).abs().mean()) < 0.06
+    assert float((normalised(before) - normalised(after)).abs().mean()) < 0.06
 
 
 def test_pictures_that_cannot_be_read() -> None:
@@ -139,4 +140,4 @@ def test_real_clips(tmp_path: Path) -> None:
             after.look.facts.width, after.look.facts.height
         ) <= 256
         old, new = (decode_video(each.media.read(), 1, 32, FULL_VIEW, None) for each in (before, after) if each.media)
-        assert float((old - new).abs().mean()) < 0.5
+        assert float((normalised(old) - normalised(new)).abs().mean()) < 0.5
