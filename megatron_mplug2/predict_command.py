@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from megatron_mplug2.evaluation.predict import Fault, Model, Said
 
 _DEFAULT = Decoding()
-_PLACE = typer.Argument(metavar="RUN_OR_CHECKPOINT", help="A run's folder (its newest good checkpoint is taken), or a checkpoint's")
+_PLACE = typer.Argument(
+    metavar="RUN|CHECKPOINT|FOLDER", help="A run (its newest good checkpoint is taken), a checkpoint, or a folder of `mplug2 convert`"
+)
 _FILES = typer.Argument(metavar="FILE...", help="Pictures and clips")
 _QUESTION = typer.Option(help="Answer this about each file, instead of a caption")
-_MODE = typer.Option(help="How words are chosen; released: as the released code does, with its quirks")
+_MODE = typer.Option(
+    help="How words are chosen: as the released code does, with its quirks, where a folder is from a released file; else standard"
+)
 _BEAMS = typer.Option(help="Sequences that beam search keeps (standard, released)")
 _TEMPERATURE = typer.Option(help="Below 1 likelier words are drawn, above 1 less likely ones (sample)")
 _TOP_P = typer.Option(help="Draw among the fewest likeliest words that have this probability together (sample)")
@@ -30,7 +34,7 @@ def predict(
     place: Annotated[Path, _PLACE],
     files: Annotated[list[Path], _FILES],
     question: Annotated[str | None, _QUESTION] = None,
-    mode: Annotated[Mode, _MODE] = _DEFAULT.mode,
+    mode: Annotated[Mode | None, _MODE] = None,
     beams: Annotated[int, _BEAMS] = _DEFAULT.beams,
     temperature: Annotated[float, _TEMPERATURE] = _DEFAULT.temperature,
     top_p: Annotated[float, _TOP_P] = _DEFAULT.top_p,
@@ -41,13 +45,16 @@ def predict(
 
     A file that cannot be read is told, and the others are done all the same; the exit status is then 2.
     """
-    decoding = Decoding(mode=mode, beams=beams, temperature=temperature, top_p=top_p, seed=seed)
     if question is not None and not question.strip():
         raise UserError("--question is empty: leave it out for a caption")
 
+    from megatron_mplug2.conversion.exported_model import is_exported
     from megatron_mplug2.evaluation.predict import MediaFile, look_at
     from megatron_mplug2.evaluation.predict import predict as told_by
 
+    exported = is_exported(place)
+    chosen = mode or (_mode_of(place) if exported else _DEFAULT.mode)
+    decoding = Decoding(mode=chosen, beams=beams, temperature=temperature, top_p=top_p, seed=seed)
     told = _Told(len(files))
     media: list[MediaFile] = []
     for found in map(look_at, files):
@@ -56,7 +63,8 @@ def predict(
         else:
             told.fault(found)
     if media:
-        _with_trained_model(place, vocab, decoding, lambda model: told.all(told_by(model, media, question)))
+        with_model = _with_exported_model if exported else _with_trained_model
+        with_model(place, vocab, decoding, lambda model: told.all(told_by(model, media, question)))
     told.end()
 
 
@@ -101,6 +109,27 @@ def _with_trained_model(place: Path, vocab: Path | None, decoding: Decoding, wor
         work(TrainedModel(inference, config, decoding))
 
     launch(_alone(model.recorded_config(place), vocab), on_its_rank)
+
+
+def _with_exported_model(folder: Path, vocab: Path | None, decoding: Decoding, work: "Callable[[Model], None]") -> None:
+    """The same with the weights of a folder that `mplug2 convert` wrote."""
+    from launchers.local import launch
+    from megatron_mplug2.conversion.exported_model import exported_config, load_exported
+    from megatron_mplug2.evaluation import model
+    from megatron_mplug2.evaluation.predict import TrainedModel
+
+    def on_its_rank(config: "RunConfig") -> None:
+        inference, weights = model.built(config)
+        load_exported(folder, weights, inference.context.topology)
+        work(TrainedModel(inference, config, decoding))
+
+    launch(_alone(exported_config(folder), vocab), on_its_rank)
+
+
+def _mode_of(folder: Path) -> Mode:
+    from megatron_mplug2.conversion.exported_model import search_of
+
+    return Mode(search_of(folder).value)
 
 
 def _alone(config: "RunConfig", vocab: Path | None) -> "RunConfig":

@@ -3,6 +3,7 @@
 import io
 import multiprocessing
 import os
+import shutil
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from megatron_mplug2.checkpoint.commit import Retention
 from megatron_mplug2.checkpoint.state import RunState
 from megatron_mplug2.config.load import resolved_yaml
 from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.conversion.checkpoints import checkpoint_to_folder
 from megatron_mplug2.data.evaluation_batches import evaluation_batches
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.tokenizer import Tokenizer
@@ -72,7 +74,7 @@ def refusal(*arguments: str | Path) -> str:
 def save(config: RunConfig, step: int, without: str = "nothing") -> None:
     """Saves the weights of step 0; without those of a module."""
     inference, weights = model.built(config)
-    state = RunState(step=step, config=resolved_yaml(config), data={})
+    state = RunState(step=step, config=resolved_yaml(config), data={"steps": step})
     kept = [weight for weight in weights if not weight.name.startswith(without)]
     store.save(store.checkpoint_folder(config.run_dir), state, kept, None, inference.context.topology, Retention(last=5))
 
@@ -135,6 +137,34 @@ def test_modes_and_draws(trained: Trained) -> None:
     assert command(run, *trained.clips, *sample, "--seed", "1").out.splitlines() != together
     assert command(run, trained.clips[0], "--mode", "released").code == 0
     assert refusal(run, trained.clips[0], "--mode", "sample", "--top-p", "0") == "top_p=0.0: give a number above 0, at most 1"
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "folder"
+    checkpoint_to_folder(trained.config.run_dir, folder)
+    return folder
+
+
+def test_an_exported_folder_says_what_its_run_says(trained: Trained, exported: Path) -> None:
+    files = [*trained.pictures, *trained.clips]
+    told = command(exported, *files)
+    assert told.code == 0 and told.out == command(trained.config.run_dir, *files).out
+    asked = ("--question", QUESTION, "--mode", "released")
+    assert command(exported, *files, *asked).out == command(trained.config.run_dir, *files, *asked).out
+
+
+def test_damaged_exported_folders(trained: Trained, exported: Path, tmp_path: Path) -> None:
+    def damaged(name: str, content: bytes) -> str:
+        folder = tmp_path / name
+        shutil.copytree(exported, folder)
+        (folder / name).write_bytes(content)
+        return refusal(folder, trained.pictures[0])
+
+    assert damaged("processor_config.json", b"{}").endswith("is damaged (KeyError: 'image_instruction'): export the model again")
+    assert damaged("config.json", b"[]").endswith("config.json does not tell its beam search: export the model again")
+    weights = (exported / "model.safetensors").read_bytes()
+    assert "model.safetensors" in damaged("model.safetensors", weights[:-100])
 
 
 def test_bad_files(trained: Trained, tmp_path: Path) -> None:
