@@ -50,6 +50,7 @@ def exported_config(folder: Path) -> RunConfig:
                 "vocab": vocabulary_file(folder),
                 "train": {task: [str(folder)] for task in ("image_text", "video_text")},
                 "text_length": said["text_length"],
+                "document_length": said["text_length"],
                 "target_length": said["target_length"],
                 "test_transform": said["clip_resize"],
             },

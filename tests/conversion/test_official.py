@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from megatron_mplug2.conversion.contents import describe
+from megatron_mplug2.conversion.exported_model import exported_config, is_exported, search_of
+from megatron_mplug2.conversion.huggingface.settings import Search, model_config
 from megatron_mplug2.conversion.official import folder_to_official, official_to_folder
 from megatron_mplug2.conversion.released import MISSING
 from megatron_mplug2.conversion.released_file import is_dead
@@ -92,6 +94,13 @@ def test_equals_the_released_model(place: Path, tmp_path: Path) -> None:
         assert values["prompted"]["decoder_input_ids"].tolist() == [[101, 200, 201, 202, 203, 204, 102]]  # glued: "of", "##a"
         assert values["prompted"]["labels"].tolist() == [[-100, -100, -100, 202, 203, 204, 102]]
         assert values["prompt cut off"] == "a cat"
+
+
+@pytest.mark.parametrize("kind", Released)
+def test_a_folder_can_be_asked_by_predict(place: Path, kind: Released) -> None:
+    config = exported_config(place / kind)
+    assert is_exported(place / kind) and search_of(place / kind) is Search.RELEASED
+    assert config.model == model_config(place / kind) and config.data.vocab == place / kind / "vocab.txt"
 
 
 def released_and_live(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
