@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from data_tools.fresh_file import check_free
 from data_tools.fresh_folder import fresh_folder
-from megatron_mplug2.checkpoint import commit, inspection, newest, storage, store
+from megatron_mplug2.checkpoint import commit, inspection, storage, store
 from megatron_mplug2.checkpoint.commit_file import checksum
 from megatron_mplug2.checkpoint.contents import WEIGHT, key_of
 from megatron_mplug2.checkpoint.inspection import Contents
@@ -104,13 +104,7 @@ def write_checkpoint(out: Path, weights: Sequence[LazyWeight], model: ModelConfi
 
 
 def _verified(place: Path) -> Contents:
-    checkpoint = place
-    if commit.step_of(place.name) is None:
-        folder = inspection.checkpoints_folder(place)
-        complete = newest.listing(folder).complete
-        if not complete:
-            raise UserError(f"no good checkpoint in {folder}: `mplug2 checkpoint list` tells what is wrong with each")
-        checkpoint = complete[0].path
+    checkpoint = inspection.checkpoint_of(place)
     _, faults = inspection.verify(checkpoint)
     if faults:
         raise UserError(f"{faults[0]}: name another checkpoint, RUN/checkpoints/step-...")

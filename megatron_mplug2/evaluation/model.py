@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from megatron_mplug2.checkpoint import commit, inspection, newest, store
+from megatron_mplug2.checkpoint import inspection, store
 from megatron_mplug2.checkpoint.contents import WEIGHT, key_of
 from megatron_mplug2.config.load import parse_resolved
 from megatron_mplug2.config.schema import RunConfig
@@ -57,11 +57,5 @@ def recorded_config(place: Path) -> RunConfig:
     Raises:
         UserError: there is none, or this version cannot read its config.
     """
-    checkpoint = place
-    if commit.step_of(place.name) is None:
-        folder = inspection.checkpoints_folder(place)
-        complete = newest.listing(folder).complete
-        if not complete:
-            raise UserError(f"no complete checkpoint in {folder}")
-        checkpoint = complete[0].path
+    checkpoint = inspection.checkpoint_of(place)
     return parse_resolved(store.read_run(checkpoint).config, str(checkpoint / store.RUN))
