@@ -93,7 +93,7 @@ def last_train_step(run_dir: Path) -> int | None:
 def _step_of(line: str) -> int | None:
     try:
         step = json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return step if isinstance(step, int) else None
 
