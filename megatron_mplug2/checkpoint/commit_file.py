@@ -49,7 +49,7 @@ def read_commit(checkpoint: Path) -> Commit:
         raise DamagedError(f"{checkpoint / COMMIT} is missing") from None
     except OSError as error:
         raise DamagedError(f"{checkpoint / COMMIT} cannot be read ({error.strerror})") from None
-    except (ValidationError, ValueError, KeyError, TypeError):
+    except (ValidationError, ValueError, KeyError, TypeError, RecursionError):
         raise DamagedError(f"{checkpoint / COMMIT} is damaged") from None
     if not isinstance(found, int):
         raise DamagedError(f"{checkpoint / COMMIT} is damaged")

@@ -133,6 +133,8 @@ def _parse(text: str, source: str) -> Tree:
         tree = yaml.load(text, _Loader) or {}
     except yaml.YAMLError as error:
         raise UserError(f"{source}: not YAML: {_one_line(error)}") from error
+    except RecursionError:
+        raise UserError(f"{source}: nested too deep") from None
     if not isinstance(tree, dict):
         raise UserError(f"{source}: a config file holds `key: value` lines, this one holds a {type(tree).__name__}")
     return tree

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -416,6 +417,11 @@ def _named_blocks(value: Any) -> Any:
     return {"none": (), "full": tuple(Block)}[value] if isinstance(value, str) else value
 
 
+def _in_order(modules: tuple[Module, ...]) -> tuple[Module, ...]:
+    """Each once, so that a resume finds the same modules the same however they were written."""
+    return tuple(module for module in Module if module in modules)
+
+
 class TrainingConfig(Frozen):
     global_batch: int = Field(gt=0)
     """Samples a step."""
@@ -425,7 +431,7 @@ class TrainingConfig(Frozen):
     recompute: Annotated[tuple[Block, ...], BeforeValidator(_named_blocks)] = ()
     """Kinds of blocks of which only what enters them is kept, the rest computed again in the backward pass; `full` names all, `none` none.
     There is no finer choice: fused attention, the usual one, keeps nothing that grows with the square of a length."""
-    frozen: tuple[Module, ...] = ()
+    frozen: Annotated[tuple[Module, ...], AfterValidator(_in_order)] = ()
     """Modules whose weights stay as the run begins with them (`initialise_from`): no gradient, no optimizer state, no backward pass in
     front of the first trained weight. A block without a trained weight runs without dropout, as a fixed function of what enters it."""
     seed: int = Field(default=0, ge=0)

@@ -78,10 +78,10 @@ def chosen(samples: int) -> frozenset[int]:
 
 
 def seen(index: int, media: torch.Tensor) -> SeenSample:
-    """`media` [3, T, R, R], normalised."""
+    """`media` [3, T, R, R] uint8, on any device."""
     frames, resolution = media.shape[1], media.shape[2]
     kept = sorted({round(place) for place in torch.linspace(0, frames - 1, min(frames, FRAMES)).tolist()})
-    return SeenSample(index=index, frames=tuple(encoded_frame(levels(media[:, frame])) for frame in kept), resolution=resolution)
+    return SeenSample(index=index, frames=tuple(encoded_frame(levels(media[:, frame].cpu())) for frame in kept), resolution=resolution)
 
 
 def encoded_frame(picture: Levels) -> str:

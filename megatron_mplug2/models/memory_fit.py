@@ -85,13 +85,14 @@ def what_fits(config: RunConfig, limit_gb: float) -> Fit | None:
         changed = _changed(config, changes)
         if changed is None:
             continue
-        most = _most(changed)
+        most = most_loaded(changed)
         if most.total <= limit_gb * GB:
             return Fit(changes, changed.layout.world_size, most.total / GB)
     return None
 
 
-def _most(config: RunConfig) -> RankMemory:
+def most_loaded(config: RunConfig) -> RankMemory:
+    """Of the rank that needs most."""
     return max(stage_memory(config, make_partition(config)), key=lambda memory: memory.total)
 
 

@@ -56,7 +56,7 @@ class BatchShape:
 
 
 def batch_shape(config: RunConfig, task: Task, *, samples: int, frames: int, resolution: int) -> BatchShape:
-    """The shape of a microbatch of `samples` samples; pictures have one frame."""
+    """The shape of a microbatch of `samples` samples; pictures have one frame, and text, the same at every resolution, no patches."""
     data = config.data
     return BatchShape(
         task=task,
@@ -65,7 +65,7 @@ def batch_shape(config: RunConfig, task: Task, *, samples: int, frames: int, res
         instructions=config.objectives.lm.instructions,
         text_length=data.document_length if task is Task.TEXT else data.text_length,
         target_length=data.target_length,
-        patches=(resolution // config.model.vision.patch) ** 2,
+        patches=0 if task is Task.TEXT else (resolution // config.model.vision.patch) ** 2,
     )
 
 

@@ -136,9 +136,11 @@ def _pixels(config: RunConfig, stage: int, shape: BatchShape) -> float:
 
 def _working(config: RunConfig, partition: Partition, stage: int, shape: BatchShape) -> float:
     sent = message_bytes(config, partition, partition.cut_after(stage), shape)
-    again = max(kept_bytes(unit, shape, config) * _passing(config, unit) for unit in partition.stage_units(stage))
+    backward = backward_parts(config, shape.task)
+    again = max(kept_bytes(unit, shape, config) * _passing(config, unit, backward[unit.name]) for unit in partition.stage_units(stage))
     return again + 2 * sum(sent.values())  # there, and its gradient back
 
 
-def _passing(config: RunConfig, unit: Unit) -> float:
-    return recomputed(config, unit) + (PASSING_LOGITS if unit.name.startswith("heads.") else PASSING)
+def _passing(config: RunConfig, unit: Unit, backward: int) -> float:
+    """`backward`: of `backward_parts`; without one nothing is made again."""
+    return (backward > 0 and recomputed(config, unit)) + (PASSING_LOGITS if unit.name.startswith("heads.") else PASSING)

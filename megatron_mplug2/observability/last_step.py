@@ -17,6 +17,6 @@ def step_of(line: str) -> int | None:
     """That a line of the record is about; None for what is no line of a step."""
     try:
         step = json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return step if isinstance(step, int) else None

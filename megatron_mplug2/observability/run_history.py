@@ -18,6 +18,12 @@ SUMMARY_NAME = "run_summary.json"
 FINISHED = "finished"
 
 
+MOST_STEPS = 2**60
+"""Of a run; a record that tells of more is spoilt."""
+_LATEST = 253402300800.0
+"""The end of the year 9999, in seconds since 1970: no clock of a calendar goes further."""
+
+
 class Event(StrEnum):
     START = "start"
     CHECKPOINT = "checkpoint"
@@ -123,9 +129,15 @@ def _event(line: str) -> dict[str, Any] | None:
         event = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(event, dict) or not {"event", "at", "step"} <= event.keys():
+    if not isinstance(event, dict):
         return None
-    return event if isinstance(event["at"], int | float) and isinstance(event["step"], int) else None
+    counts = (event.get("step"), event.get("lost_steps", 0))
+    at, named = event.get("at"), isinstance(event.get("event"), str)
+    return event if named and isinstance(at, int | float) and 0 <= at < _LATEST and all(map(_is_count, counts)) else None
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value < MOST_STEPS
 
 
 def _replace(path: Path, text: str) -> None:

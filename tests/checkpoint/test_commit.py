@@ -124,7 +124,9 @@ def test_a_commit_of_another_format(tmp_path: Path, found: int, said: str) -> No
     assert not isinstance(caught.value, DamagedError)
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b'{"format": "2"}', b'{"format": 2, "step": 2, "files": {"run.json": 3}}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[]", b"\xff", b'{"format": "2"}', b'{"format": 2, "step": 2, "files": {"run.json": 3}}', b"[" * 100_000]
+)
 def test_a_damaged_commit(tmp_path: Path, content: bytes) -> None:
     made = make(tmp_path, 100)
     (made / COMMIT).write_bytes(content)

@@ -69,6 +69,12 @@ def test_a_run_keeps_its_frozen_modules() -> None:
         check_resume(before, now)
 
 
+def test_the_order_in_which_frozen_modules_are_named_is_nothing_that_changes() -> None:
+    before, now = (load_config(DEMO, [f"training.frozen=[{modules}]"]) for modules in ("text, vision, text", "vision, text"))
+    check_resume(before, now)
+    assert before.training.frozen == now.training.frozen
+
+
 def test_every_pattern_names_a_key() -> None:
     keys = [dotted(place) for place in places(RunConfig)]
     assert [pattern for pattern in CHANGEABLE if not any(fnmatchcase(key, pattern) for key in keys)] == []

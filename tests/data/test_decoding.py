@@ -239,6 +239,16 @@ def test_a_forked_process_outlives_its_parents_graphs() -> None:
     assert forked.exitcode == 0
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_a_batch_holds_what_dali_could_not_decode_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = DaliDecoder(gpu=True)
+    run = DaliDecoder._run
+    monkeypatch.setattr(DaliDecoder, "_run", lambda self, works: [*run(self, works[:1]), *((work, None) for work in works[1:])])
+    clips = decoder.clips([clip_request(Drawn().encoded())] * 2)
+    nearest = decoder.clips([clip_request(Drawn().encoded(), resize=ResizeFilter.NEAREST)])
+    assert all(isinstance(answer, torch.Tensor) and answer.is_cuda for answer in (*clips, *nearest))
+
+
 def test_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     def opened(decoder: DecoderChoice) -> Decoder:
         return open_decoder(DataConfig.model_validate({"vocab": "vocab.txt", "decoder": decoder, "workers": 0}))

@@ -73,6 +73,12 @@ def test_a_rank_s_peak_with_frozen_encoders_is_as_estimated() -> None:
     check(LayoutConfig(pipeline=2), 2, (), frozen=(Module.VISION, Module.TEMPORAL, Module.TEXT))
 
 
+def test_recompute_costs_nothing_where_no_backward_pass_comes() -> None:
+    frozen, layout = tuple(set(Module) - {Module.HEADS}), LayoutConfig(pipeline=2)
+    plain, again = (cases.config(layout, microbatch=8, recompute=recompute, frozen=frozen) for recompute in ((), tuple(Block)))
+    assert stage_memory(again, make_partition(plain)) == stage_memory(plain, make_partition(plain))
+
+
 @pytest.mark.parametrize("task", Task)
 def test_messages_are_what_the_stages_send(task: Task) -> None:
     """But for the tether, an element."""

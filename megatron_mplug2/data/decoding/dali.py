@@ -52,7 +52,7 @@ class DaliDecoder:
             except BadMedia as bad:
                 answers[place] = bad
         for work, answer in self._run(works):
-            answers[work.place] = answer if answer is not None else self._rest.pictures([work.request])[0]
+            answers[work.place] = answer if answer is not None else self._beside(self._rest.pictures([work.request])[0])
         return answers
 
     def clips(self, requests: Sequence[ClipRequest]) -> list[Decoded]:
@@ -60,15 +60,19 @@ class DaliDecoder:
         works = []
         for place, request in enumerate(requests):
             if request.transform.resize is ResizeFilter.NEAREST:  # DALI's takes other pixels than torch's
-                answers[place] = self._rest.clips([request])[0]
+                answers[place] = self._beside(self._rest.clips([request])[0])
                 continue
             try:
                 works.append(self._clip(place, request))
             except BadMedia as bad:
                 answers[place] = bad
         for work, answer in self._run(works):
-            answers[work.place] = answer if answer is not None else self._rest.clips([work.request])[0]
+            answers[work.place] = answer if answer is not None else self._beside(self._rest.clips([work.request])[0])
         return answers
+
+    def _beside(self, answer: Decoded) -> Decoded:
+        """What PyAV decoded, on the device of DALI's answers: one batch is made of both."""
+        return answer.cuda() if self._gpu and isinstance(answer, torch.Tensor) else answer
 
     def _picture(self, place: int, request: PictureRequest) -> "_Work[PictureRequest]":
         from megatron_mplug2.data.decoding.dali_graphs import Source

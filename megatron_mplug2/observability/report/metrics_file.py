@@ -10,6 +10,7 @@ from typing import Any
 from megatron_mplug2.config.schema import Task
 from megatron_mplug2.observability.last_step import METRICS_NAME
 from megatron_mplug2.observability.report.series import Series
+from megatron_mplug2.observability.run_history import MOST_STEPS
 
 MOST_SERIES = 400
 """Names that are kept; a file with more was not written by a run."""
@@ -65,7 +66,7 @@ class _Found:
         values = _object(line)
         step = values.pop("step", None)
         kind = values.pop("kind", None)
-        if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 2**60 or kind not in _KINDS:
+        if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < MOST_STEPS or kind not in _KINDS:
             self.skipped += 1
             return
         for name, value in _named(str(kind), values).items():

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from megatron_mplug2.checkpoint import newest, store
+from megatron_mplug2.checkpoint.commit_file import COMMIT
 from megatron_mplug2.checkpoint.inspection import Contents, inspect
 from megatron_mplug2.config.load import RESOLVED_NAME, parse_resolved
 from megatron_mplug2.config.schema import RunConfig
@@ -23,6 +24,9 @@ from megatron_mplug2.evaluation.samples import ShownSample
 from megatron_mplug2.observability.last_step import METRICS_NAME
 from megatron_mplug2.observability.report.metrics_file import Metrics, read_metrics
 from megatron_mplug2.observability.run_history import HISTORY_NAME, SUMMARY_NAME, read_history
+
+_MOST_DIGITS = 18
+"""Of a whole number in a record."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -116,7 +120,8 @@ def _checkpoints(folder: Path) -> tuple[Checkpoint, ...]:
         for candidate in newest.listing(store.checkpoint_folder(folder)).complete:
             assert candidate.content is not None
             size = sum(file.size for file in candidate.content.files.values())
-            found.append(Checkpoint(step=candidate.step, size=size, at=(candidate.path / "COMMIT").stat().st_mtime))
+            with suppress(OSError):  # removed just now by the run
+                found.append(Checkpoint(step=candidate.step, size=size, at=(candidate.path / COMMIT).stat().st_mtime))
     return tuple(sorted(found, key=lambda one: one.step))
 
 
@@ -132,10 +137,15 @@ def _contents(folder: Path) -> Contents | None:
 def _object(path: Path) -> Mapping[str, Any]:
     """Empty where the file is missing or no JSON object."""
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes(), parse_int=_whole)
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _whole(digits: str) -> int | float:
+    """JSON has integers of any length; one too long for a float is infinite."""
+    return int(digits) if len(digits) <= _MOST_DIGITS else float(digits)
 
 
 def _lines(path: Path, kind: type[M], skipped: Counter[str]) -> tuple[M, ...]:

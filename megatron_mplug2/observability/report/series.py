@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 SMOOTHED_OVER = 25
 """A running mean is taken over one in so many of the points."""
 
+_LARGEST = 1e100
+"""That is drawn. No float32 is so large, nor a norm of them; sums and differences of what is drawn are numbers."""
+
 Numbers = NDArray[np.float64]
 
 
@@ -19,7 +22,7 @@ class Series:
     steps: NDArray[np.int64]
     values: Numbers
     not_finite: int = 0
-    """Values that were left out, for they are no number or infinite."""
+    """Values that were left out, for they are no number or infinite, or nearly."""
 
     @staticmethod
     def of(steps: Any, values: Any) -> "Series":
@@ -29,7 +32,7 @@ class Series:
         steps, values = steps[order], values[order]
         last = np.append(steps[1:] != steps[:-1], True)[: len(steps)]
         steps, values = steps[last], values[last]
-        finite = np.isfinite(values)
+        finite = np.abs(values) < _LARGEST  # false for what is no number
         return Series(steps=steps[finite], values=values[finite], not_finite=int((~finite).sum()))
 
     def __len__(self) -> int:
@@ -40,7 +43,7 @@ class Series:
 
     def above_zero(self) -> "Series":
         """For a logarithmic axis."""
-        kept = self.values > 0
+        kept = self.values > 1 / _LARGEST
         return Series(steps=self.steps[kept], values=self.values[kept], not_finite=self.not_finite)
 
     def smoothed(self) -> "Series":

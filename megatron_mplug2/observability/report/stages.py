@@ -85,9 +85,7 @@ def parameters_by_unit(contents: Contents, units: Sequence[str]) -> dict[str, in
 
 def _alike(units: Sequence[Block]) -> Iterator[Block]:
     """Numbered units of one kind put together: vision.blocks.0 to vision.blocks.3 as "vision.blocks 0-3"."""
-    for kind, group in groupby(
-        units, key=lambda unit: unit.name.rpartition(".")[0] if unit.name.rpartition(".")[2].isdecimal() else unit.name
-    ):
+    for kind, group in groupby(units, key=_kind):
         members = list(group)
         first, last = members[0].name.rpartition(".")[2], members[-1].name.rpartition(".")[2]
         numbers = f" {first}" if len(members) == 1 else f" {first}–{last}"

@@ -98,6 +98,37 @@ def test_damage_is_left_out_and_counted(tmp_path: Path) -> None:
     assert "config is of another version" in page.text and "Cross" not in page.text and "cross-entropy (nats)" in page.text
 
 
+@pytest.mark.parametrize("at", ["NaN", "Infinity", "1e20", "-1", "1" + "0" * 400], ids=["nan", "inf", "far", "before", "long"])
+def test_an_event_of_an_impossible_time_or_step_is_left_out(tmp_path: Path, at: str) -> None:
+    write_finished_run(tmp_path)
+    with (tmp_path / "history.jsonl").open("a") as file:
+        file.write(f'{{"event": "start", "at": {at}, "step": 3}}\n{{"event": "end", "at": 2e9, "step": 1{"0" * 400}}}\n')
+        file.write('{"event": ["end"], "at": 2e9, "step": 3}\n{"event": "start", "at": 2e9, "step": 3, "lost_steps": [1]}\n')
+    assert "Left out: 4 lines of history.jsonl" in page_of(tmp_path).text
+
+
+@pytest.mark.parametrize("value", [1e308, 5e-324, 10**400], ids=["huge", "tiny", "long"])
+def test_a_number_that_no_run_writes_makes_a_page_all_the_same(tmp_path: Path, value: float) -> None:
+    write_finished_run(tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        for step, sign in ((1300, 1), (1301, -1)):
+            figures = {"lr": sign * value, "grad_norm": value, "temperature": -value}
+            file.write(json.dumps({"kind": "train", "step": step, **figures}) + "\n")
+    (tmp_path / "evaluation.json").write_text(json.dumps({"step": value, "qa": {"all": value}}))
+    (tmp_path / "run_summary.json").write_text(json.dumps({"effective_training_time": value, "wall_s": value, "starts": value}))
+    page = page_of(tmp_path)
+    assert "nan" not in page.text and page.tags.count("svg") >= 16
+
+
+def test_brackets_without_end_are_damage(tmp_path: Path) -> None:
+    write_finished_run(tmp_path)
+    (tmp_path / "config.yaml").write_text("[" * 20_000)
+    damaged = tmp_path / "checkpoints" / "step-00000005"
+    damaged.mkdir(parents=True)
+    (damaged / "COMMIT").write_text("[" * 100_000)
+    assert "config is of another version" in page_of(tmp_path).text
+
+
 def test_texts_of_strangers_stay_texts(tmp_path: Path) -> None:
     write_finished_run(tmp_path, text=HOSTILE)
     with (tmp_path / "metrics.jsonl").open("a") as file:
