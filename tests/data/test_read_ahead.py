@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +91,15 @@ def test_closing_ends_the_thread(read: int) -> None:
     assert thread_gone() and list(ahead) == []
 
 
+@pytest.fixture
+def obeys_ctrl_c() -> Iterator[None]:
+    """Also where the tests run in the background of a shell, which has them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("obeys_ctrl_c")
 def test_ctrl_c_reaches_who_waits_and_leaves_no_thread() -> None:
     def compute(item: int, watch: Watch) -> int:
         os.kill(os.getpid(), signal.SIGINT)

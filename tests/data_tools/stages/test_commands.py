@@ -82,7 +82,8 @@ def test_ended_from_outside(sent: signal.Signals, status: int, tmp_path: Path) -
     """As soon as clips are being written: no process is left, and the folder is gone on with."""
     listing = write_listing(tmp_path / "in", [video(tmp_path / f"{number}.mp4", noise_clip(number, frames=40)) for number in range(40)])
     words = ["data", "transcode", "listing", str(listing), "--out", str(tmp_path / "out"), "--workers", "2"]
-    code = "from megatron_mplug2.cli import main; main()"
+    # A shell has what it runs in the background ignore Ctrl-C, and these tests may be run so.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from megatron_mplug2.cli import main; main()"
     process = subprocess.Popen([sys.executable, "-c", code, *words], start_new_session=True, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: list(tmp_path.glob("out/media/*/*.mp4")), "clip")
     os.killpg(process.pid, sent)  # to all of them, as a terminal and SLURM do
