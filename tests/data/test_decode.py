@@ -89,6 +89,7 @@ def test_normalised() -> None:
 
 
 def test_bicubic_as_pil_of_what_is_cut_out() -> None:
+    """On soft pictures; where PIL cuts off overshoots between its two passes, torch's filter is nearer to the exact one."""
     for width, height, side in ((640, 360, 224), (341, 256, 224), (90, 300, 56), (40, 30, 96)):
         picture = Image.fromarray(gradient(height, width))
         for view in (FULL_VIEW, View(area=0.4, x=0.7, y=0.2, flip=False)):

@@ -139,8 +139,7 @@ class MPlug2Processor(ProcessorMixin):
             if resize == "nearest":
                 squares.append(F.interpolate(pixels, size=side, mode="nearest"))
             else:
-                square = Image.fromarray(pixels[0].permute(1, 2, 0).contiguous().numpy()).resize(side, Image.Resampling.BICUBIC)
-                squares.append(torch.from_numpy(np.array(square)).permute(2, 0, 1)[None])
+                squares.append(F.interpolate(pixels, size=side, mode="bicubic", antialias=True))
         return torch.cat(squares).transpose(0, 1).contiguous()
 
 
