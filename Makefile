@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 SLURM := slurm-wlm slurm-wlm-basic-plugins munge
+# SLURM's daemons lie where a plain user's PATH may not look.
+export PATH := $(PATH):/usr/sbin:/sbin
 # One thread a process: tests and the demo start several.
 export OMP_NUM_THREADS ?= 1
 

@@ -15,7 +15,7 @@ from tests.data_tools.sharding import sharded
 from tests.shared import SHARED, needs_shared
 from tests.training.corpus import DEMO
 
-STEPS = 900
+STEPS = 600
 
 
 @needs_shared
@@ -42,10 +42,10 @@ def test_a_tiny_model_retrieves_the_clips_and_pictures_that_it_was_trained_on(tm
             f"schedule=[{{steps: {STEPS}, image_text: 0.75, video_text: 0.25, frames: 4, resolution: 64}}]",
             "data.text_length=32",  # real captions are longer than the demo's
             "data.target_length=32",
-            "training.global_batch=8",
-            "training.microbatch=4",
+            "training.global_batch=16",
+            "training.microbatch=8",
             "training.validate_every=0",
-            "objectives.vlm.group=4",
+            "objectives.vlm.group=8",
             "objectives.lm.instructions=1",
             "optimizer.warmup_steps=20",
         ],
