@@ -88,6 +88,22 @@ class OnBadStep(StrEnum):
     """Weights and optimizer go back to the newest checkpoint; the samples of all steps since it are left out."""
 
 
+class Family(StrEnum):
+    """Kinds of downstream tasks: what is learned from a sample and how it is judged."""
+
+    IMAGE_QA = "image_qa"
+    VIDEO_QA = "video_qa"
+    IMAGE_CAPTION = "image_caption"
+    VIDEO_CAPTION = "video_caption"
+    IMAGE_RETRIEVAL = "image_retrieval"
+    VIDEO_RETRIEVAL = "video_retrieval"
+
+    @property
+    def task(self) -> Task:
+        """The stream that its samples come from."""
+        return Task.VIDEO_TEXT if self.value.startswith("video") else Task.IMAGE_TEXT
+
+
 class ParamGroup(StrEnum):
     """Groups of parameters with a learning rate and a weight decay of their own (see `training.optimizer`)."""
 
@@ -464,6 +480,12 @@ class TrainingConfig(Frozen):
     """Bit-identical repetition on GPUs, slower; on the CPU a run repeats anyway."""
 
 
+class DownstreamConfig(Frozen):
+    """What a run is finetuned for."""
+
+    family: Family
+
+
 class RunConfig(Frozen):
     """Everything a run is made of."""
 
@@ -477,6 +499,8 @@ class RunConfig(Frozen):
     objectives: ObjectivesConfig = ObjectivesConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     layout: LayoutConfig = LayoutConfig()
+    downstream: DownstreamConfig | None = None
+    """None: pretraining."""
     initialise_from: InitialiseConfig | None = None
     """Read where the run begins, not where it goes on."""
 
