@@ -2,14 +2,15 @@
 
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from megatron_mplug2.checkpoint import store
+from megatron_mplug2.checkpoint import inspection, store
 from megatron_mplug2.checkpoint.commit import Retention, begin
-from megatron_mplug2.checkpoint.commit_file import COMMIT, checksum, read_commit
+from megatron_mplug2.checkpoint.commit_file import COMMIT, FileSum, checksum, fault_of, read_commit
 from megatron_mplug2.checkpoint.state import RunState
 from megatron_mplug2.checkpoint.storage import INDEX
 from megatron_mplug2.checkpoint_commands import app
@@ -70,6 +71,16 @@ def test_verify(run: Path) -> None:
     ]
     assert refusal("verify", run).startswith(f"{run} has 3 faults (listed above)")
     assert refusal("verify", folder / "step-00000002").startswith(f"{folder}/step-00000002 has 1 faults")
+
+
+def test_what_a_run_removes_while_it_is_verified_is_no_fault(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def removed_meanwhile(path: Path, expected: FileSum) -> str | None:
+        if path.parent.name == "step-00000001":
+            shutil.rmtree(path.parent, ignore_errors=True)
+        return fault_of(path, expected)
+
+    monkeypatch.setattr(inspection, "fault_of", removed_meanwhile)
+    assert command("verify", run).stdout == f"{run}: 1 checkpoint, all bytes as written\n"
 
 
 def test_inspect(run: Path) -> None:

@@ -46,6 +46,11 @@ class BackgroundSaver:
         store.TURN.acquire()  # here, where saves have the same order on all ranks, not in the thread
         self._write.start()
 
+    @property
+    def writing(self) -> int | None:
+        """Step of the save that is in flight; None where there is none."""
+        return self._write.step if self._write is not None and self._write.is_alive() else None
+
     def finished(self) -> Path | None:
         """The checkpoint of a save that has succeeded since. Never waits or raises: ranks hear of a failure together, at the next save."""
         return self.wait() if self._write is not None and self._write.succeeded() else None
@@ -74,6 +79,7 @@ class _Write(threading.Thread):
 
     def __init__(self, folder: Path, state: RunState, pieces: list[Piece], topology: Topology, retention: Retention) -> None:
         super().__init__(name=f"checkpoint after step {state.step}", daemon=True)
+        self.step = state.step
         self._job = folder, state, pieces, topology, retention
         self._device = torch.cuda.current_device() if on_gpu() else None
         self._checkpoint: Path | None = None

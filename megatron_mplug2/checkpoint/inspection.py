@@ -66,6 +66,8 @@ def checkpoints_folder(place: Path) -> Path:
 def verify(place: Path) -> tuple[list[Path], list[str]]:
     """Reads every byte of a checkpoint, or of all of a run's. What was read, and a line for each fault.
 
+    What a run that goes on removes in the meantime, since it is old, is left out.
+
     Raises UserError where there is no checkpoint, or one is of another format.
     """
     if commit.step_of(place.name) is not None:
@@ -73,8 +75,9 @@ def verify(place: Path) -> tuple[list[Path], list[str]]:
             raise UserError(f"no checkpoint in {place}")
         return [place], list(_faults(place))
     listing = newest.listing(checkpoints_folder(place))
-    checkpoints = sorted(candidate.path for candidate in (*listing.complete, *listing.damaged))
-    return checkpoints, [fault for checkpoint in checkpoints for fault in _faults(checkpoint)]
+    found = {candidate.path: list(_faults(candidate.path)) for candidate in (*listing.complete, *listing.damaged)}
+    checkpoints = sorted(path for path in found if path.is_dir())
+    return checkpoints, [fault for checkpoint in checkpoints for fault in found[checkpoint]]
 
 
 def _faults(checkpoint: Path) -> Iterator[str]:

@@ -170,7 +170,9 @@ def _apply(tree: Tree, override: str) -> None:
 def _child(node: Any, section: str, override: str, place: str) -> Any:
     if isinstance(node, list):
         return node[_index(node, section, override, place)]
-    child = node.setdefault(section, {})
+    if node.get(section) is None:  # an optional section that a resolved config has left out
+        node[section] = {}
+    child = node[section]
     if not isinstance(child, dict | list):
         raise UserError(f"override {override!r}: {'.'.join(filter(None, (place, section)))} is the value {child!r}, not a section")
     return child

@@ -99,8 +99,10 @@ class Saver:
             self._tell(self._background.finished())
 
     def finish(self) -> None:
-        """Waits for what is being written. Raises UserError where it could not be."""
+        """Waits for what is being written, and says so. Raises UserError where it could not be."""
         if self._background is not None:
+            if (step := self._background.writing) is not None:
+                self._note(f"waiting until the checkpoint after step {step} is written")
             self._tell(self._background.wait())
 
     def _tell(self, checkpoint: Path | None) -> None:

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from megatron_mplug2.config.load import RESOLVED_NAME, load_config, merge, parse_resolved, resolved_yaml, write_resolved
+from megatron_mplug2.config.schema import InitialiseConfig
 from megatron_mplug2.errors import UserError
 
 PRETRAIN = Path(__file__).parents[2] / "configs/pretrain"
@@ -76,13 +77,16 @@ def test_merge_leaves_its_arguments() -> None:
     assert base == {"a": {"b": 1, "c": [1, 2]}}
 
 
-def test_overrides() -> None:
+def test_overrides(tmp_path: Path) -> None:
     overrides = ["optimizer.lr=2e-4", "layout.sequence_parallel=true", "layout.tensor=2", "schedule.1.steps=9", "schedule.0.steps=100"]
     config = load_config(DEMO, [*overrides, "layout.stage_starts=null", "data.crop_scale=[0.5, 0.9]", "optimizer.vision={lr_scale: 0.5}"])
     assert (config.optimizer.lr, config.layout.sequence_parallel, config.layout.tensor) == (2e-4, True, 2)
     assert (config.steps, config.data.crop_scale) == (109, (0.5, 0.9))
     assert (config.optimizer.vision.lr_scale, config.optimizer.vision.decay_scale) == (0.5, 1.0)
     assert config.layout.stage_starts is None
+    write_resolved(config, tmp_path)
+    begun = load_config(tmp_path / RESOLVED_NAME, ["initialise_from.checkpoint=there", "initialise_from.modules=[vision]"])
+    assert begun.initialise_from == InitialiseConfig(checkpoint=Path("there"), modules=("vision",)), "a section that it has as null"
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def _read(folder: Path, last_sign: float) -> Run:
 
 def _checkpoints(folder: Path) -> tuple[Checkpoint, ...]:
     found = []
-    with suppress(UserError):  # of a newer format
+    with suppress(UserError, OSError):  # of a newer format, or not to be read
         for candidate in newest.listing(store.checkpoint_folder(folder)).complete:
             assert candidate.content is not None
             size = sum(file.size for file in candidate.content.files.values())

@@ -12,7 +12,6 @@ from megatron_mplug2.config.load import write_resolved
 from megatron_mplug2.config.schema import LayoutConfig
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.observability.report.page import write_run_report
-from megatron_mplug2.observability.report.run_folder import read_run
 from megatron_mplug2.observability.run_history import RunHistory
 from tests.data_tools.report.test_report import Page
 from tests.observability.report.folders import HOSTILE, config_of, write_finished_run, write_steps
@@ -144,8 +143,7 @@ def test_a_flipped_bit_in_any_record_makes_a_page_all_the_same(tmp_path: Path) -
         before = path.read_bytes()
         for place in range(0, min(len(before), 400), 97):
             path.write_bytes(before[:place] + bytes([before[place] ^ 8]) + before[place + 1 :])
-            read_run(tmp_path)
-        page_of(tmp_path)
+            page_of(tmp_path)
         path.write_bytes(before)
 
 
