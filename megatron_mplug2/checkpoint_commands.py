@@ -41,8 +41,8 @@ def verify(place: Annotated[Path, typer.Argument(metavar="RUN_OR_CHECKPOINT", he
     for fault in faults:
         typer.echo(fault, err=True)
     if faults:
-        raise UserError(f"{place} has {len(faults)} faults (listed above): a run goes on from the newest checkpoint without one")
-    typer.echo(f"{place}: {len(checkpoints)} checkpoints, all bytes as written")
+        raise UserError(f"{place} has {_counted(len(faults), "fault")} (listed above): a run goes on from the newest checkpoint without one")
+    typer.echo(f"{place}: {_counted(len(checkpoints), "checkpoint")}, all bytes as written")
 
 
 @app.command()
@@ -87,3 +87,7 @@ def _weights(contents: "Contents") -> list[str]:
 def _printable(text: str) -> str:
     """A stranger's text without what a terminal would obey."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

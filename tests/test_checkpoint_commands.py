@@ -70,7 +70,7 @@ def test_verify(run: Path) -> None:
         f"{folder}/step-00000002/COMMIT is damaged",
     ]
     assert refusal("verify", run).startswith(f"{run} has 3 faults (listed above)")
-    assert refusal("verify", folder / "step-00000002").startswith(f"{folder}/step-00000002 has 1 faults")
+    assert refusal("verify", folder / "step-00000002").startswith(f"{folder}/step-00000002 has 1 fault")
 
 
 def test_what_a_run_removes_while_it_is_verified_is_no_fault(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
