@@ -176,12 +176,13 @@ class _Folder:
         shard = self.header.shards[number]
         if not size:
             return b""
-        data = self.files.read(shard, offset, size)
-        if content_id(role, data) != row[f"{role}_id"] and self.files.forget(shard, offset, size):
+        for _ in range(2):
             data = self.files.read(shard, offset, size)
-        if content_id(role, data) != row[f"{role}_id"]:
-            raise OSError(f"the {role} of {row['key'].decode()} is damaged on disk")
-        return data
+            if content_id(role, data) == row[f"{role}_id"]:
+                return data
+            if not self.files.forget(shard, offset, size):
+                break
+        raise OSError(f"the {role} of {row['key'].decode()} is damaged on disk")
 
     def check_files(self) -> None:
         for shard in self.header.shards:
