@@ -78,7 +78,8 @@ def _config(asked: argparse.Namespace, folder: Path) -> RunConfig:
         CONFIGS / f"{name}.yaml",
         [
             f"run_dir={folder}",
-            "downstream.family=video_caption",
+            "objectives.vlc.weight=0",
+            "objectives.vlm.weight=0",
             f"schedule=[{{steps: 1, video_text: 1, frames: {asked.frames}, resolution: {resolution}}}]",
             f"data.text_length={TOKENS}",
             f"data.target_length={TOKENS}",
