@@ -72,5 +72,5 @@ def modules_with_gradients(temporal_on_images: bool) -> dict[Task, set[Module]]:
 @pytest.mark.parametrize("temporal_on_images", [False, True])
 def test_modules_that_a_task_trains(temporal_on_images: bool) -> None:
     (found,) = run_ranks(1, modules_with_gradients, temporal_on_images)
-    model = load_config(DEMO, [f"model.vision.temporal_on_images={temporal_on_images}"]).model
-    assert found == {task: modules_used(model, task) for task in Task}
+    config = load_config(DEMO, [f"model.vision.temporal_on_images={temporal_on_images}"])
+    assert found == {task: modules_used(config.model, config.objectives, task) for task in Task}
