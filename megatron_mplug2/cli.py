@@ -50,6 +50,8 @@ def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
     from megatron_mplug2.config.load import load_config
 
     run = load_config(config, overrides or [])
+    if run.downstream is not None:
+        raise UserError(f"{config}: downstream.family={run.downstream.family} is finetuned: run `mplug2 finetune {config}`")
 
     from megatron_mplug2.data.streams import look_at_data
 

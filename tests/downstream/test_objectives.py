@@ -96,7 +96,7 @@ def work_of(config: RunConfig) -> Work:
         done.feature_passes += 1
         return passes.run_features(*arguments, **options)
 
-    Stage._run = counting  # type: ignore[method-assign]
+    Stage._run = counting  # type: ignore[method-assign, assignment]
     step_module.run_features = feature_pass  # type: ignore[attr-defined]
     step_module.backward(engine, cases.work(config, 0, Task.VIDEO_TEXT, 0, 1))
     return done
