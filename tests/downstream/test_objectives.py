@@ -39,11 +39,7 @@ LONG = [(layout, weighted) for layout in LAYOUTS for weighted in (ANSWERS, RETRI
 
 
 def config_of(weighted: tuple[str, ...], layout: LayoutConfig, microbatches: int = 2) -> RunConfig:
-    config = cases.config(layout, microbatch=cases.GLOBAL_BATCH // (microbatches * layout.data))
-    objectives = config.objectives
-    for name in {"mlm", "vlc", "vlm", "lm"} - set(weighted):
-        objectives = objectives.model_copy(update={name: getattr(objectives, name).model_copy(update={"weight": 0.0})})
-    return config.model_copy(update={"objectives": objectives})
+    return cases.only(cases.config(layout, microbatch=cases.GLOBAL_BATCH // (microbatches * layout.data)), weighted)
 
 
 @cache
