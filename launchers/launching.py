@@ -22,6 +22,7 @@ class Work(StrEnum):
     """Commands that run on every rank."""
 
     PRETRAIN = "pretrain"
+    FINETUNE = "finetune"
     EVALUATE = "evaluate"
 
 

@@ -50,6 +50,8 @@ def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
     from megatron_mplug2.config.load import load_config
 
     run = load_config(config, overrides or [])
+    if run.downstream is not None:
+        raise UserError(f"{config}: downstream.family={run.downstream.family} is finetuned: run `mplug2 finetune {config}`")
 
     from megatron_mplug2.data.streams import look_at_data
 
@@ -61,6 +63,31 @@ def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
 
     check_gpu_memory(run)
     raise typer.Exit(launch(run, loop.pretrain))
+
+
+@app.command()
+def finetune(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Finetune for the config's downstream family, from another run's weights or anew, or go on from the latest checkpoint.
+
+    Starts or joins ranks, stops and goes on as `pretrain` does.
+    """
+    hold_back()
+    from megatron_mplug2.config.load import load_config
+
+    run = load_config(config, overrides or [])
+
+    from megatron_mplug2.data.streams import look_at_data
+    from megatron_mplug2.downstream.family import check_finetuning
+
+    check_finetuning(run)
+    look_at_data(run)
+
+    from launchers.gpu_memory import check_gpu_memory
+    from launchers.local import launch
+    from megatron_mplug2.downstream.finetune import finetune
+
+    check_gpu_memory(run)
+    raise typer.Exit(launch(run, finetune))
 
 
 @app.command()

@@ -52,6 +52,18 @@ def test_a_missing_file_is_one_line_and_exit_code_2() -> None:
     assert done.stderr == f"error: {PROJECT}/nowhere.yaml: cannot read the config file: No such file or directory\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "config", "said"),
+    [
+        ("pretrain", "configs/finetune/demo_qa.yaml", "error: configs/finetune/demo_qa.yaml: downstream.family=video_qa is finetuned"),
+        ("finetune", DEMO, "error: downstream.family is missing"),
+    ],
+)
+def test_a_config_for_the_other_kind_of_training_is_refused(command: str, config: str, said: str) -> None:
+    done = run(command, config)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1) and done.stderr.startswith(said)
+
+
 def test_data_are_looked_at_before_ranks_start(tmp_path: Path) -> None:
     """8 ranks of the base model, which would take minutes and most of a machine's memory."""
     base = str(PROJECT / "configs/pretrain/base.yaml")

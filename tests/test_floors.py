@@ -19,6 +19,7 @@ FLOORS = (
     ("models", "objectives", "checkpoint", "pages", "data_tools"),
     ("evaluation", "conversion", "observability", "launchers"),
     ("training",),
+    ("downstream",),
     (
         "checkpoint_commands",
         "conversion_commands",

@@ -32,10 +32,12 @@ class Retention:
     """That many of the last ones."""
     every: int = 0
     """And those after a multiple of that many steps, for good; 0: none."""
+    best: int | None = None
+    """And the one after that many steps."""
 
     def doomed(self, steps: list[int]) -> list[int]:
         """Of ascending steps, those that go. Never the last one."""
-        return [step for step in steps[: -self.last] if not self.every or step % self.every]
+        return [step for step in steps[: -self.last] if step != self.best and (not self.every or step % self.every)]
 
 
 def folder_name(step: int) -> str:

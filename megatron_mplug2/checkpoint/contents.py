@@ -18,6 +18,8 @@ from megatron_mplug2.models.weights import Weight
 from megatron_mplug2.parallel.topology import Topology
 
 WEIGHT = "weight"
+AVERAGE = "average"
+"""A trained weight's average over steps, where the run keeps one (`training.ema`)."""
 
 
 def key_of(kind: str, name: str) -> str:

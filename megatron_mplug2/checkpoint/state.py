@@ -20,3 +20,5 @@ class RunState(BaseModel):
     """Position in the data, recorded substitutions, fingerprint of the dataset."""
     health: dict[str, JsonValue] = Field(default_factory=dict)
     """What decides about bad steps, the steps that were left out, and the time spent (`training.health_state`)."""
+    best_step: int | None = Field(default=None, ge=0)
+    """Steps of the run's best checkpoint so far, which stays; None where the run does not look for one (`downstream.best`)."""

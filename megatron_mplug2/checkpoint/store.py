@@ -15,7 +15,7 @@ from megatron_mplug2.checkpoint import commit, newest, storage
 from megatron_mplug2.checkpoint.commit import Retention
 from megatron_mplug2.checkpoint.commit_file import FileSum, checksum
 from megatron_mplug2.checkpoint.compare import Sizes, check_fits
-from megatron_mplug2.checkpoint.contents import WEIGHT, key_of, pieces_to_load, pieces_to_save, sizes
+from megatron_mplug2.checkpoint.contents import AVERAGE, WEIGHT, copies_to_load, key_of, pieces_to_load, pieces_to_save, sizes
 from megatron_mplug2.checkpoint.newest import Good
 from megatron_mplug2.checkpoint.pieces import Piece
 from megatron_mplug2.checkpoint.state import RunState
@@ -78,6 +78,19 @@ def find_in(place: Path) -> Found:
     if not isinstance(found, Found):
         raise UserError(f"no checkpoint in {folder}")
     return found
+
+
+def find_best(place: Path) -> Found:
+    """`find_in`, but of a run that keeps its best checkpoint (`downstream.best`) that one.
+
+    Raises:
+        UserError: there is none, or it is not good.
+    """
+    found = find_in(place)
+    best = found.state.best_step
+    if commit.step_of(place.name) is not None or best in (None, found.state.step):
+        return found
+    return _opened(newest.open_good(found.checkpoint.with_name(commit.folder_name(best))), found.said)
 
 
 def save(
@@ -143,12 +156,18 @@ def load(found: Found, weights: list[Weight], optimizer: MegatronOptimizer, topo
 def load_weights(found: Found, weights: list[Weight], topology: Topology) -> None:
     """Restores weights alone, for evaluation or as a start: the optimizer, if there will be one, is made afterwards.
 
+    Where the run keeps averages over steps (`training.ema`), these.
+
     Raises:
         UserError: it is of another model.
     """
-    _check(found.checkpoint, _weights(found.stored.sizes()), sizes(weights, None), topology)
+    stored = found.stored.sizes()
+    _check(found.checkpoint, _weights(stored), sizes(weights, None), topology)
+    averaged = [weight for weight in weights if key_of(AVERAGE, weight.name) in stored]
+    others = [weight for weight in weights if key_of(AVERAGE, weight.name) not in stored]
+    averages = copies_to_load(AVERAGE, averaged, [weight.param.detach() for weight in averaged], topology)
     with together(f"read {found.checkpoint}"):
-        found.stored.read(pieces_to_load(weights, None, topology))
+        found.stored.read([*pieces_to_load(others, None, topology), *averages])
 
 
 def load_modules(found: Found, modules: Collection[str], weights: list[Weight], optimizer: MegatronOptimizer, topology: Topology) -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from megatron_mplug2.config.schema import DatasetConfig, LayoutConfig, ModelConfig, Module, RunConfig, Task
+    from megatron_mplug2.config.schema import DatasetConfig, Family, LayoutConfig, ModelConfig, Module, ObjectivesConfig, RunConfig, Task
 
 VOCAB_MULTIPLE = 1024
 """The vocabulary is padded to a multiple of this, whatever the layout, so that weights have one shape everywhere."""
@@ -54,6 +54,7 @@ def run_errors(run: RunConfig) -> list[str]:
         *_dataset_errors(run),
         *_optimizer_errors(run),
         *_health_errors(run),
+        *_downstream_errors(run),
     ]
 
 
@@ -161,14 +162,19 @@ def _queue_errors(run: RunConfig) -> Iterator[str]:
         yield f"objectives.vlc.queue.size={vlc.queue.size} is not a multiple of training.global_batch={global_batch}"
 
 
-def modules_used(model: ModelConfig, task: Task) -> frozenset[Module]:
-    """Modules with a weight that the loss of a step of `task` depends on."""
+def modules_used(model: ModelConfig, objectives: ObjectivesConfig, task: Task) -> frozenset[Module]:
+    """Modules with a weight that the loss of a step of `task` depends on; none where no objective of the task has a weight."""
     from megatron_mplug2.config.schema import Module, Task
 
-    if task is Task.TEXT:
-        return frozenset((Module.TEXT, Module.UNIVERSAL, Module.DECODER, Module.HEADS))
-    still = task is Task.IMAGE_TEXT and not model.vision.temporal_on_images
-    return frozenset(Module) - ({Module.TEMPORAL} if still else set())
+    lm, pairs = objectives.lm.weight > 0, task is not Task.TEXT
+    first, second = (objectives.vlc, objectives.vlm) if pairs else (objectives.mlm, objectives.mlm)
+    if not (lm or first.weight or second.weight):
+        return frozenset()
+    used = {Module.TEXT, Module.UNIVERSAL, Module.HEADS, *([Module.DECODER] if lm else [])}
+    if pairs:
+        used |= {Module.VISION, *([Module.FUSION] if lm or second.weight else [])}
+        used |= {Module.TEMPORAL} if task is Task.VIDEO_TEXT or model.vision.temporal_on_images else set()
+    return frozenset(used)
 
 
 def _frozen_errors(run: RunConfig) -> Iterator[str]:
@@ -181,7 +187,10 @@ def _frozen_errors(run: RunConfig) -> Iterator[str]:
     shown = [module.value for module in frozen]
     for index, phase in enumerate(run.schedule):
         for task in Task:
-            if phase.share(task) > 0 and modules_used(run.model, task).issubset(frozen):
+            used = modules_used(run.model, run.objectives, task)
+            if phase.share(task) > 0 and not used:
+                yield f"schedule.{index}.{task} has no objective with a weight: give objectives.*.weight one, or the task no share"
+            elif phase.share(task) > 0 and used.issubset(frozen):
                 yield f"training.frozen={shown} leaves schedule.{index}.{task} nothing to train: leave one out"
 
 
@@ -249,3 +258,34 @@ def _health_errors(run: RunConfig) -> Iterator[str]:
     factor = run.training.spike_factor
     if 0 < factor <= 1:
         yield f"training.spike_factor={factor} would call every other step a spike: it must be more than 1, or 0 for none"
+
+
+def _downstream_errors(run: RunConfig) -> Iterator[str]:
+    from megatron_mplug2.config.schema import Task
+
+    downstream = run.downstream
+    if downstream is None:
+        return
+    family = downstream.family
+    for index, phase in enumerate(run.schedule):
+        for task in Task:
+            if (phase.share(task) > 0) != (task is family.task):
+                what = f"needs {family.task}" if task is family.task else f"takes {family.task} alone"
+                yield f"schedule.{index}.{task}={phase.share(task):g}: downstream.family={family} {what}"
+    yield from _family_weight_errors(run, family)
+    if downstream.best is not None and not run.training.validate_every:
+        yield "downstream.best needs training.validate_every: a figure of validation says which checkpoint is best"
+
+
+def _family_weight_errors(run: RunConfig, family: Family) -> Iterator[str]:
+    from megatron_mplug2.config.schema import FamilyKind
+
+    objectives = run.objectives
+    weights = {"vlc": objectives.vlc.weight, "vlm": objectives.vlm.weight, "lm": objectives.lm.weight}
+    needed, useless = (("vlc",), ("lm",)) if family.kind is FamilyKind.RETRIEVAL else (("lm",), ("vlc", "vlm"))
+    for name in needed:
+        if not weights[name]:
+            yield f"objectives.{name}.weight=0: downstream.family={family} needs it"
+    for name in useless:
+        if weights[name]:
+            yield f"objectives.{name}.weight={weights[name]:g}: downstream.family={family} does not train it; set it to 0"

@@ -40,6 +40,8 @@ CHANGEABLE: Mapping[str, str] = {
     "training.keep_checkpoints": "as above",
     "training.keep_every": "as above",
     "training.async_save": "when it is written, not what",
+    "downstream.best": "which checkpoint stays and when the run ends, not what a step computes",
+    "downstream.best.*": "as above",
     "objectives.vlc.chunk": "how many columns of the same similarity matrix live at once",
     "data.vocab": "the file may have been moved: its fingerprint in the checkpoint guards what is in it",
     "data.train.*": "folders may have been moved: the checkpoint's data state guards what is in them, weights and repeats",

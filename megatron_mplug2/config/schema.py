@@ -33,10 +33,14 @@ class Task(StrEnum):
 
 
 class Averaging(StrEnum):
-    """How the instruction-LM loss is averaged: a mean over samples of their token means, or one mean over all tokens."""
+    """How the instruction-LM loss is averaged. A sample here is an instruction with its answer."""
 
     SAMPLE = "sample"
+    """A mean over samples of their tokens' mean."""
     TOKEN = "token"
+    """One mean over all tokens ([CODE] video captions)."""
+    SUM = "sum"
+    """A mean over samples of their tokens' sum: the likelihood of whole answers ([CODE] video QA)."""
 
 
 class Negatives(StrEnum):
@@ -88,6 +92,17 @@ class OnBadStep(StrEnum):
     """Weights and optimizer go back to the newest checkpoint; the samples of all steps since it are left out."""
 
 
+class FamilyKind(StrEnum):
+    """What a family learns from a sample, whether that is a picture or a clip."""
+
+    QA = "qa"
+    """Answers to its questions; a caption is not needed."""
+    CAPTION = "caption"
+    """A caption, asked by `objectives.lm`'s instruction."""
+    RETRIEVAL = "retrieval"
+    """Which caption belongs to it, by VLC and VLM."""
+
+
 class Family(StrEnum):
     """Kinds of downstream tasks: what is learned from a sample and how it is judged."""
 
@@ -102,6 +117,10 @@ class Family(StrEnum):
     def task(self) -> Task:
         """The stream that its samples come from."""
         return Task.VIDEO_TEXT if self.value.startswith("video") else Task.IMAGE_TEXT
+
+    @property
+    def kind(self) -> FamilyKind:
+        return FamilyKind(self.value.partition("_")[2])
 
 
 class ParamGroup(StrEnum):
@@ -233,6 +252,11 @@ class VLCConfig(Frozen):
     chunk: int = Field(default=4096, gt=0)
     """Columns of the similarity matrix that live at once."""
 
+    @property
+    def queued(self) -> bool:
+        """Whether momentum encoders and their queue are kept."""
+        return self.weight > 0 and self.negatives is Negatives.QUEUE
+
 
 class VLMConfig(Frozen):
     """Vision-language matching with hard negatives, 1 positive : 2 negatives [M1]."""
@@ -248,9 +272,13 @@ class LMConfig(Frozen):
     weight: float = Field(default=1.0, ge=0)
     averaging: Averaging = Averaging.SAMPLE
     instructions: int = Field(default=1, gt=0)
-    """Instructions a picture or clip gets in a step: the first asks for a caption, the others are its questions."""
+    """Instructions a picture or clip gets in a step: the first asks for a caption, the others are its questions. A family of questions
+    (`downstream.family`) draws so many of its questions, each at most once; one of captions draws so many captions."""
     image_instruction: str = "what does the image describe?"  # [PAPER figure 1]
     video_instruction: str = "what does the video describe?"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of a token's target that is spread evenly over the vocabulary (Szegedy et al. 2016, section 7: 0.1), as in torch's
+    `CrossEntropyLoss`; in validation too."""
 
 
 class ObjectivesConfig(Frozen):
@@ -411,6 +439,9 @@ class OptimizerConfig(Frozen):
     temporal: GroupRule = GroupRule()
     rest: GroupRule = GroupRule()
     decay_norms_and_biases: bool = False
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Factor of the rate from each block of the vision encoder and of the text encoder to the block before it: early blocks move less
+    (ELECTRA, Clark et al. 2020, table 7: 0.8 for base, 0.9 for large). 1: all have their group's rate."""
 
     def rule(self, group: ParamGroup) -> GroupRule:
         rule: GroupRule = getattr(self, group.value)
@@ -456,6 +487,9 @@ class TrainingConfig(Frozen):
     """Steps between validations; 0 never."""
     validation_batches: int = Field(default=4, gt=0)
     """Global batches of each stream that a validation takes."""
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    """Share that the average over steps of a weight keeps at a step (Polyak & Juditsky 1992; usual in long runs: 0.9999). 0: none.
+    Validation and evaluation take the averages; training goes on from the weights, and an export takes them."""
     checkpoint_every: int = Field(default=1000, gt=0)
     keep_checkpoints: int = Field(default=2, gt=0)
     """The last ones that stay."""
@@ -480,10 +514,27 @@ class TrainingConfig(Frozen):
     """Bit-identical repetition on GPUs, slower; on the CPU a run repeats anyway."""
 
 
+class Better(StrEnum):
+    LOWER = "lower"
+    HIGHER = "higher"
+
+
+class BestConfig(Frozen):
+    """By which figure of validation a run's best checkpoint is found: it is saved, stays, and is what an evaluation takes."""
+
+    figure: str = Field(min_length=1)
+    """As validation names it, such as "video_text/loss/lm" or "video_text/retrieval/t2v_r1"."""
+    better: Better = Better.LOWER
+    patience: int = Field(default=0, ge=0)
+    """Validations in a row without a better figure after which the run is finished; 0: it goes to the end of its schedule."""
+
+
 class DownstreamConfig(Frozen):
     """What a run is finetuned for."""
 
     family: Family
+    best: BestConfig | None = None
+    """None keeps the last checkpoints alone."""
 
 
 class RunConfig(Frozen):

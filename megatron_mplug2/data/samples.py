@@ -7,14 +7,14 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_mplug2.config.schema import DataConfig, ObjectivesConfig, RunConfig, Task
+from megatron_mplug2.config.schema import DataConfig, FamilyKind, ObjectivesConfig, RunConfig, Task
 from megatron_mplug2.data.decoding.augment import drawn_operations
 from megatron_mplug2.data.decoding.contract import ClipRequest, Decoded, Decoder, PictureRequest, Transform, View
 from megatron_mplug2.data.draws import Purpose, SampleDraws
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.masking import Masked, mask_tokens
 from megatron_mplug2.data.quarantine import BadSample, retried
-from megatron_mplug2.data.record import Record
+from megatron_mplug2.data.record import Question, Record
 from megatron_mplug2.data.tokenizer import Tokenizer
 
 _SPLIT_FROM, _SPLIT_TO = 0.3, 0.7
@@ -110,6 +110,7 @@ class SampleReader:
     def __init__(self, config: RunConfig, tokenizer: Tokenizer) -> None:
         self._data: DataConfig = config.data
         self._objectives: ObjectivesConfig = config.objectives
+        self._kind: FamilyKind | None = config.downstream.family.kind if config.downstream else None
         self._tokenizer = tokenizer
 
     def text(self, manifest: Manifest, draws: SampleDraws) -> TextSample:
@@ -133,25 +134,41 @@ class SampleReader:
         """A picture or clip, not decoded yet, with its texts; without media where `picture` is None. Raises BadSample, OSError."""
         entry, record = manifest.entry(draws.index), read_record(manifest, draws.index)
         captions = [caption for caption in record.captions if caption.strip()]
-        if not captions:
-            raise BadSample("no caption")
+        questions = [question for question in record.questions if question.question.strip() and question.answer.strip()]
+        if self._kind is FamilyKind.QA:
+            if not questions:
+                raise BadSample("no question")
+            asked, captions = self._questions(questions, draws), captions or [""]
+        else:
+            if not captions:
+                raise BadSample("no caption")
+            asked = self._asked(questions if self._kind is None else [], captions, draws)
         media = media_request(manifest, picture, draws, self._data, record) if picture else None
-        asked = self._asked(record, captions, draws)
         return PairSample(
             index=draws.index,
             media=media,
             caption=self._tokenizer.encode(captions[draws.one_of(len(captions), Purpose.CAPTION)], self._data.text_length),
             instructions=np.stack([self._tokenizer.encode(instruction, self._data.text_length) for instruction, _ in asked]),
-            targets=np.stack([self._tokenizer.target(answer, self._data.target_length) for _, answer in asked]),
+            targets=np.stack([self._target(answer) for _, answer in asked]),
             media_id=entry.media_id,
             meaning_id=entry.meaning_id,
         )
 
-    def _asked(self, record: Record, captions: list[str], draws: SampleDraws) -> list[tuple[str, str]]:
+    def _target(self, answer: str) -> NDArray[np.int64]:
+        """Of no answer `[CLS]` alone: nothing to predict, so that the row counts nothing."""
+        length = self._data.target_length
+        return self._tokenizer.target(answer, length) if answer else self._tokenizer.encode("", length)
+
+    def _questions(self, questions: list[Question], draws: SampleDraws) -> list[tuple[str, str]]:
+        """k questions and answers, each at most once; the rows past the last question ask nothing."""
+        rows = self._objectives.lm.instructions
+        drawn = [questions[place] for place in draws.order(len(questions), Purpose.QUESTIONS)[:rows]]
+        return [(one.question, one.answer) for one in drawn] + [("", "")] * (rows - len(drawn))
+
+    def _asked(self, asked: list[Question], captions: list[str], draws: SampleDraws) -> list[tuple[str, str]]:
         """k instructions and answers: a caption, then questions, then other captions where there are too few questions."""
         lm = self._objectives.lm
         instruction = lm.video_instruction if draws.task is Task.VIDEO_TEXT else lm.image_instruction
-        asked = [question for question in record.questions if question.question.strip() and question.answer.strip()]
         order = draws.order(len(asked), Purpose.QUESTIONS)[: lm.instructions - 1]
         wanted = lm.instructions - len(order)
         told = draws.order(len(captions), Purpose.TARGET_CAPTION)

@@ -34,13 +34,14 @@ def built(config: RunConfig) -> tuple[Inference, list[Weight]]:
 
 
 def trained(config: RunConfig, place: Path) -> tuple[Inference, store.Found]:
-    """With the weights of a checkpoint, or of a run's newest good one, and what that is. Collective over the world.
+    """With the weights of a checkpoint, or of a run's best one, if it keeps that, else its newest good one, and what that is. Collective
+    over the world.
 
     Raises:
         UserError: as `check_layout`, or there is no good checkpoint, or it is of another model or vocabulary.
     """
     check_layout(config)
-    found = store.find_in(place)
+    found = store.find_best(place)
     if not any(key.startswith(key_of(WEIGHT, "decoder.")) for key in found.stored.sizes()):
         raise UserError(f"{found.checkpoint} has no decoder, so it can say nothing: take a checkpoint of a whole model")
     inference, weights = built(config)

@@ -170,7 +170,7 @@ def _universal(unit: UniversalUnit, shape: BatchShape, rank: _Rank) -> float:
 
 @_kept.register
 def _fusion(unit: FusionUnit, shape: BatchShape, rank: _Rank) -> float:
-    length, rows = shape.text_length, shape.samples * (3 + shape.instructions)
+    length, rows = shape.text_length, shape.fused_rows
     gathered = 0 if unit.index else rank.stream(length, rows, rank.hidden)
     return gathered + _text_block(rank, length, rows) + _text_cross(rank, length, rows, shape.visual_length)
 
@@ -188,9 +188,10 @@ def _decoder_layer(unit: DecoderLayerUnit, shape: BatchShape, rank: _Rank) -> fl
 @_kept.register
 def _masked_lm(unit: MaskedLMUnit, shape: BatchShape, rank: _Rank) -> float:
     """As `flops` does, documents without padding."""
-    asked = round(shape.text_length * shape.samples * rank.config.objectives.mlm.probability)
+    rows = shape.samples * shape.texts
+    asked = round(shape.text_length * rows * rank.config.objectives.mlm.probability)
     # Its half of the text stream, GELU's input and output, and the asked rows.
-    dense = 3 * rank.stream(shape.text_length, shape.samples, rank.hidden)
+    dense = 3 * rank.stream(shape.text_length, rows, rank.hidden)
     return dense + element_bytes(rank.config) * asked * rank.hidden + rank.logits(asked)
 
 
@@ -207,7 +208,7 @@ def _contrast(unit: ContrastUnit, shape: BatchShape, rank: _Rank) -> float:
 
 @_kept.register
 def _matching(unit: MatchingUnit, shape: BatchShape, rank: _Rank) -> float:
-    return _first_tokens(rank, 3 * shape.samples)
+    return _first_tokens(rank, shape.pairs * shape.samples)
 
 
 @_kept.register

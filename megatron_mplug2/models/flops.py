@@ -113,7 +113,7 @@ def _universal(unit: UniversalUnit, shape: BatchShape, config: RunConfig) -> int
 
 @_flops.register
 def _fusion(unit: FusionUnit, shape: BatchShape, config: RunConfig) -> int:
-    length, batch = shape.text_length, shape.samples * (3 + shape.instructions)
+    length, batch = shape.text_length, shape.fused_rows
     return _text_block(length, batch, config) + _text_cross(length, batch, shape.visual_length, shape.samples, config)
 
 
@@ -127,7 +127,7 @@ def _decoder_layer(unit: DecoderLayerUnit, shape: BatchShape, config: RunConfig)
 @_flops.register
 def _masked_lm(unit: MaskedLMUnit, shape: BatchShape, config: RunConfig) -> int:
     """The vocabulary's share is an expectation: documents without padding, of whose tokens `mlm.probability` are asked for."""
-    hidden, rows = config.model.text.hidden, shape.text_length * shape.samples
+    hidden, rows = config.model.text.hidden, shape.text_length * shape.samples * shape.texts
     asked = round(rows * config.objectives.mlm.probability)
     return _linear(rows, hidden, hidden) + _linear(asked, hidden, padded_vocab(config.model.text.vocab_size))
 
@@ -140,7 +140,7 @@ def _contrast(unit: ContrastUnit, shape: BatchShape, config: RunConfig) -> int:
 
 @_flops.register
 def _matching(unit: MatchingUnit, shape: BatchShape, config: RunConfig) -> int:
-    return _linear(3 * shape.samples, config.model.text.hidden, 2)
+    return _linear(shape.pairs * shape.samples, config.model.text.hidden, 2)
 
 
 @_flops.register

@@ -14,6 +14,7 @@ from megatron_mplug2.models.microbatch import Microbatch
 from megatron_mplug2.models.shapes import Stream
 from megatron_mplug2.objectives import contrastive, instruction_lm, masked_lm, matching
 from megatron_mplug2.objectives.result import Objective
+from megatron_mplug2.objectives.weighted import EVERY, contrasts
 
 TEXT_EMBEDDING, DECODER_EMBEDDING = "text.embedding", "decoder.embedding"
 
@@ -27,14 +28,16 @@ class MaskedLMUnit(Unit):
 
     name = "heads.mlm"
 
-    def __init__(self, config: ModelConfig) -> None:
-        self._vocab_size = config.text.vocab_size
+    def __init__(self, config: ModelConfig, objectives: frozenset[Objective] = EVERY) -> None:
+        self._vocab_size, self._objectives = config.text.vocab_size, objectives
 
     def build(self, context: ModelContext, built: Mapping[str, nn.Module]) -> LanguageModelHead:
         return _tied_head(context, built, TEXT_EMBEDDING)
 
     def flow(self, task: Task) -> Flow:
-        return Flow(reads=(Stream.TEXT,), writes=(Stream.PROMPT,)) if task is Task.TEXT else IDLE
+        if task is not Task.TEXT:
+            return IDLE
+        return Flow(reads=(Stream.TEXT,), writes=(Stream.PROMPT,) if Objective.LM in self._objectives else ())
 
     def modules(self, task: Task) -> frozenset[Module]:
         """The words are the text embedding's."""
@@ -46,31 +49,38 @@ class MaskedLMUnit(Unit):
 
     def run(self, module: nn.Module, streams: Streams, micro: Microbatch) -> Streams:
         text = streams[Stream.TEXT]
+        if micro.shape.texts:
+            self._ask(module, text[:, : micro.first_texts], micro)
+        return {Stream.PROMPT: text[:, micro.first_texts :]} if micro.instructions else {}
+
+    def _ask(self, module: nn.Module, text: torch.Tensor, micro: Microbatch) -> None:
         labels = micro.text.labels.T.flatten()
         # At least one row, whose label may be IGNORED: an empty draw stays in the graph and in the collectives.
         asked = labels != IGNORED
         positions = asked.nonzero()[:, 0] if bool(asked.any()) else torch.zeros(1, dtype=torch.int64, device=labels.device)
-        logits = module(text[:, : micro.samples], micro.shape.text_length, positions)
+        logits = module(text, micro.shape.text_length, positions)
         loss = masked_lm.masked_lm_loss(logits, labels[positions][None], self._vocab_size, micro.sequence.topology.tensor_group)
         micro.add_loss(Objective.MLM, micro.objectives.mlm.weight, loss.sum)
-        return {Stream.PROMPT: text[:, micro.samples :]}
 
 
 class ContrastUnit(Unit):
-    """VLC: features of both modalities, and the gradient that the whole global batch gives them."""
+    """VLC: features of both modalities, and the gradient that the whole global batch gives them. VLM's negatives are drawn by them."""
 
     name = "heads.contrast"
+
+    def __init__(self, objectives: frozenset[Objective] = EVERY) -> None:
+        self._objectives = objectives
 
     def build(self, context: ModelContext, built: Mapping[str, nn.Module]) -> ContrastiveHead:
         return ContrastiveHead(context)
 
     def flow(self, task: Task) -> Flow:
-        return IDLE if task is Task.TEXT else Flow(reads=(Stream.VISUAL, Stream.TEXT))
+        return Flow(reads=(Stream.VISUAL, Stream.TEXT)) if contrasts(self._objectives, task) else IDLE
 
     def run(self, module: nn.Module, streams: Streams, micro: Microbatch) -> Streams:
         assert isinstance(module, ContrastiveHead)
         vision_class = micro.sequence.first_token(streams[Stream.VISUAL])
-        text_class = micro.sequence.first_token(streams[Stream.TEXT][:, : micro.samples])
+        text_class = micro.sequence.first_token(streams[Stream.TEXT][:, : micro.first_texts])
         vision, text = module(vision_class, text_class)
         micro.features = (vision, text)
         if micro.features_only:
@@ -96,23 +106,29 @@ class MatchingUnit(Unit):
 
     name = "heads.matching"
 
+    def __init__(self, objectives: frozenset[Objective] = EVERY) -> None:
+        self._objectives = objectives
+
     def build(self, context: ModelContext, built: Mapping[str, nn.Module]) -> MatchingHead:
         return MatchingHead(context)
 
     def flow(self, task: Task) -> Flow:
-        return IDLE if task is Task.TEXT else Flow(reads=(Stream.FUSED,), writes=(Stream.PROMPT,))
+        if task is Task.TEXT or self._objectives.isdisjoint((Objective.VLM, Objective.LM)):
+            return IDLE
+        return Flow(reads=(Stream.FUSED,), writes=(Stream.PROMPT,) if Objective.LM in self._objectives else ())
 
     def origin(self, written: Stream, task: Task) -> Origin:
         """What it writes is a part of what it reads."""
         return Origin((Stream.FUSED,), frozenset())
 
     def run(self, module: nn.Module, streams: Streams, micro: Microbatch) -> Streams:
-        fused, pairs = streams[Stream.FUSED], 3 * micro.samples
-        assert micro.contrast is not None
-        logits = module(micro.sequence.first_token(fused[:, :pairs]))
-        loss = matching.matching_loss(logits, micro.contrast.image_for_text >= 0)
-        micro.add_loss(Objective.VLM, micro.objectives.vlm.weight, loss.sum)
-        return {Stream.PROMPT: fused[:, pairs:]}
+        fused = streams[Stream.FUSED]
+        if micro.first_pairs:
+            assert micro.contrast is not None
+            logits = module(micro.sequence.first_token(fused[:, : micro.first_pairs]))
+            loss = matching.matching_loss(logits, micro.contrast.image_for_text >= 0)
+            micro.add_loss(Objective.VLM, micro.objectives.vlm.weight, loss.sum)
+        return {Stream.PROMPT: fused[:, micro.first_pairs :]} if micro.instructions else {}
 
 
 class InstructionLMUnit(Unit):
@@ -120,14 +136,14 @@ class InstructionLMUnit(Unit):
 
     name = "heads.lm"
 
-    def __init__(self, config: ModelConfig) -> None:
-        self._vocab_size = config.text.vocab_size
+    def __init__(self, config: ModelConfig, objectives: frozenset[Objective] = EVERY) -> None:
+        self._vocab_size, self._objectives = config.text.vocab_size, objectives
 
     def build(self, context: ModelContext, built: Mapping[str, nn.Module]) -> LanguageModelHead:
         return _tied_head(context, built, DECODER_EMBEDDING)
 
     def flow(self, task: Task) -> Flow:
-        return Flow(reads=(Stream.DECODER,))
+        return Flow(reads=(Stream.DECODER,)) if Objective.LM in self._objectives else IDLE
 
     def modules(self, task: Task) -> frozenset[Module]:
         """The words are the decoder embedding's."""
@@ -135,8 +151,7 @@ class InstructionLMUnit(Unit):
 
     def run(self, module: nn.Module, streams: Streams, micro: Microbatch) -> Streams:
         logits = module(streams[Stream.DECODER], micro.shape.target_length)
-        loss = instruction_lm.instruction_lm_loss(
-            logits, micro.targets, micro.objectives.lm.averaging, self._vocab_size, micro.sequence.topology.tensor_group
-        )
-        micro.add_loss(Objective.LM, micro.objectives.lm.weight, loss.sum)
+        lm, group = micro.objectives.lm, micro.sequence.topology.tensor_group
+        loss = instruction_lm.instruction_lm_loss(logits, micro.targets, lm.averaging, self._vocab_size, group, lm.label_smoothing)
+        micro.add_loss(Objective.LM, lm.weight, loss.sum)
         return {}

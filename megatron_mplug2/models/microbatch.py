@@ -93,12 +93,21 @@ class Microbatch:
     def instructions(self) -> int:
         return self.shape.instructions
 
+    @property
+    def first_texts(self) -> int:
+        """Rows of TEXT before those of the decoder's instructions."""
+        return self.samples * self.shape.texts
+
+    @property
+    def first_pairs(self) -> int:
+        """Rows of FUSED before those of the decoder's instructions."""
+        return self.samples * self.shape.pairs
+
     @cached_property
     def text_tokens(self) -> torch.Tensor:
         """[rows, L]: the TEXT stream's tokens."""
-        if isinstance(self.batch, TextBatch):
-            return torch.cat([self.batch.masked, self.batch.prefix])
-        return torch.cat([self.batch.captions, self.batch.instructions])
+        text, asked = (self.text.masked, self.text.prefix) if self.task is Task.TEXT else (self.pair.captions, self.pair.instructions)
+        return torch.cat(([text] if self.shape.texts else []) + ([asked] if self.shape.instructions else []))
 
     @cached_property
     def text_keys(self) -> torch.Tensor:
@@ -111,14 +120,17 @@ class Microbatch:
 
     @cached_property
     def fused_rows(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows of TEXT and rows of VISUAL that make FUSED's 3b + kb pairs."""
-        assert self.contrast is not None
+        """Rows of TEXT and rows of VISUAL that make FUSED's 3b + kb pairs, or what of them an objective reads."""
         own = torch.arange(self.samples, device=self.text_tokens.device)
+        instructions = torch.arange(self.first_texts, self.shape.text_rows, device=own.device)
+        asked = own.repeat_interleave(self.instructions)
+        if not self.shape.pairs:
+            return instructions, asked
+        assert self.contrast is not None
         negative_image = torch.where(self.contrast.image_for_text >= 0, self.contrast.image_for_text, own)
         negative_text = torch.where(self.contrast.text_for_image >= 0, self.contrast.text_for_image, own)
-        instructions = torch.arange(self.samples, self.text_tokens.shape[0], device=own.device)
         texts = torch.cat([own, own, negative_text, instructions])
-        images = torch.cat([own, negative_image, own, own.repeat_interleave(self.instructions)])
+        images = torch.cat([own, negative_image, own, asked])
         return texts, images
 
     @cached_property
@@ -133,7 +145,7 @@ class Microbatch:
     @cached_property
     def prompt_keys(self) -> torch.Tensor:
         """[decoder rows, padded L] bool."""
-        return self.text_keys[self.samples :]
+        return self.text_keys[self.first_texts :]
 
     @cached_property
     def targets(self) -> torch.Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from megatron_mplug2.config.schema import Block, ModelConfig
+from megatron_mplug2.config.schema import Block, ModelConfig, RunConfig
 from megatron_mplug2.models.chain import Streams, Unit
 from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.head_units import (
@@ -30,6 +30,8 @@ from megatron_mplug2.models.units import (
     VisionEmbeddingUnit,
     VisionOutputUnit,
 )
+from megatron_mplug2.objectives.result import Objective
+from megatron_mplug2.objectives.weighted import EVERY, weighted
 
 CONTRAST = ContrastUnit.name
 
@@ -45,7 +47,12 @@ class Tie:
 TIES = (Tie(TEXT_EMBEDDING, MaskedLMUnit.name), Tie(DECODER_EMBEDDING, InstructionLMUnit.name))
 
 
-def chain(config: ModelConfig) -> tuple[Unit, ...]:
+def run_chain(config: RunConfig) -> tuple[Unit, ...]:
+    """The chain as a run's steps use it: idle where no objective of some weight asks for work."""
+    return chain(config.model, weighted(config.objectives))
+
+
+def chain(config: ModelConfig, objectives: frozenset[Objective] = EVERY) -> tuple[Unit, ...]:
     """The links of mPLUG-2 in order: vision, text, universal, MLM and contrast, fusion, matching, decoder."""
     text_layers = config.text.layers - config.text.universal_layers
     universal = config.text.universal_layers
@@ -56,13 +63,13 @@ def chain(config: ModelConfig) -> tuple[Unit, ...]:
         TextEmbeddingUnit(),
         *(TextLayerUnit(index) for index in range(text_layers)),
         *(UniversalUnit(index, first=index == 0, last=index == universal - 1) for index in range(universal)),
-        MaskedLMUnit(config),
-        ContrastUnit(),
-        *(FusionUnit(index) for index in range(config.fusion_layers)),
-        MatchingUnit(),
-        DecoderEmbeddingUnit(),
-        *(DecoderLayerUnit(index) for index in range(config.decoder_layers)),
-        InstructionLMUnit(config),
+        MaskedLMUnit(config, objectives),
+        ContrastUnit(objectives),
+        *(FusionUnit(index, objectives) for index in range(config.fusion_layers)),
+        MatchingUnit(objectives),
+        DecoderEmbeddingUnit(objectives),
+        *(DecoderLayerUnit(index, objectives) for index in range(config.decoder_layers)),
+        InstructionLMUnit(config, objectives),
     )
 
 

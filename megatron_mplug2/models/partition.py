@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.models.chain import Unit
-from megatron_mplug2.models.mplug2 import CONTRAST, TIES, chain
+from megatron_mplug2.models.mplug2 import CONTRAST, TIES, run_chain
 from megatron_mplug2.models.stage_cuts import quickest_starts
 from megatron_mplug2.models.workload import passes
 from megatron_mplug2.parallel.topology import StageRoles
@@ -44,4 +44,4 @@ def make_partition(config: RunConfig) -> Partition:
     """The chain cut where `layout.stage_starts` says, else so that the run's steps take the least time."""
     starts = config.layout.stage_starts
     cuts = (0, *starts) if starts is not None else quickest_starts(passes(config), config.layout.pipeline)
-    return Partition(chain(config.model), cuts)
+    return Partition(run_chain(config), cuts)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from megatron_mplug2.config.schema import ModelConfig, RunConfig, Task
+from megatron_mplug2.objectives.result import Objective
+from megatron_mplug2.objectives.weighted import contrasts, weighted
 from megatron_mplug2.parallel.sequence import SequenceShards
 
 
@@ -13,11 +15,11 @@ class Stream(StrEnum):
     VISUAL = "visual"
     """[1 + T * patches, b, h]: visual tokens of a clip; after the universal layers, image embeddings."""
     TEXT = "text"
-    """[L, rows, h]: captions then instructions (pairs), or masked documents then prefixes (text)."""
+    """[L, rows, h]: captions then instructions (pairs), or masked documents then prefixes (text); of these what an objective reads."""
     QUERIES = "queries"
     """[queries, b, h]: the universal layers' learnable queries."""
     FUSED = "fused"
-    """[L, 3b + kb, h]: positives, negative images, negative captions (VLM), then instructions (LM)."""
+    """[L, 3b + kb, h]: positives, negative images, negative captions (with VLM), then instructions (with LM)."""
     PROMPT = "prompt"
     """[L, kb or b, h]: fused instructions, or encoded prefixes: what the decoder is asked."""
     DECODER = "decoder"
@@ -31,8 +33,12 @@ class BatchShape:
     task: Task
     samples: int
     frames: int
+    texts: int
+    """Rows of TEXT a sample before those of instructions: 1, its caption or masked document; 0 where no objective reads it."""
+    pairs: int
+    """Rows of FUSED a sample before those of instructions: 3 with VLM, else 0."""
     instructions: int
-    """Instructions a picture or clip."""
+    """Rows a sample that the decoder is asked: instructions of a picture or clip, or one prefix of a text; 0 without the instruction LM."""
     text_length: int
     target_length: int
     patches: int
@@ -48,21 +54,28 @@ class BatchShape:
 
     @property
     def text_rows(self) -> int:
-        return 2 * self.samples if self.task is Task.TEXT else self.samples * (1 + self.instructions)
+        return self.samples * (self.texts + self.instructions)
+
+    @property
+    def fused_rows(self) -> int:
+        return self.samples * (self.pairs + self.instructions)
 
     @property
     def decoder_rows(self) -> int:
-        return self.samples if self.task is Task.TEXT else self.samples * self.instructions
+        return self.samples * self.instructions
 
 
 def batch_shape(config: RunConfig, task: Task, *, samples: int, frames: int, resolution: int) -> BatchShape:
     """The shape of a microbatch of `samples` samples; pictures have one frame, and text, the same at every resolution, no patches."""
-    data = config.data
+    data, objectives = config.data, weighted(config.objectives)
+    instructions = 1 if task is Task.TEXT else config.objectives.lm.instructions
     return BatchShape(
         task=task,
         samples=samples,
         frames=frames if task is Task.VIDEO_TEXT else 1,
-        instructions=config.objectives.lm.instructions,
+        texts=int(Objective.MLM in objectives if task is Task.TEXT else contrasts(objectives, task)),
+        pairs=3 if task is not Task.TEXT and Objective.VLM in objectives else 0,
+        instructions=instructions if Objective.LM in objectives else 0,
         text_length=data.document_length if task is Task.TEXT else data.text_length,
         target_length=data.target_length,
         patches=0 if task is Task.TEXT else (resolution // config.model.vision.patch) ** 2,
@@ -82,7 +95,7 @@ def stream_shape(stream: Stream, shape: BatchShape, model: ModelConfig, sequence
         case Stream.QUERIES:
             return sequence.local(model.text.queries), shape.samples, hidden
         case Stream.FUSED:
-            return sequence.local(shape.text_length), shape.samples * (3 + shape.instructions), hidden
+            return sequence.local(shape.text_length), shape.fused_rows, hidden
         case Stream.PROMPT:
             return sequence.local(shape.text_length), shape.decoder_rows, hidden
         case Stream.DECODER:

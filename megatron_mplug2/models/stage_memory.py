@@ -4,9 +4,10 @@ What a GPU needs beside them (CUDA's context, libraries, fragments) is not in it
 """
 
 from dataclasses import dataclass, fields
+from functools import partial
 from math import prod
 
-from megatron_mplug2.config.schema import Negatives, Precision, RunConfig, Task
+from megatron_mplug2.config.schema import Precision, RunConfig, Task
 from megatron_mplug2.models.activations import FP32, element_bytes, kept_bytes
 from megatron_mplug2.models.chain import Unit, alive_at
 from megatron_mplug2.models.mplug2 import CONTRAST
@@ -15,6 +16,7 @@ from megatron_mplug2.models.shapes import BatchShape, Stream, stream_shape
 from megatron_mplug2.models.stage_weights import planned_topology, rank_elements, stage_weights
 from megatron_mplug2.models.weights import Weight
 from megatron_mplug2.models.workload import backward_parts, recomputed, step_shares
+from megatron_mplug2.objectives.weighted import contrasts, weighted
 from megatron_mplug2.parallel.sequence import SequenceShards
 
 PASSING = 0.5
@@ -35,7 +37,7 @@ class RankMemory:
     optimizer: float
     """Adam's moments, and with bf16 the main weights, in fp32."""
     averages: float
-    """Momentum encoders and their queue."""
+    """Momentum encoders and their queue; averages of all trained weights."""
     activations: float
     """What microbatches in flight keep for their backward, what they received, and the step's pixels."""
     working: float
@@ -70,17 +72,17 @@ def _rank_memory(config: RunConfig, partition: Partition, stage: int) -> RankMem
         weights=element_bytes(config) * sum(rank_elements(weight, config.layout.tensor) for weight in weights),
         gradients=FP32 * elements,
         optimizer=FP32 * state * elements / (config.layout.data if config.layout.zero1 else 1),
-        averages=_averages(config, partition, stage, trained),
+        averages=_averages(config, partition, stage, trained) + (FP32 * elements if config.training.ema else 0),
         activations=max(_activations(config, partition, stage, shape) for shape in shapes),
         working=max(_working(config, partition, stage, shape) for shape in shapes),
-        contrast=_contrast(config) if partition.roles.features == stage and any(shape.task is not Task.TEXT for shape in shapes) else 0,
+        contrast=_contrast(config) if partition.roles.features == stage and any(map(partial(_contrasts, config), shapes)) else 0,
     )
 
 
 def _averages(config: RunConfig, partition: Partition, stage: int, trained: list[Weight]) -> float:
     """An average in fp32 of the trained weights that contrastive features are made with (`training.momentum`)."""
     vlc, owner = config.objectives.vlc, partition.roles.features
-    if vlc.negatives is not Negatives.QUEUE or stage > owner:
+    if not vlc.queued or stage > owner:
         return 0
     names = [unit.name for unit in partition.units]
     units = [unit for unit in partition.units[: names.index(CONTRAST)] if not unit.flow(Task.IMAGE_TEXT).idle]
@@ -94,9 +96,13 @@ def _features(config: RunConfig, samples: int) -> float:
     return samples * 2 * (FP32 * config.model.contrastive_width + INT64)
 
 
+def _contrasts(config: RunConfig, shape: BatchShape) -> bool:
+    return contrasts(weighted(config.objectives), shape.task)
+
+
 def _contrast(config: RunConfig) -> float:
     vlc, samples = config.objectives.vlc, config.training.microbatch * config.microbatches
-    rows = config.training.microbatch if vlc.negatives is Negatives.QUEUE else samples
+    rows = config.training.microbatch if vlc.queued else samples
     own = 4 * _features(config, samples)  # as they are, over tau, and the gradients
     return _features(config, config.training.global_batch) + own + FP32 * rows * min(vlc.chunk, config.training.global_batch)
 

@@ -15,6 +15,8 @@ from megatron_mplug2.models.microbatch import Microbatch
 from megatron_mplug2.models.shapes import Stream
 from megatron_mplug2.models.universal import UniversalLayer
 from megatron_mplug2.models.vision import VisionBlock, VisionEmbedding, VisionOutput
+from megatron_mplug2.objectives.result import Objective
+from megatron_mplug2.objectives.weighted import EVERY
 
 
 @dataclass
@@ -142,6 +144,7 @@ class FusionUnit(Unit):
     """The first one pairs texts with pictures; only unpermuted tokens travel between stages."""
 
     index: int
+    objectives: frozenset[Objective] = EVERY
 
     def __post_init__(self) -> None:
         self.name = f"fusion.layers.{self.index}"
@@ -150,7 +153,7 @@ class FusionUnit(Unit):
         return BertLayer(context, cross=True)
 
     def flow(self, task: Task) -> Flow:
-        if task is Task.TEXT:
+        if task is Task.TEXT or self.objectives.isdisjoint((Objective.VLM, Objective.LM)):
             return IDLE
         return Flow(reads=(Stream.FUSED if self.index else Stream.TEXT, Stream.VISUAL), writes=(Stream.FUSED,))
 
@@ -162,13 +165,14 @@ class FusionUnit(Unit):
 
 @dataclass
 class DecoderEmbeddingUnit(Unit):
+    objectives: frozenset[Objective] = EVERY
     name: str = "decoder.embedding"
 
     def build(self, context: ModelContext, built: Mapping[str, nn.Module]) -> BertEmbedding:
         return BertEmbedding(context)
 
     def flow(self, task: Task) -> Flow:
-        return Flow(writes=(Stream.DECODER,))
+        return Flow(writes=(Stream.DECODER,)) if Objective.LM in self.objectives else IDLE
 
     def run(self, module: nn.Module, streams: Streams, micro: Microbatch) -> Streams:
         return {Stream.DECODER: module(micro.targets)}
@@ -188,6 +192,7 @@ def decoder_memory(streams: Streams, micro: Microbatch) -> torch.Tensor:
 @dataclass
 class DecoderLayerUnit(Unit):
     index: int
+    objectives: frozenset[Objective] = EVERY
 
     def __post_init__(self) -> None:
         self.name = f"decoder.layers.{self.index}"
@@ -196,6 +201,8 @@ class DecoderLayerUnit(Unit):
         return BertLayer(context, cross=True)
 
     def flow(self, task: Task) -> Flow:
+        if Objective.LM not in self.objectives:
+            return IDLE
         memory = (Stream.PROMPT,) if task is Task.TEXT else (Stream.PROMPT, Stream.VISUAL)
         return Flow(reads=(Stream.DECODER, *memory), writes=(Stream.DECODER,))
 

@@ -2,12 +2,13 @@
 
 from collections import defaultdict
 
-from megatron_mplug2.config.schema import Negatives, RunConfig, Task
+from megatron_mplug2.config.schema import RunConfig, Task
 from megatron_mplug2.models.chain import Unit, grown_before
 from megatron_mplug2.models.flops import unit_flops
-from megatron_mplug2.models.mplug2 import CONTRAST, chain
+from megatron_mplug2.models.mplug2 import CONTRAST, run_chain
 from megatron_mplug2.models.shapes import BatchShape, batch_shape
 from megatron_mplug2.models.stage_cuts import Pass
+from megatron_mplug2.objectives.weighted import contrasts, weighted
 
 
 def step_shares(config: RunConfig) -> dict[BatchShape, float]:
@@ -31,7 +32,7 @@ def recomputed(config: RunConfig, unit: Unit) -> bool:
 def backward_parts(config: RunConfig, task: Task) -> dict[str, int]:
     """By unit's name, how many forward passes its backward costs: one for the gradient of what came in, where a trained weight has gone
     into that, and one for those of its weights, where one is trained."""
-    units, frozen = chain(config.model), config.training.frozen
+    units, frozen = run_chain(config), config.training.frozen
     return {
         unit.name: bool(grown.intersection(unit.flow(task).reads)) + bool(unit.modules(task).difference(frozen))
         for unit, grown in zip(units, grown_before(units, task, frozen), strict=False)  # it goes on to after the last
@@ -46,21 +47,21 @@ def training_pass(config: RunConfig, shape: BatchShape) -> tuple[float, ...]:
         parts = backward[unit.name]
         return 1 + parts + (parts > 0 and recomputed(config, unit))
 
-    return tuple(unit_flops(unit, shape, config) * passes_of(unit) for unit in chain(config.model))
+    return tuple(unit_flops(unit, shape, config) * passes_of(unit) for unit in run_chain(config))
 
 
 def feature_pass(config: RunConfig, shape: BatchShape) -> tuple[float, ...]:
     """Operations of each unit for one microbatch, forward up to the contrastive head."""
-    units = chain(config.model)
+    units = run_chain(config)
     owner = next(index for index, unit in enumerate(units) if unit.name == CONTRAST)
     return tuple(unit_flops(unit, shape, config) if index <= owner else 0 for index, unit in enumerate(units))
 
 
 def feature_passes(config: RunConfig, task: Task) -> int:
     """Passes without gradients before the training pass: VLC's first one, and that of momentum encoders (`training.step`)."""
-    if task is Task.TEXT:
+    if not contrasts(weighted(config.objectives), task):
         return 0
-    queued = config.objectives.vlc.negatives is Negatives.QUEUE
+    queued = config.objectives.vlc.queued
     inline = config.layout.pipeline == 1 and (queued or config.microbatches == 1)
     return queued + (not inline)
 

@@ -22,15 +22,20 @@ def instruction_lm_count(targets: torch.Tensor, averaging: Averaging) -> torch.T
 
 
 def instruction_lm_loss(
-    logits: torch.Tensor, targets: torch.Tensor, averaging: Averaging, vocab_size: int, tensor_group: dist.ProcessGroup | None
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    averaging: Averaging,
+    vocab_size: int,
+    tensor_group: dist.ProcessGroup | None,
+    smoothing: float = 0.0,
 ) -> LossSum:
-    """Cross-entropy of the next tokens, summed over tokens, or over rows of their mean over tokens.
+    """Cross-entropy of the next tokens, summed over tokens, or over rows of their mean over tokens; `smoothing` as in `token_losses`.
 
     `logits`: [L, b, padded vocabulary / tensor size], the last position of no use; `targets`: [b, L] int64, [CLS] tokens [SEP], then
     padding. A row is a pair of sample and instruction; one without tokens to predict counts nothing.
     """
     labels = _next_tokens(targets)
-    losses = token_losses(logits[:-1], labels, vocab_size, tensor_group)
+    losses = token_losses(logits[:-1], labels, vocab_size, tensor_group, smoothing)
     if averaging is Averaging.SAMPLE:
         losses = losses.sum(dim=1) / (labels != IGNORED).sum(dim=1).clamp(min=1)
     return LossSum(sum=losses.sum(), count=instruction_lm_count(targets, averaging).to(losses.dtype))

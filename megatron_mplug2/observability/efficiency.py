@@ -4,7 +4,7 @@ import torch
 
 from megatron_mplug2.config.schema import PhaseConfig, Precision, RunConfig, Task
 from megatron_mplug2.models.flops import unit_flops
-from megatron_mplug2.models.mplug2 import chain
+from megatron_mplug2.models.mplug2 import run_chain
 from megatron_mplug2.models.shapes import batch_shape
 from megatron_mplug2.models.workload import backward_parts
 from megatron_mplug2.parallel.device import on_gpu
@@ -51,5 +51,5 @@ class StepFlops:
             samples = config.training.global_batch
             shape = batch_shape(config, task, samples=samples, frames=phase.frames, resolution=phase.resolution)
             backward = backward_parts(config, task)
-            self._known[task, phase] = sum(unit_flops(unit, shape, config) * (1 + backward[unit.name]) for unit in chain(config.model))
+            self._known[task, phase] = sum(unit_flops(unit, shape, config) * (1 + backward[unit.name]) for unit in run_chain(config))
         return self._known[task, phase]

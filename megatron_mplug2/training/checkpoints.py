@@ -1,7 +1,7 @@
 """The run's checkpoints: going on from the newest good one, and saving the next."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -65,14 +65,17 @@ class Saver:
     def save(self, data: DataState, health: HealthState) -> None:
         """After `data.steps` steps. Collective over the world. Raises UserError where this save or the one before could not be written."""
         engine = self._engine
+        best = health.best.step if health.best else None
         state = RunState(
             step=data.steps,
             config=resolved_yaml(engine.config),
             data=data.model_dump(mode="json"),
             health=health.model_dump(mode="json"),
+            best_step=best,
         )
-        beside = engine.momentum.pieces_to_save(engine.topology) if engine.momentum is not None else ()
-        job = self._folder, state, engine.weights, engine.optimizer, engine.topology, self._retention, beside
+        beside = [piece for kept in engine.averages for piece in kept.pieces_to_save(engine.topology)]
+        retention = replace(self._retention, best=best)
+        job = self._folder, state, engine.weights, engine.optimizer, engine.topology, retention, beside
         if self._background is None:
             self._tell(store.save(*job))
         else:
@@ -124,7 +127,7 @@ class Saver:
 
 def _load(found: store.Found, engine: Engine) -> None:
     """Weights, optimizer state, and what the run keeps beside them."""
-    beside = engine.momentum.pieces_to_load(engine.topology) if engine.momentum is not None else ()
+    beside = [piece for kept in engine.averages for piece in kept.pieces_to_load(engine.topology)]
     store.load(found, engine.weights, engine.optimizer, engine.topology, beside)
 
 

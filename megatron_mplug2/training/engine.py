@@ -1,6 +1,7 @@
 """Everything that one rank trains with, made from a config: its stage, Megatron-Core's data parallelism and optimizer around it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,7 +9,8 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.optimizer import MegatronOptimizer
 from torch import nn
 
-from megatron_mplug2.config.schema import LayoutConfig, Negatives, RunConfig
+from megatron_mplug2.checkpoint.contents import AVERAGE
+from megatron_mplug2.config.schema import LayoutConfig, RunConfig
 from megatron_mplug2.models.build import LOG_TEMPERATURE, build_stage
 from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.mplug2 import Stage
@@ -20,7 +22,8 @@ from megatron_mplug2.objectives.key_queue import KeyQueue
 from megatron_mplug2.observability.sections import Section, SectionClock
 from megatron_mplug2.parallel.device import device, megatron_runtime
 from megatron_mplug2.parallel.topology import Topology, make_topology
-from megatron_mplug2.training.momentum import Mains, Momentum, feature_weights
+from megatron_mplug2.training.averages import Averages, Mains
+from megatron_mplug2.training.momentum import Momentum, feature_weights
 from megatron_mplug2.training.optimizer import LearningRate, clip, make_optimizer
 from megatron_mplug2.training.pipeline_stage import PipelineStage
 from megatron_mplug2.training.ties import TiedCopy, reduce_ties, tied_copies
@@ -43,6 +46,13 @@ class Engine:
     """Told where in a step the rank is."""
     momentum: Momentum | None
     """With `objectives.vlc.negatives: queue`, on the stages up to the one that owns the contrastive features."""
+    ema: Averages | None
+    """With `training.ema`, of all trained weights, for evaluation."""
+
+    @property
+    def averages(self) -> tuple[Averages, ...]:
+        """All that is averaged over steps."""
+        return tuple(kept for kept in (self.momentum, self.ema) if kept is not None)
 
     @property
     def log_temperature(self) -> nn.Parameter | None:
@@ -59,6 +69,13 @@ class Engine:
         if self.config.layout.overlap_param_gather:
             self.ddp.start_param_sync(force_sync=True)
 
+    @contextmanager
+    def evaluated(self) -> Iterator[None]:
+        """Around a look at the model as it is evaluated: with the averages of its weights, if it keeps them (`training.ema`)."""
+        self.finish_gathering()
+        with self.ema.in_place_of_weights() if self.ema is not None else nullcontext():
+            yield
+
     def gradients_are_finite(self) -> bool:
         """All of this rank's own, replicas too. By their sum, the quickest to compute: only sums over 3e38 would be taken for infinite."""
         sums = [buffer.grad_data.sum() for buffer in self.ddp.buffers]
@@ -70,7 +87,7 @@ class Engine:
         `accept` is asked with the norm, before the gradients are clipped. Where it refuses, the same on all ranks, weights, moments,
         Adam's count and averages stay as if the step had not been.
 
-        Momentum encoders follow here, after every step, whatever its task. They need all weights: with them, no gathering overlaps.
+        Averages follow here, after every step, whatever its task. They need all weights: with them, no gathering overlaps.
         """
         rate = self.learning_rate.set(step)
         with megatron_runtime():
@@ -78,16 +95,17 @@ class Engine:
             norm = float(self.optimizer.get_grad_norm())
         if not accept(norm):
             return norm, rate
-        if self.momentum is not None:
-            self.momentum.begin()
+        for kept in self.averages:
+            kept.begin()
         with megatron_runtime():
             clip(self.optimizer, self.config.optimizer.clip_norm, norm)
             self.optimizer.step_with_ready_grads()
         if self.log_temperature is not None and self.log_temperature.requires_grad:
             clamp_log_temperature_(self.log_temperature, self.config.objectives.vlc)
-        if self.momentum is not None:
+        if self.averages:
             self.finish_gathering()
-            self.momentum.follow()
+        for kept in self.averages:
+            kept.follow()
         return norm, rate
 
 
@@ -119,6 +137,7 @@ def make_engine(config: RunConfig, clock: SectionClock | None = None) -> Engine:
         weights=weights,
         clock=clock,
         momentum=_momentum(config, partition, topology, weights, optimizer),
+        ema=_ema(config, topology, weights, optimizer),
     )
 
 
@@ -126,11 +145,19 @@ def _momentum(
     config: RunConfig, partition: Partition, topology: Topology, weights: Sequence[Weight], optimizer: MegatronOptimizer
 ) -> Momentum | None:
     vlc, owner = config.objectives.vlc, partition.roles.features
-    if vlc.negatives is not Negatives.QUEUE or topology.pipeline_rank > owner:
+    if not vlc.queued or topology.pipeline_rank > owner:
         return None
     owns = topology.pipeline_rank == owner
     queue = KeyQueue(vlc.queue.size, config.model.contrastive_width, device()) if owns else None
     return Momentum(feature_weights(weights, partition), vlc.queue.momentum, queue, Mains(optimizer, topology))
+
+
+def _ema(config: RunConfig, topology: Topology, weights: Sequence[Weight], optimizer: MegatronOptimizer) -> Averages | None:
+    """Of tied copies too: each stage runs with its own."""
+    if not config.training.ema:
+        return None
+    trained = [weight for weight in weights if weight.param.requires_grad]
+    return Averages(AVERAGE, trained, config.training.ema, Mains(optimizer, topology))
 
 
 def _ddp_config(layout: LayoutConfig) -> DistributedDataParallelConfig:

@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from megatron_mplug2.training.best import Best
 from megatron_mplug2.training.guard import Recent
 
 
@@ -25,6 +26,8 @@ class HealthState(BaseModel):
     left_out: tuple[LeftOut, ...] = ()
     productive_s: float = Field(default=0.0, ge=0)
     """Wall time of the steps that made the weights, waits for data included; no start, validation, save, or step that was lost."""
+    best: Best | None = None
+    """None before the first validation, and where the run does not look for its best checkpoint."""
 
     @property
     def steps_left_out(self) -> int:

@@ -1,5 +1,6 @@
-"""Pretraining: the loop over the planned steps, with validation, checkpoints and a clean stop."""
+"""Training, be it pretraining or finetuning: the loop over the planned steps, with validation, checkpoints and a clean stop."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch.distributed as dist
@@ -22,6 +23,7 @@ from megatron_mplug2.parallel.device import device
 from megatron_mplug2.parallel.topology import Topology
 from megatron_mplug2.training import checkpoints
 from megatron_mplug2.training.bad_steps import BadSteps
+from megatron_mplug2.training.best import BestSoFar
 from megatron_mplug2.training.engine import Engine, make_engine
 from megatron_mplug2.training.guard import Guard
 from megatron_mplug2.training.health_state import HealthState
@@ -31,9 +33,13 @@ from megatron_mplug2.training.recorder import Recorder
 from megatron_mplug2.training.step import StepWork, train_step
 from megatron_mplug2.training.validation import validate
 
+Measure = Callable[[Engine], Mapping[str, float]]
+"""Figures of a validation beside the losses, by name; the same on all ranks, and the engine as it was."""
 
-def pretrain(config: RunConfig) -> ExitCode:
+
+def pretrain(config: RunConfig, measure: Measure = lambda engine: {}) -> ExitCode:
     """Trains to the end of the schedule, or until a signal asks to stop; goes on from the run's newest good checkpoint. On every rank.
+    A run that looks for its best checkpoint ends when its patience does.
 
     Returns STOPPED where a signal asked, after the checkpoint is written; else FINISHED.
 
@@ -62,7 +68,7 @@ def pretrain(config: RunConfig) -> ExitCode:
                 if begin.state:
                     recorder.note(f"going on from the checkpoint after step {first} of {config.steps}")
                 with checkpoints.Saver(engine, recorder.note) as saver:
-                    end = _Training(engine, data, recorder, interrupt, saver, begin.health).run(first)
+                    end = _Training(engine, data, recorder, interrupt, saver, begin.health, measure).run(first)
     return end
 
 
@@ -110,22 +116,31 @@ class _Training:
         interrupt: Interrupt,
         saver: checkpoints.Saver,
         health: HealthState,
+        measure: Measure,
     ) -> None:
         self._engine, self._data, self._recorder, self._saver = engine, data, recorder, saver
+        downstream = engine.config.downstream
+        self._best, self._measure = BestSoFar(downstream.best if downstream else None, health.best), measure
         self._guard = Guard(engine.config, health.recent, interrupt.asked)
         self._bad_steps = BadSteps(engine.config, health, saver, recorder.note)
 
     def run(self, first: int) -> ExitCode:
         """From step `first` on."""
         clock, last = self._engine.clock, self._engine.config.steps - 1
+        if self._best.given_up:
+            self._recorder.note(f"the run is finished: the best validation was after step {self._best.step}")
+            return ExitCode.FINISHED
         clock.enter(Section.DATA_WAIT, first)
         for planned, batches in self._data.loader:
             self._recorder.batch_arrived()
             rolled_back = self._step(planned, batches)
             stopping = self._guard.stopping
-            self._validate(planned.step, stopping)
-            if stopping or rolled_back or (planned.step + 1) % self._engine.config.training.checkpoint_every == 0 or planned.step == last:
+            better = self._validate(planned.step, stopping)
+            if stopping or rolled_back or better or self._ends_or_saves_at(planned.step):
                 self._save(planned.step)
+            if self._best.given_up:
+                self._recorder.note(f"finished after step {planned.step + 1}: the best validation was after step {self._best.step}")
+                break
             if stopping and planned.step != last:
                 with clock.within(Section.CHECKPOINT):
                     self._saver.finish()
@@ -135,6 +150,10 @@ class _Training:
         with clock.within(Section.CHECKPOINT):
             self._saver.finish()
         return ExitCode.FINISHED
+
+    def _ends_or_saves_at(self, step: int) -> bool:
+        config = self._engine.config
+        return self._best.given_up or step == config.steps - 1 or (step + 1) % config.training.checkpoint_every == 0
 
     def _step(self, planned: PlannedStep, batches: list[Batch]) -> bool:
         """Returns whether the run was rolled back."""
@@ -152,11 +171,15 @@ class _Training:
             self._recorder.rolled_back(back)
         return back is not None
 
-    def _validate(self, step: int, stopping: bool) -> None:
+    def _validate(self, step: int, stopping: bool) -> bool:
+        """Returns whether the weights are the best so far."""
         training, last = self._engine.config.training, self._engine.config.steps - 1
         if training.validate_every and not stopping and ((step + 1) % training.validate_every == 0 or step == last):
-            with self._engine.clock.within(Section.VALIDATION):
-                self._recorder.validation(step, validate(self._engine, self._data.peers, self._data.ledger))
+            with self._engine.clock.within(Section.VALIDATION), self._engine.evaluated():
+                figures = {**validate(self._engine, self._data.peers, self._data.ledger), **self._measure(self._engine)}
+            self._recorder.validation(step, figures)
+            return self._best.judge(step + 1, figures)
+        return False
 
     def _save(self, step: int) -> None:
         health = HealthState(
@@ -164,6 +187,7 @@ class _Training:
             bad_in_a_row=self._bad_steps.in_a_row,
             left_out=self._bad_steps.left_out,
             productive_s=self._recorder.productive_s,
+            best=self._best.best,
         )
         with self._engine.clock.within(Section.CHECKPOINT):
             self._saver.save(self._data.loader.state_after(step), health)

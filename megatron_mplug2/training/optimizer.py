@@ -1,6 +1,8 @@
-"""Megatron-Core's AdamW with our groups: vision, temporal modules and the rest, each with and without weight decay."""
+"""Megatron-Core's AdamW with our groups: vision, temporal modules and the rest, each with and without weight decay, by blocks' depth."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
 
 import torch
 from megatron.core import optimizer as megatron_optimizers
@@ -10,8 +12,8 @@ from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer.optimizer_config import OptimizerConfig, ParamKey
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler, ParamGroupOverride
 
+from megatron_mplug2.config.schema import ModelConfig, ParamGroup, Precision, RunConfig
 from megatron_mplug2.config.schema import OptimizerConfig as Settings
-from megatron_mplug2.config.schema import ParamGroup, Precision, RunConfig
 from megatron_mplug2.models.build import LOG_TEMPERATURE
 from megatron_mplug2.models.weights import Weight
 from megatron_mplug2.parallel.device import megatron_runtime
@@ -32,11 +34,28 @@ def decays(weight: Weight, settings: Settings) -> bool:
     return settings.decay_norms_and_biases or len(weight.full_size) > 1
 
 
+def steps_below(name: str, model: ModelConfig) -> int:
+    """Blocks from a weight up to the end of its tower, its own counted: by how many powers of `optimizer.layer_decay` its rate is lower.
+
+    The towers are the vision encoder, and the text encoder with its universal layers; an embedding lies below its first block, and what is
+    in no tower, or at a tower's end, is lowered by none (BEiT's and ELECTRA's numbering).
+    """
+    tower, kind, *rest = name.split(".")
+    text_layers = model.text.layers - model.text.universal_layers
+    if kind == "embedding" and tower in ("vision", "text"):
+        return 1 + (model.vision.blocks if tower == "vision" else model.text.layers)
+    if kind not in ("blocks", "layers") or tower not in ("vision", "text", "universal"):
+        return 0
+    index = int(rest[0]) + (text_layers if tower == "universal" else 0)
+    return (model.vision.blocks if tower == "vision" else model.text.layers) - index
+
+
 def make_optimizer(config: RunConfig, ddp: DistributedDataParallel, weights: Sequence[Weight], topology: Topology) -> MegatronOptimizer:
     """AdamW over the stage's parameters, ZeRO-1 where the layout asks for it."""
     settings = config.optimizer
     for weight in weights:
-        setattr(weight.param, _mark(group_of(weight.name), decays(weight, settings)), True)
+        place = _Place(group_of(weight.name), decays(weight, settings), steps_below(weight.name, config.model))
+        setattr(weight.param, place.mark, True)
     core = OptimizerConfig(
         optimizer="adam",
         lr=settings.lr,
@@ -55,7 +74,7 @@ def make_optimizer(config: RunConfig, ddp: DistributedDataParallel, weights: Seq
     # one form of checkpoint, everywhere.
     megatron_optimizers.USING_PYTORCH_OPTIMIZER = True
     with megatron_runtime():
-        return get_megatron_optimizer(core, [ddp], _overrides(settings), use_gloo_process_groups=False, pg_collection=topology.groups)
+        return get_megatron_optimizer(core, [ddp], _overrides(config), use_gloo_process_groups=False, pg_collection=topology.groups)
 
 
 def clip(optimizer: MegatronOptimizer, limit: float, norm: float) -> None:
@@ -66,21 +85,36 @@ def clip(optimizer: MegatronOptimizer, limit: float, norm: float) -> None:
             clip_grad_by_total_norm_fp32(params, max_norm=limit, total_norm=norm)
 
 
-def _mark(group: ParamGroup, decayed: bool) -> str:
-    return f"in_{group.value}_{'decayed' if decayed else 'undecayed'}"
+@dataclass(frozen=True)
+class _Place:
+    """What decides a weight's rate and weight decay."""
+
+    group: ParamGroup
+    decayed: bool
+    steps_below: int
+
+    @property
+    def mark(self) -> str:
+        """Attribute of a parameter by which Megatron-Core finds its rule."""
+        return f"in_{self.group.value}_{'decayed' if self.decayed else 'undecayed'}_{self.steps_below}"
 
 
-def _overrides(settings: Settings) -> dict[ParamKey, ParamGroupOverride]:
-    overrides = {}
-    for group in ParamGroup:
-        rule = settings.rule(group)
-        for decayed in (True, False):
-            overrides[ParamKey(attr=_mark(group, decayed))] = ParamGroupOverride(
-                max_lr=settings.lr * rule.lr_scale,
-                min_lr=settings.min_lr * rule.lr_scale,
-                wd_mult=rule.decay_scale if decayed else 0.0,
-            )
-    return overrides
+def _overrides(config: RunConfig) -> dict[ParamKey, ParamGroupOverride]:
+    """Of all places that a weight of any stage may have; Megatron-Core makes one group of those with equal rules."""
+    return {ParamKey(attr=place.mark): _rule(place, config.optimizer) for place in _places(config.model)}
+
+
+def _places(model: ModelConfig) -> Iterator[_Place]:
+    deepest = 1 + max(model.vision.blocks, model.text.layers)
+    return (_Place(*parts) for parts in product(ParamGroup, (True, False), range(deepest + 1)))
+
+
+def _rule(place: _Place, settings: Settings) -> ParamGroupOverride:
+    rule = settings.rule(place.group)
+    scale = rule.lr_scale * settings.layer_decay**place.steps_below
+    return ParamGroupOverride(
+        max_lr=settings.lr * scale, min_lr=settings.min_lr * scale, wd_mult=rule.decay_scale if place.decayed else 0.0
+    )
 
 
 class LearningRate:

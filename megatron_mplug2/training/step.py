@@ -7,13 +7,14 @@ from functools import partial
 import torch
 import torch.distributed as dist
 
-from megatron_mplug2.config.schema import Negatives, PhaseConfig, Task
+from megatron_mplug2.config.schema import PhaseConfig, Task
 from megatron_mplug2.data.batch import Batch
 from megatron_mplug2.models.microbatch import ContrastShare, ContrastSolver, Microbatch
 from megatron_mplug2.models.shapes import batch_shape
 from megatron_mplug2.objectives.counts import local_counts
 from megatron_mplug2.objectives.key_queue import Keys
 from megatron_mplug2.objectives.result import Objective
+from megatron_mplug2.objectives.weighted import contrasts, of_task, weighted
 from megatron_mplug2.observability.sections import Section
 from megatron_mplug2.parallel.device import device
 from megatron_mplug2.training import contrast
@@ -40,7 +41,7 @@ class StepWork:
 @dataclass(frozen=True, kw_only=True)
 class StepLosses:
     losses: dict[Objective, float]
-    """Unweighted means over the global batch."""
+    """Unweighted means over the global batch, of the task's objectives that have a weight."""
     temperature: float
 
 
@@ -123,13 +124,13 @@ def _run_passes(engine: Engine, work: StepWork, *, forward_only: bool) -> list[M
     clock = engine.clock
     clock.enter(Section.MEETING)
     micros = make_microbatches(engine, work)
-    if work.task is Task.TEXT:
+    if not contrasts(weighted(engine.config.objectives), work.task):
         clock.enter(Section.FORWARD_BACKWARD)
         run_microbatches(engine, micros, forward_only=forward_only)
         return micros
     clock.enter(Section.FEATURE_PASS)
     # A validation contrasts the global batch alone: a figure that no queue and no ramp moves.
-    queued = engine.config.objectives.vlc.negatives is Negatives.QUEUE and not forward_only
+    queued = engine.config.objectives.vlc.queued and not forward_only
     keys = momentum_keys(engine, micros) if queued else None
     solve = _solve(engine, work, keys)
     if engine.topology.pipeline_size == 1 and (queued or len(micros) == 1):
@@ -202,7 +203,6 @@ def _reduced_values(engine: Engine, micros: Sequence[Microbatch]) -> StepLosses:
     if engine.topology.pipeline_size > 1:
         dist.all_reduce(values, group=engine.topology.groups.pp)
     *losses, temperature = values.tolist()
-    task = micros[0].task
-    objectives = (Objective.MLM, Objective.LM) if task is Task.TEXT else (Objective.VLC, Objective.VLM, Objective.LM)
+    objectives = of_task(weighted(engine.config.objectives), micros[0].task)
     means = {objective: losses[_OBJECTIVES.index(objective)] for objective in objectives}
     return StepLosses(losses=means, temperature=temperature)

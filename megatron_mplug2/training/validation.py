@@ -10,6 +10,7 @@ from megatron_mplug2.data.mixture import StepPlan
 from megatron_mplug2.data.peers import Peers
 from megatron_mplug2.evaluation.inference import Inference
 from megatron_mplug2.evaluation.validation import validation_retrieval
+from megatron_mplug2.objectives.weighted import contrasts, weighted
 from megatron_mplug2.parallel.device import device
 from megatron_mplug2.training.engine import Engine
 from megatron_mplug2.training.step import StepWork, validation_step
@@ -19,7 +20,6 @@ def validate(engine: Engine, peers: Peers | None, ledger: Ledger | None) -> dict
     """Named figures, e.g. `video_text/loss/vlc`; means over the batches. Collective over the world; leaves the run as it was, but for
     bad samples in the ledger."""
     config, topology = engine.config, engine.topology
-    engine.finish_gathering()
     values: dict[str, float] = {}
     for task in _tasks(config):
         sums: dict[str, float] = defaultdict(float)
@@ -38,7 +38,7 @@ def validate(engine: Engine, peers: Peers | None, ledger: Ledger | None) -> dict
             for objective, loss in validation_step(engine, work).losses.items():
                 sums[f"{task}/loss/{objective}"] += loss
         values |= {name: total / config.training.validation_batches for name, total in sums.items()}
-        if task is not Task.TEXT and topology.pipeline_size == 1:
+        if contrasts(weighted(config.objectives), task) and topology.pipeline_size == 1:
             samples = config.training.validation_batches * config.training.global_batch
             found = validation_retrieval(Inference(engine.stage, engine.context), config, task, samples)
             values |= {f"{task}/retrieval/{name}": value for name, value in found.items()}

@@ -84,6 +84,13 @@ def test_old_ones_go(tmp_path: Path, last: int, every: int, kept: list[int]) -> 
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_the_best_one_stays(tmp_path: Path) -> None:
+    for step in (100, 200, 300, 400):
+        make(tmp_path, step)
+    commit.retain(tmp_path, 400, commit.Retention(last=1, best=200))
+    assert commit.committed_steps(tmp_path) == [200, 400]
+
+
 @pytest.mark.parametrize("replacing", [False, True])
 def test_a_kill_after_the_commit_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replacing: bool) -> None:
     """Not even where the older one of the same step is set aside already."""

@@ -115,6 +115,24 @@ CASES = [
         "optimizer.warmup_steps=10 must be less than the 10 steps of the schedule",
     ),
     (["optimizer.min_lr=0.1"], "optimizer.min_lr=0.1 is more than optimizer.lr=0.0005"),
+    (
+        ["objectives.mlm.weight=0", "objectives.lm.weight=0"],
+        "schedule.0.text has no objective with a weight: give objectives.*.weight one, or the task no share",
+    ),
+    (["downstream.family=video_qa"], "schedule.1.text=0.1: downstream.family=video_qa takes video_text alone"),
+    (["downstream.family=video_qa"], "schedule.0.video_text=0: downstream.family=video_qa needs video_text"),
+    (
+        ["downstream.family=video_qa"],
+        "objectives.vlc.weight=1: downstream.family=video_qa does not train it; set it to 0",
+    ),
+    (
+        ["downstream.family=image_retrieval", "objectives.vlc.weight=0"],
+        "objectives.vlc.weight=0: downstream.family=image_retrieval needs it",
+    ),
+    (
+        ["downstream={family: video_qa, best: {figure: a}}", "training.validate_every=0"],
+        "downstream.best needs training.validate_every: a figure of validation says which checkpoint is best",
+    ),
 ]
 
 

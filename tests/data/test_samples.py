@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schema import Averaging, Task
 from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.batch import IGNORED
 from megatron_mplug2.data.decode import FULL_VIEW, decode_image, decode_video
@@ -16,6 +16,7 @@ from megatron_mplug2.data.quarantine import BadSample
 from megatron_mplug2.data.record import Record
 from megatron_mplug2.data.samples import Augmentation, PairSample, Picture, SampleReader, TextSample, decoded, draw_view
 from megatron_mplug2.data.tokenizer import Tokenizer
+from megatron_mplug2.objectives.instruction_lm import instruction_lm_count
 from tests.data.corpus import Sample, clip, document, make_config, pair, picture, write_corpus, write_stream
 
 TRAINING = Picture(frames=3, resolution=16, augmentation=Augmentation.DRAWN)
@@ -152,6 +153,41 @@ def test_other_captions_where_questions_are_too_few(tmp_path: Path) -> None:
     assert [row.tolist() == instruction for row in sample.instructions] == [True, False, True, True]
     told = [tuple(sample.targets[place]) for place in (0, 2, 3)]
     assert told[0] != told[1] and told[0] == told[2]
+
+
+def asked(reading: Reading, epoch: int = 0) -> list[tuple[list[int], list[int]]]:
+    sample = reading.pair(epoch=epoch)
+    return [(words(row), words(target)) for row, target in zip(sample.instructions, sample.targets, strict=True)]
+
+
+def test_a_family_of_questions_asks_questions_alone_each_once(tmp_path: Path) -> None:
+    """Rows past the last question count nothing, and a sample needs no caption."""
+    family = {"downstream": {"family": "video_qa"}, "schedule": [{"steps": 6, "video_text": 1, "resolution": 16}]}
+    weights = {"objectives__vlc__weight": 0, "objectives__vlm__weight": 0}
+    samples = [pair(0, b"", captions=0, questions=2), pair(1, b"", captions=2, questions=0)]
+    one = Reading(tmp_path / "one", MediaKind.VIDEO, Task.VIDEO_TEXT, samples, objectives__lm__instructions=1, **family, **weights)
+    record, tokenizer = one.manifest.record(0), one.tokenizer
+    wanted = [(tokenizer.pieces(question.question), tokenizer.pieces(question.answer)) for question in record.questions]
+    seen = [asked(one, epoch) for epoch in range(20)]
+    assert all(len(rows) == 1 and rows[0] in wanted for rows in seen) and len({str(rows) for rows in seen}) == 2
+    more = Reading(tmp_path / "more", MediaKind.VIDEO, Task.VIDEO_TEXT, samples, objectives__lm__instructions=4, **family, **weights)
+    rows = asked(more)
+    assert sorted(rows[:2]) == sorted(wanted) and rows[2:] == [([], []), ([], [])]
+    targets = torch.from_numpy(more.pair().targets)
+    assert instruction_lm_count(targets, Averaging.SAMPLE) == 2
+    with pytest.raises(BadSample, match="no question"):
+        one.pair(1)
+
+
+def test_a_family_of_captions_asks_for_captions_alone(tmp_path: Path) -> None:
+    family = {"downstream": {"family": "image_caption"}, "schedule": [{"steps": 6, "image_text": 1, "resolution": 16}]}
+    weights = {"objectives__vlc__weight": 0, "objectives__vlm__weight": 0}
+    samples = [pair(0, b"", captions=2, questions=3)]
+    reading = Reading(tmp_path, MediaKind.IMAGE, Task.IMAGE_TEXT, samples, objectives__lm__instructions=2, **family, **weights)
+    instruction = reading.tokenizer.pieces("what does the image describe?")
+    captions = [reading.tokenizer.pieces(caption)[:7] for caption in reading.manifest.record(0).captions]
+    rows = asked(reading)
+    assert [row for row, _ in rows] == [instruction, instruction] and sorted(told for _, told in rows) == sorted(captions)
 
 
 def test_texts_do_not_depend_on_media(tmp_path: Path) -> None:

@@ -128,6 +128,8 @@ def _microbatch(kind: Released, built: Built) -> Microbatch:
         task=Task.VIDEO_TEXT,
         samples=len(rows),
         frames=FRAMES,
+        texts=1,
+        pairs=3,
         instructions=1,
         text_length=golden["question_ids"].shape[1],
         target_length=golden["answer_ids"].shape[1],

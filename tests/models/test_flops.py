@@ -5,12 +5,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from megatron_mplug2.config.schema import LayoutConfig, Task
+from megatron_mplug2.config.schema import LayoutConfig, RunConfig, Task
 from megatron_mplug2.data.batch import IGNORED, Batch
 from megatron_mplug2.models.chain import Streams
 from megatron_mplug2.models.flops import unit_flops
 from megatron_mplug2.models.microbatch import ContrastShare, Microbatch
-from megatron_mplug2.models.mplug2 import chain
+from megatron_mplug2.models.mplug2 import run_chain
 from megatron_mplug2.models.shapes import batch_shape
 from megatron_mplug2.objectives.result import Objective
 from tests.models.build import build
@@ -31,17 +31,17 @@ def batch_of(task: Task) -> Batch:
     return type(batch)(masked=batch.masked, labels=labels, prefix=batch.prefix, targets=batch.targets, sample_ids=batch.sample_ids)
 
 
-def _counted(task: Task) -> list[tuple[str, int, int]]:
+def _counted(task: Task, config: RunConfig) -> list[tuple[str, int, int]]:
     """(unit, torch's count, ours) of the units that aren't idle."""
-    built = build(CONFIG.model, CONFIG.layout)
+    built = build(config.model, config.layout)
     cases.randomise(built.weights, built.topology)
-    shape = batch_shape(CONFIG, task, samples=SAMPLES, frames=cases.PHASE.frames, resolution=cases.PHASE.resolution)
+    shape = batch_shape(config, task, samples=SAMPLES, frames=cases.PHASE.frames, resolution=cases.PHASE.resolution)
     partner = torch.arange(SAMPLES).flip(0)
     micro = Microbatch(
         batch=batch_of(task),
         step=0,
         index=0,
-        objectives=CONFIG.objectives,
+        objectives=config.objectives,
         counts=dict.fromkeys(Objective, 1.0),
         sequence=built.context.sequence,
         shape=shape,
@@ -50,23 +50,30 @@ def _counted(task: Task) -> list[tuple[str, int, int]]:
     )
     streams: Streams = {}
     counts = []
-    for unit in built.stage.units:
+    for unit in run_chain(config):
         flow = unit.flow(task)
         if flow.idle:
-            assert unit_flops(unit, shape, CONFIG) == 0
+            assert unit_flops(unit, shape, config) == 0
             continue
         # torch counts the attention of this backend by its matrix products, and the CPU's flash attention not at all.
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             streams |= unit.run(built.stage.block(unit.name), {name: streams[name] for name in flow.reads}, micro)
-        counts.append((unit.name, counter.get_total_flops(), unit_flops(unit, shape, CONFIG)))
+        counts.append((unit.name, counter.get_total_flops(), unit_flops(unit, shape, config)))
     return counts
 
 
-@pytest.mark.parametrize("task", Task)
-def test_every_unit_is_counted_as_torch_counts_it(task: Task) -> None:
-    (counts,) = run_ranks(1, _counted, task)
-    assert [name for name, *_ in counts] == [unit.name for unit in chain(CONFIG.model) if not unit.flow(task).idle]
+ALL = ("mlm", "vlc", "vlm", "lm")
+PARTS = [(Task.TEXT, ("lm",)), (Task.VIDEO_TEXT, ("lm",)), (Task.IMAGE_TEXT, ("vlc",))]
+
+
+@pytest.mark.parametrize(("task", "weighted"), [*((task, ALL) for task in Task), *PARTS])
+def test_every_unit_is_counted_as_torch_counts_it(task: Task, weighted: tuple[str, ...]) -> None:
+    """Also where objectives have no weight."""
+    config = cases.only(CONFIG, weighted)
+    (counts,) = run_ranks(1, _counted, task, config)
+    assert [name for name, *_ in counts] == [unit.name for unit in run_chain(config) if not unit.flow(task).idle]
     wrong = [(name, theirs, ours) for name, theirs, ours in counts if abs(ours - theirs) > 0.01 * theirs]
     assert wrong == []
     embeddings = {"text.embedding", "decoder.embedding"}
-    assert {name for name, theirs, _ in counts if theirs == 0} <= embeddings | {"vision.output"}
+    handing_on = {"heads.matching", "heads.mlm"} if weighted == ("lm",) else set()
+    assert {name for name, theirs, _ in counts if theirs == 0} <= embeddings | {"vision.output"} | handing_on

@@ -1,11 +1,10 @@
 """Vocabulary-parallel cross-entropy with pad rows against torch's own over the whole, unpadded vocabulary."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch.nn import functional as F
 
 from megatron_mplug2.data.batch import IGNORED
 from megatron_mplug2.objectives.token_loss import token_losses
@@ -23,6 +22,7 @@ class Tokens:
     weights: torch.Tensor
     """[b, L], incoming gradient."""
     vocab_size: int
+    smoothing: float = 0.0
 
 
 def tokens(vocab_size: int, dtype: torch.dtype) -> Tokens:
@@ -38,9 +38,10 @@ def tokens(vocab_size: int, dtype: torch.dtype) -> Tokens:
 
 def by_torch(data: Tokens) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses [b, L] and the gradient in all padded logits, in fp64."""
-    logits = data.logits.double().requires_grad_()
+    logits = data.logits.double().clone().requires_grad_()
     flat = logits[..., : data.vocab_size].transpose(0, 1).flatten(0, 1)
-    losses = F.cross_entropy(flat, data.labels.flatten(), ignore_index=IGNORED, reduction="none").reshape(ROWS, LENGTH)
+    criterion = torch.nn.CrossEntropyLoss(ignore_index=IGNORED, reduction="none", label_smoothing=data.smoothing)
+    losses = criterion(flat, data.labels.flatten()).reshape(ROWS, LENGTH)
     (losses * data.weights).sum().backward()
     assert logits.grad is not None
     return losses.detach(), logits.grad
@@ -50,7 +51,7 @@ def on_slice(data: Tokens, group: dist.ProcessGroup | None) -> tuple[torch.Tenso
     """Losses, and the gradient in this rank's slice of the vocabulary."""
     rank, size = (0, 1) if group is None else (group.rank(), group.size())
     logits = data.logits.chunk(size, dim=-1)[rank].clone().requires_grad_()
-    losses = token_losses(logits, data.labels, data.vocab_size, group)
+    losses = token_losses(logits, data.labels, data.vocab_size, group, data.smoothing)
     (losses * data.weights.to(losses.dtype)).sum().backward()
     assert logits.grad is not None
     assert torch.equal(logits, data.logits.chunk(size, dim=-1)[rank]), "the caller's logits were written to"
@@ -89,6 +90,16 @@ def test_tensor_parallel(world_size: int, vocab_size: int, dtype: torch.dtype) -
     """At size 2 a slice has 8 rows: with a vocabulary of 5 or 8 the second rank holds nothing but pads."""
     data = tokens(vocab_size, dtype)
     assert_equals_torch(run_ranks(world_size, on_rank, data), data)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("vocab_size", [5, 11])
+def test_label_smoothing(vocab_size: int, dtype: torch.dtype) -> None:
+    """On one process, and on two ranks, of which with a vocabulary of 5 the second holds nothing but pads."""
+    data = replace(tokens(vocab_size, dtype), smoothing=0.1)
+    parts = [on_slice(data, None)], run_ranks(2, on_rank, data)
+    for ranks in parts:
+        assert_equals_torch(ranks, data)
 
 
 def test_nothing_asked_gives_zeros_and_a_zero_gradient() -> None:

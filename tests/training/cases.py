@@ -1,6 +1,7 @@
 """A small model with every module, ragged batches, and conditions under which an equality test cannot pass by luck."""
 
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -75,6 +76,14 @@ def config(
         optimizer=OptimizerConfig(lr=2e-2, min_lr=1e-3, warmup_steps=2, weight_decay=0.1, eps=1e-3, clip_norm=0.5),
         layout=layout,
     )
+
+
+def only(config: RunConfig, weighted: Collection[str]) -> RunConfig:
+    """With no weight on objectives other than these."""
+    objectives = config.objectives
+    for name in {"mlm", "vlc", "vlm", "lm"}.difference(weighted):
+        objectives = objectives.model_copy(update={name: getattr(objectives, name).model_copy(update={"weight": 0.0})})
+    return config.model_copy(update={"objectives": objectives})
 
 
 def work(config: RunConfig, step: int, task: Task, data_rank: int, data_size: int) -> StepWork:

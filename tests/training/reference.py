@@ -5,6 +5,7 @@ It shares the modules with what it checks (their own tests hold them to the rele
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -16,7 +17,7 @@ from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.initialise import initialise
 from megatron_mplug2.models.microbatch import ContrastShare, Microbatch
 from megatron_mplug2.models.mplug2 import Stage, chain
-from megatron_mplug2.models.shapes import batch_shape
+from megatron_mplug2.models.shapes import BatchShape, batch_shape
 from megatron_mplug2.models.weights import Weight, named_weights
 from megatron_mplug2.objectives.counts import local_counts
 from megatron_mplug2.objectives.ids import equal_ids, pair_ids
@@ -52,10 +53,11 @@ def run(config: RunConfig, tasks: Sequence[Task]) -> Record:
             stage({}, micro)
         log_temperature = next(weight.param for weight in weights if weight.name == LOG_TEMPERATURE)
         losses = {objective.value: float(sum(micro.values[objective] for micro in micros)) for objective in micros[0].values}
+        losses = {name: loss for name, loss in losses.items() if getattr(config.objectives, name).weight}
         total = torch.stack([loss for micro in micros for loss in micro.losses]).sum()
         if task is not Task.TEXT:
             vlc_loss = (_whole_matrix_loss if momentum is None else momentum.loss)(micros, log_temperature)
-            losses["vlc"] = float(vlc_loss)
+            losses |= {"vlc": float(vlc_loss)} if config.objectives.vlc.weight else {}
             total = total + config.objectives.vlc.weight * vlc_loss
         total.backward()
         for weight in trained:  # a module outside the task has a zero gradient
@@ -110,8 +112,20 @@ def _optimizer(config: RunConfig, weights: Sequence[Weight]) -> torch.optim.Adam
         temporal, vision = ".temporal." in weight.name, weight.name.startswith("vision.")
         rule = settings.temporal if temporal else settings.vision if vision else settings.rest
         decay = settings.weight_decay * rule.decay_scale if weight.param.dim() > 1 else 0.0
-        groups.append({"params": [weight.param], "weight_decay": decay, "scale": rule.lr_scale})
+        scale = rule.lr_scale * settings.layer_decay ** _below(weight.name, config)
+        groups.append({"params": [weight.param], "weight_decay": decay, "scale": scale})
     return torch.optim.AdamW(groups, lr=1.0, betas=(settings.beta1, settings.beta2), eps=settings.eps)
+
+
+def _below(name: str, config: RunConfig) -> int:
+    """Blocks of a weight's tower from its own on, counted in a list of the tower's blocks, embedding first."""
+    text = config.model.text
+    plain = range(text.layers - text.universal_layers)
+    towers = (
+        ["vision.embedding", *(f"vision.blocks.{index}" for index in range(config.model.vision.blocks))],
+        ["text.embedding", *(f"text.layers.{i}" for i in plain), *(f"universal.layers.{i}" for i in range(text.universal_layers))],
+    )
+    return next((len(tower) - place for tower in towers for place, block in enumerate(tower) if name.startswith(f"{block}.")), 0)
 
 
 def _microbatches(config: RunConfig, context: ModelContext, step: int, task: Task) -> list[Microbatch]:
@@ -129,11 +143,18 @@ def _microbatches(config: RunConfig, context: ModelContext, step: int, task: Tas
             objectives=config.objectives,
             counts=dict(counts),
             sequence=context.sequence,
-            shape=batch_shape(config, task, samples=samples, frames=cases.PHASE.frames, resolution=cases.PHASE.resolution),
+            shape=_whole_shape(config, task, samples),
         )
         micro.solver = partial(_draw_only, config, micro)
         micros.append(micro)
     return micros
+
+
+def _whole_shape(config: RunConfig, task: Task, samples: int) -> BatchShape:
+    """With the rows of all objectives: those of no weight are computed too, and weigh nothing."""
+    shape = batch_shape(config, task, samples=samples, frames=cases.PHASE.frames, resolution=cases.PHASE.resolution)
+    text = task is Task.TEXT
+    return replace(shape, texts=1, pairs=0 if text else 3, instructions=1 if text else config.objectives.lm.instructions)
 
 
 def _draw_only(

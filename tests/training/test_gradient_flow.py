@@ -1,5 +1,6 @@
 """What the chain says of gradients, from the config alone, is what autograd does."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import pytest
@@ -46,21 +47,23 @@ def said_and_done(frozen: tuple[Module, ...], engine: Engine) -> tuple[dict[At, 
     return said, done
 
 
-def on_one_rank() -> list[tuple[dict[At, set[Stream]], dict[At, set[Stream]]]]:
-    engine = make_engine(cases.config(LayoutConfig(), microbatch=cases.GLOBAL_BATCH))
+def on_one_rank(weighted: Sequence[str]) -> list[tuple[dict[At, set[Stream]], dict[At, set[Stream]]]]:
+    engine = make_engine(cases.only(cases.config(LayoutConfig(), microbatch=cases.GLOBAL_BATCH), weighted))
     return [said_and_done(frozen, engine) for frozen in FROZEN]
 
 
-def test_streams_at_every_cut() -> None:
-    (found,) = run_ranks(1, on_one_rank)
+@pytest.mark.parametrize("weighted", [("mlm", "vlc", "vlm", "lm"), ("lm",), ("mlm", "vlc"), ("mlm", "vlc", "vlm")])
+def test_streams_at_every_cut(weighted: Sequence[str]) -> None:
+    (found,) = run_ranks(1, on_one_rank, weighted)
     for said, done in found:
         assert said == done
     assert any(found[0][0].values()) and found[0][0] != found[1][0]
 
 
-def modules_with_gradients(temporal_on_images: bool) -> dict[Task, set[Module]]:
+def modules_with_gradients(temporal_on_images: bool, weighted: Sequence[str]) -> dict[Task, set[Module]]:
     vision = cases.MODEL.vision.model_copy(update={"temporal_on_images": temporal_on_images})
-    engine = make_engine(cases.config(LayoutConfig(), model=cases.MODEL.model_copy(update={"vision": vision})))
+    config = cases.config(LayoutConfig(), model=cases.MODEL.model_copy(update={"vision": vision}))
+    engine = make_engine(cases.only(config, weighted))
     cases.randomise(engine.weights, engine.topology)
     found = {}
     for step, task in enumerate(Task):
@@ -69,8 +72,12 @@ def modules_with_gradients(temporal_on_images: bool) -> dict[Task, set[Module]]:
     return found
 
 
-@pytest.mark.parametrize("temporal_on_images", [False, True])
-def test_modules_that_a_task_trains(temporal_on_images: bool) -> None:
-    (found,) = run_ranks(1, modules_with_gradients, temporal_on_images)
+@pytest.mark.parametrize(
+    ("temporal_on_images", "weighted"),
+    [(False, ("mlm", "vlc", "vlm", "lm")), (True, ("mlm", "vlc", "vlm", "lm")), (False, ("lm",)), (False, ("mlm", "vlc"))],
+)
+def test_modules_that_a_task_trains(temporal_on_images: bool, weighted: Sequence[str]) -> None:
+    (found,) = run_ranks(1, modules_with_gradients, temporal_on_images, weighted)
     model = load_config(DEMO, [f"model.vision.temporal_on_images={temporal_on_images}"]).model
-    assert found == {task: modules_used(model, task) for task in Task}
+    objectives = cases.only(cases.config(LayoutConfig()), weighted).objectives
+    assert found == {task: modules_used(model, objectives, task) for task in Task}

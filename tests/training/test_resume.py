@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from launchers.local import launch
+from launchers.ranks import Entry
 from megatron_mplug2.checkpoint import commit
 from megatron_mplug2.checkpoint.commit_file import read_commit
 from megatron_mplug2.checkpoint.pieces import Piece
@@ -37,9 +38,9 @@ def run_to_the_end(config: RunConfig) -> None:
     assert process.exitcode == 0
 
 
-def run_until(config: RunConfig, step: int, end: Callable[[ForkProcess], None]) -> None:
+def run_until(config: RunConfig, step: int, end: Callable[[ForkProcess], None], entry: Entry = loop.pretrain) -> None:
     """Starts a run and ends it once it has logged a step and has a checkpoint."""
-    process = _started(config)
+    process = _started(config, entry)
     deadline = time.monotonic() + PATIENCE_S
     while not (step in _figures(config) and commit.latest(config.run_dir / "checkpoints")) and time.monotonic() < deadline:
         if not process.is_alive():
@@ -60,8 +61,8 @@ def terminate(process: ForkProcess) -> None:
     os.kill(process.pid, signal.SIGTERM)
 
 
-def _started(config: RunConfig) -> ForkProcess:
-    process = multiprocessing.get_context("fork").Process(target=launch, args=(config, loop.pretrain))
+def _started(config: RunConfig, entry: Entry = loop.pretrain) -> ForkProcess:
+    process = multiprocessing.get_context("fork").Process(target=launch, args=(config, entry))
     process.start()
     return process
 

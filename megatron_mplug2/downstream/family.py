@@ -1,0 +1,48 @@
+"""What a family of downstream tasks needs of the model, and whether a config and the checkpoint that it begins with have it."""
+
+from megatron_mplug2.checkpoint import inspection, store
+from megatron_mplug2.config.schema import Family, FamilyKind, InitialiseConfig, ObjectivesConfig, RunConfig
+from megatron_mplug2.errors import UserError
+
+_ENCODERS = ("vision", "text", "universal")
+_SPEAKER = (*_ENCODERS, "fusion", "decoder", "heads.lm")
+
+
+def family_of(config: RunConfig) -> Family:
+    """Raises UserError for a run without a family."""
+    if config.downstream is None:
+        raise UserError("downstream.family is missing: `mplug2 finetune` needs a config such as configs/finetune/msrvtt_qa.yaml")
+    return config.downstream.family
+
+
+def needed_modules(family: Family, objectives: ObjectivesConfig) -> tuple[str, ...]:
+    """Beginnings of canonical names of all weights that a family uses."""
+    if family.kind is not FamilyKind.RETRIEVAL:
+        return _SPEAKER
+    return (*_ENCODERS, "heads.contrast", *(("fusion", "heads.matching") if objectives.vlm.weight else ()))
+
+
+def check_finetuning(config: RunConfig) -> None:
+    """Before ranks start. Looks into the checkpoint that a run begins with, not into its tensors.
+
+    Raises:
+        UserError: the run has no family, there is no checkpoint to begin with, or it lacks a module that the family needs and that
+            `initialise_from.modules` names.
+    """
+    family, begun = family_of(config), config.initialise_from
+    goes_on = any(store.checkpoint_folder(config.run_dir).glob("step-*"))
+    if begun is None or goes_on:
+        return
+    checkpoint = inspection.checkpoint_of(begun.checkpoint)
+    there = inspection.inspect(checkpoint).weights()
+    for module in needed_modules(family, config.objectives):
+        if _named(module, begun) and not any(f"{name}.".startswith(f"{module}.") for name in there):
+            raise UserError(
+                f"{checkpoint} has no {module}, which downstream.family={family} needs: "
+                "begin with another checkpoint, or leave it out of initialise_from.modules, to be trained from nothing"
+            )
+
+
+def _named(module: str, begun: InitialiseConfig) -> bool:
+    """Whether the run is to begin with some weight of a module."""
+    return any(f"{module}.".startswith(f"{named}.") or f"{named}.".startswith(f"{module}.") for named in begun.modules)

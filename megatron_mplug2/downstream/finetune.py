@@ -1,0 +1,11 @@
+"""Finetuning: the training loop on one stream, with the objectives of a family, judged by the family's own figure too."""
+
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.downstream.measures import measure
+from megatron_mplug2.errors import ExitCode
+from megatron_mplug2.training import loop
+
+
+def finetune(config: RunConfig) -> ExitCode:
+    """Trains to the end of the schedule or of `downstream.best.patience`. On every rank; raises as `training.loop.pretrain`."""
+    return loop.pretrain(config, measure)

@@ -1,0 +1,98 @@
+"""A task's own figure, beside the losses of a validation: answers that are right, or CIDEr of captions. Retrieval's are there already."""
+
+from collections.abc import Iterator
+from itertools import takewhile
+from typing import TypeVar
+
+import torch
+
+from megatron_mplug2.config.schema import FamilyKind, RunConfig, Task
+from megatron_mplug2.data.evaluation_batches import Unreadable, evaluation_batches
+from megatron_mplug2.data.manifest import Manifest
+from megatron_mplug2.data.split import Split
+from megatron_mplug2.data.streams import open_stream
+from megatron_mplug2.data.tokenizer import Tokenizer
+from megatron_mplug2.evaluation.captions import CaptionPrediction, cider
+from megatron_mplug2.evaluation.gather import gather_lists
+from megatron_mplug2.evaluation.generation.speaker import Speaker
+from megatron_mplug2.evaluation.inference import Inference
+from megatron_mplug2.evaluation.questions import Answer
+from megatron_mplug2.evaluation.scoring import same
+from megatron_mplug2.training.engine import Engine
+
+BATCH = 32
+"""Pictures or clips that a rank encodes at once."""
+
+Said = TypeVar("Said", CaptionPrediction, Answer)
+
+
+def measure(engine: Engine) -> dict[str, float]:
+    """Of the samples that a validation takes: `video_qa/exact` in percent, or `video_caption/cider`, and so on by family.
+
+    Nothing with pipeline stages, where the model cannot speak, and nothing for retrieval. Collective over the world; raises UserError for
+    unusable data.
+    """
+    config = engine.config
+    if config.downstream is None or engine.topology.pipeline_size > 1:
+        return {}
+    family = config.downstream.family
+    look = _Look(engine, config, family.task)
+    if family.kind is FamilyKind.QA:
+        answers = look.together(list(look.answers()))
+        right = [same(one.said, one.question.answer) for one in answers]
+        return {f"{family}/exact": 100 * sum(right) / max(len(right), 1)}
+    if family.kind is FamilyKind.CAPTION:
+        return {f"{family}/cider": cider(look.together(list(look.captions())))}
+    return {}
+
+
+class _Look:
+    """The model on the first samples of the validation split, this rank's share of them."""
+
+    def __init__(self, engine: Engine, config: RunConfig, task: Task) -> None:
+        self._config, self._task, self._topology = config, task, engine.topology
+        tokenizer = Tokenizer(config.data.vocab, config.model.text.vocab_size)
+        self._speaker = Speaker(Inference(engine.stage, engine.context), tokenizer, config)
+        self._manifest: Manifest = open_stream(config.data, Split.VALIDATION, task)
+        self._samples = config.training.validation_batches * config.training.global_batch
+
+    def answers(self) -> Iterator[Answer]:
+        for indices, pixels in self._batches():
+            asked = [(row, question) for row, index in enumerate(indices) for question in self._manifest.record(index).questions]
+            if not asked:
+                continue
+            media = self._speaker.inference.encode_media(pixels, self._task)
+            rows, questions = [row for row, _ in asked], [question.question for _, question in asked]
+            said = self._speaker.answers(media, rows, questions, [indices[row] for row in rows])
+            for (row, question), answer in zip(asked, said, strict=True):
+                yield Answer(index=indices[row], question=question, said=answer)
+
+    def captions(self) -> Iterator[CaptionPrediction]:
+        for indices, pixels in self._batches():
+            media = self._speaker.inference.encode_media(pixels, self._task)
+            for index, said in zip(indices, self._speaker.captions(media, self._task, indices), strict=True):
+                record = self._manifest.record(index)
+                if record.captions:
+                    yield CaptionPrediction(index=index, said=said, references=record.captions, attributes=record.attributes)
+
+    def together(self, own: list[Said]) -> list[Said]:
+        """Of all data-parallel ranks, in order of sample."""
+        return sorted(gather_lists(own, self._topology.data_group), key=lambda one: one.index)
+
+    def _batches(self) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Indices and pixels, the same samples at any layout."""
+        batches = evaluation_batches(
+            self._config,
+            Split.VALIDATION,
+            self._task,
+            data_rank=self._topology.data_rank,
+            data_size=self._topology.data_size,
+            batch=BATCH,
+            unreadable=Unreadable.LEAVE_OUT,
+        )
+        # Indices rise, so nothing comes after the first batch that is wholly beyond.
+        wanted = takewhile(lambda batch: not len(batch.indices) or int(batch.indices[0]) < self._samples, batches)
+        for batch in wanted:
+            kept = batch.indices < self._samples
+            if kept.any():
+                yield batch.indices[kept].tolist(), batch.media[kept]
