@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from megatron_mplug2.config.schema import Task
 from megatron_mplug2.evaluation.figures import figures
+from megatron_mplug2.evaluation.metrics.exact_match import same
 from megatron_mplug2.evaluation.samples import ShownSample
-from megatron_mplug2.evaluation.scoring import same
 from megatron_mplug2.observability.report.run_folder import Run
 from megatron_mplug2.pages.markup import shown, table
 
