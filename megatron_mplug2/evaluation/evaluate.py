@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -112,14 +112,15 @@ def _evaluate_family(
             write_page(config.run_dir / names.page, evaluation, config, Split.TEST, step)
             scores = {score.name: score.value for score in findings.scores}
             chance = {score.name: score.chance for score in findings.scores if score.chance is not None}
-            results = {"family": family, "scores": scores, "chance": chance, "samples": evaluation.samples, "notes": findings.notes}
-            results |= {"answers": len(answers.answers) if answers else None} | _circumstances(config, step, evaluation.left_out)
+            choice = len(answers.answers) if answers is not None else None
+            results = {"family": family, "scores": scores, "chance": chance, "answers": choice, "samples": evaluation.samples}
+            results |= {"notes": findings.notes} | _circumstances(config, step, evaluation.left_out)
             _write(config.run_dir / names.results, json.dumps(results, indent=1) + "\n")
     for line in (f"{findings.scores[0].name}: {findings.scores[0].value:.1f}", *findings.notes, f"page: {config.run_dir / names.page}"):
         progress.note(line)
 
 
-def _circumstances(config: RunConfig, step: int, left_out: Iterable[LeftOut]) -> Mapping[str, Any]:
+def _circumstances(config: RunConfig, step: int, left_out: Iterable[LeftOut]) -> dict[str, Any]:
     return {"step": step, "config": config_digest(config), "left_out": {one.key: one.reason for one in left_out}}
 
 

@@ -32,7 +32,7 @@ def test_recall_with_a_repeated_meaning() -> None:
     ranked = direction(candidates(similarity, 4), match, hits)
     scored = ranked.result(gallery=3)
     assert (scored.r1, scored.r1_rerank, scored.r5_rerank) == (50.0, 75.0, 100.0)
-    assert ranked.places() == [1, 2, 1, 1]
+    assert ranked.places() == [1, 3, 1, 1]
     assert scored.chance_r1 == 100 * (2 + 2 + 1 + 1) / 16
     assert (scored.r5, scored.r10, scored.gallery) == (100.0, 100.0, 3)
 

@@ -55,7 +55,7 @@ def evaluate_family(
     manifest = open_stream(config.data, split, family.task)
     own = range(topology.data_rank, len(manifest), topology.data_size)
     work = _work(inference, config, family, manifest, stream, answers)
-    with together(f"read the texts of {stream}"):
+    with progress.stage(f"{family}: check the texts of {len(manifest)} samples"), together(f"read the texts of {stream}"):
         _check(work, manifest, own, stream)
     batches = evaluation_batches(config, split, family.task, data_rank=topology.data_rank, data_size=topology.data_size, batch=BATCH)
     left_out: list[LeftOut] = []

@@ -29,7 +29,7 @@ _CONTRACTIONS = (
 
 
 def _without_one_apostrophe() -> dict[str, str]:
-    written = {}
+    written: dict[str, str] = {}
     for right in _CONTRACTIONS.split():
         places = [place for place, letter in enumerate(right) if letter == "'"]
         written |= {right[:place] + right[place + 1 :]: right for place in places}

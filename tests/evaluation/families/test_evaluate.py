@@ -60,7 +60,6 @@ def test_questions_are_answered_once_on_any_layout(corpus: Path, tmp_path: Path)
     assert any(line["said"] for line in lines), "a random model says something"
     for size in (2, 3):
         assert evaluated(corpus, tmp_path / str(size), Family.VIDEO_QA, layout__data=size) == (results, lines)
-    assert evaluated(corpus, tmp_path / "tp2", Family.VIDEO_QA, layout__tensor=2) == (results, lines)
 
 
 def test_answers_come_from_the_list_where_there_is_one(corpus: Path, tmp_path: Path) -> None:

@@ -69,15 +69,11 @@ def test_it_is_the_likeliest_of_all_however_few_are_scored_at_once(vocab: Path) 
 
 
 def test_an_answer_that_the_decoder_cannot_say(vocab: Path) -> None:
-    def make(*answers: str) -> None:
-        ranks = AnswerList(path=Path("answers.txt"), answers=answers)
-        AnswerRanker(tiny.make_inference(LayoutConfig()), Tokenizer(vocab, tiny.VOCAB), ranks, LENGTH)
-
     def refused() -> list[str]:
-        said = []
+        inference, tokenizer, said = tiny.make_inference(LayoutConfig()), Tokenizer(vocab, tiny.VOCAB), []
         for answers in (("red", "a a a a a a a"), ("\u200b", "red")):
             with pytest.raises(UserError) as error:
-                make(*answers)
+                AnswerRanker(inference, tokenizer, AnswerList(path=Path("answers.txt"), answers=answers), LENGTH)
             said.append(str(error.value))
         return said
 
