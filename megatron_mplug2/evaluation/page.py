@@ -41,7 +41,8 @@ def write_page(out: Path, evaluation: FamilyEvaluation, config: RunConfig, split
     Raises UserError where it cannot be written, OSError where a picture cannot be read.
     """
     ends = {kind: best_and_worst([one for one in evaluation.findings.predictions if one.kind is kind]) for kind in Kind}
-    indices = sorted({one.index for both in ends.values() for end in both for one in end})
+    cards = [one for both in ends.values() for end in both for one in end]
+    indices = sorted({index for one in cards for index in (one.index, one.found) if index is not None})
     frames = frames_of(config, split, evaluation.family.task, indices)
     title = f"{shown(config.name)}: {evaluation.family.replace('_', ' ')}"
     replace_page(out, page(title, _body(evaluation, ends, frames, split, step), _STYLE.read_text(encoding="utf-8")))
@@ -83,7 +84,7 @@ def _body(
     for kind, (best, worst) in ends.items():
         for title, some in (("Best", best), ("Worst", worst)):
             if some:
-                cards = "".join(_card(one, frames.get(one.index, ())) for one in some)
+                cards = "".join(_card(one, frames) for one in some)
                 yield f"<h2>{_TITLES[kind]}: {title.lower()}</h2><div class='samples'>{cards}</div>"
 
 
@@ -92,23 +93,47 @@ def _scores(findings: Findings) -> str:
     return table(("percent", "model", "by chance"), rows)
 
 
-def _card(prediction: Prediction, frames: Sequence[str]) -> str:
-    pictures = "".join(f"<img src='data:image/jpeg;base64,{frame}' alt=''>" for frame in frames)
-    facts = "".join(f"<dt>{name}</dt><dd class='{kind}'>{value}</dd>" for name, value, kind in _facts(prediction))
-    return (
-        f"<figure class='sample'><div class='strip'>{pictures}</div>"
-        f"<figcaption><dl>{facts}</dl><small>{shown(prediction.key, 80)}</small></figcaption></figure>"
-    )
+def _card(prediction: Prediction, frames: _Frames) -> str:
+    own = _strip(frames, prediction.index)
+    facts = "".join(f"<dt>{name}</dt><dd class='{kind}'>{value}</dd>" for name, value, kind in _facts(prediction, frames))
+    top = own if prediction.kind is not Kind.TEXT_TO_MEDIA else ""
+    return f"<figure class='sample'>{top}<figcaption><dl>{facts}</dl><small>{shown(prediction.key, 80)}</small></figcaption></figure>"
 
 
-def _facts(prediction: Prediction) -> Iterator[tuple[str, str, str]]:
+def _strip(frames: _Frames, index: int) -> str:
+    pictures = "".join(f"<img src='data:image/jpeg;base64,{frame}' alt=''>" for frame in frames.get(index, ()))
+    return f"<div class='strip'>{pictures}</div>"
+
+
+def _facts(prediction: Prediction, frames: _Frames) -> Iterator[tuple[str, str, str]]:
     """Name, markup and class of each."""
     if prediction.asked:
         yield "asked", _text(prediction.asked), ""
-    yield f"said, {prediction.score:.0f} %", _text(prediction.said or "nothing"), "right" if prediction.score >= 100 else "said"
-    told = list(dict.fromkeys(prediction.references))
-    more = f"<br>and {len(told) - REFERENCES} more" if len(told) > REFERENCES else ""
-    yield "right", "<br>".join(_text(reference) for reference in told[:REFERENCES]) + more, ""
+    right = "right" if prediction.score >= 100 and prediction.kind is not Kind.CAPTION else "said"
+    if prediction.found is not None:
+        yield _told(prediction), _strip(frames, prediction.found) + _text(prediction.said), right
+        if prediction.found != prediction.index:
+            yield "its own", _strip(frames, prediction.index) + _text(prediction.key), ""
+        return
+    yield _told(prediction), _text(prediction.said or "nothing"), right
+    references = list(dict.fromkeys(prediction.references))
+    more = f"<br>and {len(references) - REFERENCES} more" if len(references) > REFERENCES else ""
+    yield "right", "<br>".join(_text(reference) for reference in references[:REFERENCES]) + more, ""
+
+
+def _told(prediction: Prediction) -> str:
+    """What is said of the prediction's score."""
+    match prediction.kind:
+        case Kind.ANSWER:
+            return f"said, {prediction.score:.0f} % right"
+        case Kind.CAPTION:
+            return f"said, CIDEr {prediction.score:.0f}"
+        case Kind.TEXT_TO_MEDIA | Kind.MEDIA_TO_TEXT:
+            return (
+                f"found; a right one at place {100 / prediction.score:.0f}"
+                if prediction.score
+                else "found; no right one among the candidates"
+            )
 
 
 def _text(text: str) -> str:

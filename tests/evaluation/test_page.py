@@ -1,6 +1,7 @@
 """The page of a family's evaluation: what it says, and how a browser shows it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,12 +52,33 @@ def test_best_and_worst(count: int) -> None:
 def test_it_stands_for_itself(config: RunConfig, tmp_path: Path) -> None:
     write_page(tmp_path / "page.html", evaluation(Family.VIDEO_QA, Kind.ANSWER, HOSTILE), config, Split.TEST, 1200)
     page = Page(tmp_path / "page.html")
-    for told in ("test: video qa", "Test split, 3 samples, after step 1,200.", "exact match 46.7 20.0", "Answers: best", "said, 40 %"):
+    for told in (
+        "test: video qa",
+        "Test split, 3 samples, after step 1,200.",
+        "exact match 46.7 20.0",
+        "Answers: best",
+        "said, 40 % right",
+    ):
         assert told in page.text, told
     assert "and 2 more" in page.text and page.text.index("said, 100 %") < page.text.index("Answers: worst") < page.text.index("said, 0 %")
     assert "<script>document.title" in page.text and "script" not in page.tags and page.links == []
     assert len(page.pictures) == 3 * 3, "the phase has three frames of a clip"
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_what_a_text_finds_is_shown_beside_what_it_tells_of(config: RunConfig, tmp_path: Path) -> None:
+    found = [
+        replace(prediction(0, 25.0, "told", Kind.TEXT_TO_MEDIA), found=4),
+        replace(prediction(3, 100.0, "own", Kind.TEXT_TO_MEDIA), found=3),
+    ]
+    lost = [replace(prediction(1, 0.0, "lost", Kind.TEXT_TO_MEDIA), found=0)]
+    findings = Findings(scores=(), predictions=(*found, *lost, prediction(5, 0.0, "a red circle", Kind.MEDIA_TO_TEXT)))
+    retrieval = FamilyEvaluation(family=Family.IMAGE_RETRIEVAL, findings=findings, samples=12, left_out=())
+    write_page(tmp_path / "page.html", retrieval, config, Split.TEST, 0)
+    page = Page(tmp_path / "page.html")
+    assert len(page.pictures) == 2 + 1 + 2 + 1
+    assert "found; a right one at place 4" in page.text and page.text.count("its own") == 2
+    assert "found; no right one among the candidates" in page.text
 
 
 def test_what_cannot_be_decoded_now_has_no_picture(config: RunConfig, tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ class Prediction:
     """All that is right."""
     score: float
     """Percent: 100 is right (CIDEr may be more); of retrieval 100 over the place of the first right item, 0 if it is no candidate."""
+    found: int | None = None
+    """Sample whose picture or clip stands first for a text; None of other kinds."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,6 +81,7 @@ class MediaRetrieval:
                     said=keys[item],
                     references=(key,),
                     score=_score(at, candidates[0]),
+                    found=texts[item].index,
                 )
             yield Prediction(
                 index=one.index,
