@@ -20,7 +20,8 @@ from megatron_mplug2.evaluation.generation.speaker import Speaker
 from megatron_mplug2.evaluation.inference import EncodedMedia, Inference
 from megatron_mplug2.evaluation.progress import EvaluationProgress
 from megatron_mplug2.evaluation.questions import MOTION, Answer, QuestionResult, reversed_in_time, score_answers, single_frame
-from megatron_mplug2.evaluation.retrieval import RERANKED, Gallery, Retrieval, identities
+from megatron_mplug2.evaluation.ranking import Retrieval
+from megatron_mplug2.evaluation.retrieval import RERANKED, Gallery, identities
 from megatron_mplug2.evaluation.samples import SeenSample, ShownSample, chosen, seen, shown_samples
 
 BATCH = 32

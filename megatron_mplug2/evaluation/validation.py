@@ -10,7 +10,7 @@ from megatron_mplug2.data.split import Split
 from megatron_mplug2.evaluation.gather import gather_samples
 from megatron_mplug2.evaluation.inference import Inference
 from megatron_mplug2.evaluation.metrics.recall import recall
-from megatron_mplug2.evaluation.retrieval import Identities, candidates
+from megatron_mplug2.evaluation.ranking import Identities, candidates
 
 BATCH = 32
 

@@ -4,7 +4,8 @@ import torch
 from megatron_mplug2.config.schema import LayoutConfig
 from megatron_mplug2.evaluation.inference import Inference
 from megatron_mplug2.evaluation.metrics.recall import recall
-from megatron_mplug2.evaluation.retrieval import RERANKED, Gallery, Identities, Ranking, Retrieval, candidates, direction
+from megatron_mplug2.evaluation.ranking import Identities, Ranking, Retrieval, candidates, direction
+from megatron_mplug2.evaluation.retrieval import RERANKED, Gallery
 from tests.evaluation.tiny import layouts, make_inference, some_media, some_texts, task_of
 from tests.ranks import run_ranks
 

@@ -16,7 +16,8 @@ from megatron_mplug2.evaluation.families.findings import Findings, Kind, Predict
 from megatron_mplug2.evaluation.gather import gather_in_order
 from megatron_mplug2.evaluation.inference import EncodedMedia, Inference
 from megatron_mplug2.evaluation.progress import EvaluationProgress
-from megatron_mplug2.evaluation.retrieval import Direction, Gallery, RetrievalResult, identities
+from megatron_mplug2.evaluation.ranking import Direction, RetrievalResult
+from megatron_mplug2.evaluation.retrieval import Gallery, identities
 
 RERANKED = {Task.IMAGE_TEXT: 256, Task.VIDEO_TEXT: 128}  # [M1] k_test
 """Candidates of a query that the matching head re-ranks."""

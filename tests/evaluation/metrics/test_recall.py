@@ -1,7 +1,7 @@
 import torch
 
 from megatron_mplug2.evaluation.metrics.recall import first_hits, recall
-from megatron_mplug2.evaluation.retrieval import candidates
+from megatron_mplug2.evaluation.ranking import candidates
 
 
 def test_against_a_count_one_by_one() -> None:
