@@ -35,7 +35,7 @@ def evaluation(family: Family, kind: Kind, text: str = "") -> FamilyEvaluation:
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     folder = tmp_path_factory.mktemp("corpus")
     write_splits(folder)
-    return family_config(folder, folder / "run", Family.VIDEO_QA)
+    return family_config(folder, folder / "run", None)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5, 100])

@@ -37,8 +37,11 @@ def write_splits(folder: Path) -> None:
 
 
 def family_config(corpus: Path, run_dir: Path, family: Family | None, **changes: Any) -> RunConfig:
-    """Of a random model. Any number of data-parallel ranks up to three."""
+    """Of a random model, of one family's stream and objectives. Any number of data-parallel ranks up to three."""
     folders = {stream: [str(corpus / "test" / stream)] for stream in ("image_text", "video_text")}
-    downstream = {"downstream__family": family} if family else {}
-    small = {"training__global_batch": 12, "model__init_std": 0.2}
-    return make_config(corpus, run_dir, **({"data__test": folders} | small | downstream | changes))
+    tree: dict[str, Any] = {"data__test": folders, "training__global_batch": 12, "model__init_std": 0.2}
+    if family is not None:
+        unused = ("lm",) if family in (Family.IMAGE_RETRIEVAL, Family.VIDEO_RETRIEVAL) else ("vlc", "vlm")
+        tree |= {"downstream__family": family, "schedule": [{"steps": 8, family.task.value: 1, "frames": 3, "resolution": 24}]}
+        tree |= {f"objectives__{name}__weight": 0 for name in unused}
+    return make_config(corpus, run_dir, **(tree | changes))
