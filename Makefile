@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
+JAVA := default-jre-headless
 SLURM := slurm-wlm slurm-wlm-basic-plugins munge
 # SLURM's daemons lie where a plain user's PATH may not look.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -19,10 +20,13 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -m "not long" --session-timeout 1500
 
 # The short tests, then the long matrices and real launches. `make test test-all` runs the short ones once.
-# A browser looks at the pages that the project writes, and a SLURM of two nodes on this host runs jobs; without them those tests are skipped.
+# A browser looks at the pages that the project writes, Java counts caption measures, and a SLURM of two nodes on this host runs jobs; without
+# them those tests are skipped.
 test-all: test
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends chromium; } || \
 	  echo "no chromium, and none can be installed: tests that look at pages in a browser are skipped (apt-get install chromium)" >&2
+	@command -v java >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends $(JAVA); } || \
+	  echo "no Java, and none can be installed: tests of caption measures are skipped (apt-get install $(JAVA))" >&2
 	@command -v slurmctld >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends $(SLURM); } || \
 	  echo "no SLURM, and none can be installed: tests that submit jobs are skipped (apt-get install $(SLURM))" >&2
 	$(BIN)/python -m pytest -m long --session-timeout 2700

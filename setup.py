@@ -36,7 +36,7 @@ EXTRAS = {
     "hf": HUGGING_FACE,
 }
 
-STYLED = ("data_tools.report", "megatron_mplug2.pages", "megatron_mplug2.observability.report")
+STYLED = ("data_tools.report", "megatron_mplug2.evaluation", "megatron_mplug2.pages", "megatron_mplug2.observability.report")
 """Rooms with a stylesheet beside their code."""
 
 setup(

@@ -3,6 +3,7 @@
 import os
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -91,8 +92,14 @@ def finetune(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Evaluate the run's latest checkpoint on its test split: retrieval, captions and questions.
+def evaluate(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    answers: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Choose among these answers to questions, one on each line", show_default=False)
+    ] = None,
+) -> None:
+    """Evaluate the run's latest checkpoint on its test split: retrieval, captions and questions, or what `downstream.family` names.
 
     Starts or joins ranks as `pretrain` does; the layout may be another than that of the training.
     """
@@ -102,8 +109,9 @@ def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
 
     from launchers.local import launch
     from megatron_mplug2.evaluation import evaluate
+    from megatron_mplug2.evaluation.answer_list import read_answers
 
-    launch(run, evaluate.evaluate)
+    launch(run, partial(evaluate.evaluate, answers=read_answers(answers) if answers is not None else None))
 
 
 @app.command()

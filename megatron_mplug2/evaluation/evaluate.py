@@ -1,230 +1,79 @@
-"""The evaluation of a run: retrieval, captions and questions on a split, each sample counted once on any layout."""
+"""`mplug2 evaluate`: a run on its test split, by what it was trained for; the files that it leaves in the run folder."""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-import torch
+from typing import Any, Self
 
 from megatron_mplug2.checkpoint.together import together
 from megatron_mplug2.config.load import resolved_yaml
-from megatron_mplug2.config.schema import RunConfig, Task
-from megatron_mplug2.data.evaluation_batches import EvaluationBatch, LeftOut, evaluation_batches
-from megatron_mplug2.data.manifest import Manifest
-from megatron_mplug2.data.record import Question, Record
+from megatron_mplug2.config.schema import Family, RunConfig
+from megatron_mplug2.data.evaluation_batches import LeftOut
 from megatron_mplug2.data.split import Split
-from megatron_mplug2.data.streams import open_stream
-from megatron_mplug2.data.tokenizer import Tokenizer
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.evaluation import model
-from megatron_mplug2.evaluation.captions import CaptionPrediction, CaptionResult, score_captions
-from megatron_mplug2.evaluation.gather import gather_lists
-from megatron_mplug2.evaluation.generation.speaker import Speaker
-from megatron_mplug2.evaluation.inference import EncodedMedia, Inference
+from megatron_mplug2.evaluation.answer_list import AnswerList
+from megatron_mplug2.evaluation.families.evaluate import evaluate_family
+from megatron_mplug2.evaluation.inference import Inference
+from megatron_mplug2.evaluation.page import write_page
+from megatron_mplug2.evaluation.pretraining import evaluate_pretraining, prediction_lines
 from megatron_mplug2.evaluation.progress import EvaluationProgress
-from megatron_mplug2.evaluation.questions import MOTION, Answer, QuestionResult, reversed_in_time, score_answers, single_frame
-from megatron_mplug2.evaluation.retrieval import Gallery, Identities, Retrieval
-from megatron_mplug2.evaluation.samples import SeenSample, ShownSample, chosen, seen, shown_samples
 
-BATCH = 32
-"""Pictures or clips that a rank encodes at once."""
 RESULTS_NAME, PREDICTIONS_NAME, SAMPLES_NAME = "evaluation.json", "predictions.jsonl", "samples.jsonl"
+"""Of a pretraining, in the run folder."""
 UNTRAINED_NAME, UNTRAINED_PREDICTIONS_NAME = "evaluation-untrained.json", "predictions-untrained.jsonl"
 UNTRAINED_SAMPLES_NAME = "samples-untrained.jsonl"
 
 _Names = tuple[str, str, str]
-"""Files of results, predictions and samples in the run folder."""
-
-
-Found = TypeVar("Found", CaptionPrediction, Answer, LeftOut, SeenSample)
+"""Files of results, predictions and samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalResults:
-    image: Retrieval | None
-    video: Retrieval | None
+class FamilyNames:
+    """Of a downstream family: one folder may hold several, as that of a pretraining that is tried on all."""
+
+    results: str
+    predictions: str
+    page: str
+
+    @classmethod
+    def of(cls, family: Family, *, trained: bool) -> Self:
+        of = family if trained else f"{family}-untrained"
+        return cls(results=f"evaluation-{of}.json", predictions=f"predictions-{of}.jsonl", page=f"evaluation-{of}.html")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Results:
-    """Everything that is measured; None where the split has no such samples."""
+def evaluate(config: RunConfig, answers: AnswerList | None = None) -> None:
+    """Evaluates the run's newest good checkpoint on its test split.
 
-    retrieval: RetrievalResults
-    qa: QuestionResult | None
-    """Of pictures and clips together."""
-    caption: CaptionResult | None
-    """Of clips."""
+    Of a pretraining: writes `evaluation.json`, `predictions.jsonl` and `samples.jsonl` into the run folder. Of a downstream family, such as
+    video_qa: `evaluation-video_qa.json`, `predictions-video_qa.jsonl` and the page `evaluation-video_qa.html`; its questions are answered
+    by choice among `answers`, where there are some.
 
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """Results with what the model said, in order of sample; the same on every rank."""
-
-    results: Results
-    captions: tuple[CaptionPrediction, ...]
-    answers: tuple[Answer, ...]
-    """Questions about pictures, then about clips."""
-    left_out: tuple[LeftOut, ...]
-    """Samples that cannot be decoded; nothing counts them."""
-    shown: tuple[ShownSample, ...]
-    """A few pictures, then clips, to look at."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _StreamEvaluation:
-    retrieval: Retrieval | None = None
-    captions: tuple[CaptionPrediction, ...] = ()
-    answers: tuple[Answer, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
-    shown: tuple[ShownSample, ...] = ()
-
-
-def evaluate(config: RunConfig) -> None:
-    """Evaluates the run's newest good checkpoint on its test split; writes `evaluation.json`, `predictions.jsonl` and
-    `samples.jsonl` into the run folder.
-
-    The work of every rank. Raises UserError for a layout with pipeline stages, a missing or damaged checkpoint, and a test split that is
-    missing or has fewer samples than data-parallel ranks.
+    The work of every rank. Raises UserError for a layout with pipeline stages, a missing or damaged checkpoint, a test split that is
+    missing or has fewer samples than data-parallel ranks, and as `evaluate_family`.
     """
+    _check_answers(config, answers)
     inference, found = model.trained(config, config.run_dir)
     for line in found.said:
         _progress(inference).note(line)
-    _evaluate_and_write(inference, config, found.state.step, (RESULTS_NAME, PREDICTIONS_NAME, SAMPLES_NAME))
+    step = found.state.step
+    if config.downstream is not None:
+        _evaluate_family(inference, config, config.downstream.family, answers, step, trained=True)
+    else:
+        _evaluate_pretraining(inference, config, step, (RESULTS_NAME, PREDICTIONS_NAME, SAMPLES_NAME))
 
 
-def evaluate_untrained(config: RunConfig) -> None:
+def evaluate_untrained(config: RunConfig, answers: AnswerList | None = None) -> None:
     """The same with the weights that training starts from, for comparison; writes `evaluation-untrained.json` and so on."""
-    names = UNTRAINED_NAME, UNTRAINED_PREDICTIONS_NAME, UNTRAINED_SAMPLES_NAME
-    _evaluate_and_write(model.built(config)[0], config, 0, names)
-
-
-def evaluate_stage(inference: Inference, config: RunConfig, split: Split, progress: EvaluationProgress) -> Evaluation:
-    """Evaluates a model on a split. Collective over the world; raises UserError as `evaluate`."""
-    tasks = [task for task in (Task.IMAGE_TEXT, Task.VIDEO_TEXT) if split.folders(config.data).of(task)]
-    if not tasks:
-        raise UserError(f"data.{split} names no folders of pictures or clips: there is nothing to evaluate")
-    speaker = Speaker(inference, Tokenizer(config.data.vocab, config.model.text.vocab_size), config)
-    none = _StreamEvaluation()
-    streams = {task: _Stream(speaker, config, split, task).evaluate(progress) for task in tasks}
-    image, video = streams.get(Task.IMAGE_TEXT, none), streams.get(Task.VIDEO_TEXT, none)
-    answers = image.answers + video.answers
-    results = Results(
-        retrieval=RetrievalResults(image=image.retrieval, video=video.retrieval),
-        qa=score_answers(answers) if answers else None,
-        caption=score_captions(video.captions) if video.captions else None,
-    )
-    left_out, to_show = image.left_out + video.left_out, image.shown + video.shown
-    return Evaluation(results=results, captions=video.captions, answers=answers, left_out=left_out, shown=to_show)
-
-
-class _Stream:
-    """The evaluation of one task's samples."""
-
-    def __init__(self, speaker: Speaker, config: RunConfig, split: Split, task: Task) -> None:
-        self._speaker, self._config, self._split, self._task = speaker, config, split, task
-        self._inference = speaker.inference
-        self._topology = speaker.inference.context.topology
-        self._manifest: Manifest = open_stream(config.data, split, task)
-        self._gallery = Gallery(self._inference)
-        self._captions: list[CaptionPrediction] = []
-        self._answers: list[Answer] = []
-        self._left_out: list[LeftOut] = []
-        self._chosen, self._seen = chosen(len(self._manifest)), list[SeenSample]()
-
-    def evaluate(self, progress: EvaluationProgress) -> _StreamEvaluation:
-        topology = self._topology
-        batches = evaluation_batches(
-            self._config, self._split, self._task, data_rank=topology.data_rank, data_size=topology.data_size, batch=BATCH
-        )
-        count = -(-len(range(topology.data_rank, len(self._manifest), topology.data_size)) // BATCH)
-        for batch in progress.over(batches, f"{self._task}: encode, caption, answer", count):
-            self._left_out += batch.left_out
-            if len(batch.indices):
-                self._add(batch)
-        if not self._gallery:
-            raise UserError(
-                f"data.{self._split}.{self._task}: fewer usable samples than layout.data={topology.data_size} ranks; lower layout.data"
-            )
-        gallery = self._gallery.gather()
-        ids = identities(self._manifest, gallery.indices)
-        with progress.stage(f"{self._task}: re-rank {len(gallery.indices)} samples both ways"):
-            retrieval = gallery.score(ids)
-        captions, answers = self._everyones(self._captions), self._everyones(self._answers)
-        return _StreamEvaluation(
-            retrieval=retrieval,
-            captions=captions,
-            answers=answers,
-            left_out=self._everyones(self._left_out),
-            shown=shown_samples(self._task, self._manifest, self._everyones(self._seen), captions, answers, gallery.places(ids)),
-        )
-
-    def _everyones(self, own: list[Found]) -> tuple[Found, ...]:
-        return tuple(sorted(gather_lists(own, self._topology.data_group), key=lambda one: one.index))
-
-    def _add(self, batch: EvaluationBatch) -> None:
-        media = self._inference.encode_media(batch.media, self._task)
-        self._gallery.add(batch.indices, media, batch.captions)
-        indices = batch.indices.tolist()
-        self._seen += [seen(index, batch.media[row]) for row, index in enumerate(indices) if index in self._chosen]
-        records = [self._manifest.record(index) for index in indices]
-        if self._task is Task.VIDEO_TEXT:
-            self._captions += self._describe(indices, media, records)
-        self._answers += self._ask(batch, media, records)
-
-    def _describe(self, indices: list[int], media: EncodedMedia, records: list[Record]) -> Iterator[CaptionPrediction]:
-        for index, said, record in zip(indices, self._speaker.captions(media, self._task, indices), records, strict=True):
-            if record.captions:
-                yield CaptionPrediction(index=index, said=said, references=record.captions, attributes=record.attributes)
-
-    def _ask(self, batch: EvaluationBatch, media: EncodedMedia, records: list[Record]) -> Iterator[Answer]:
-        asked = [(row, question) for row, record in enumerate(records) for question in record.questions]
-        turning = [(row, question) for row, question in asked if self._task is Task.VIDEO_TEXT and question.kind == MOTION]
-        backwards = dict(zip(turning, self._say(batch, reversed_in_time(batch.media), turning), strict=True))
-        frozen = dict(zip(turning, self._say(batch, single_frame(batch.media), turning), strict=True))
-        for (row, question), said in zip(asked, self._say(batch, media, asked), strict=True):
-            yield Answer(
-                index=int(batch.indices[row]),
-                question=question,
-                said=said,
-                said_reversed=backwards.get((row, question)),
-                said_single_frame=frozen.get((row, question)),
-            )
-
-    def _say(self, batch: EvaluationBatch, media: EncodedMedia | torch.Tensor, asked: list[tuple[int, Question]]) -> list[str]:
-        """Answers to questions about rows of media, or of pixels that are yet to be encoded."""
-        if not asked:
-            return []
-        encoded = media if isinstance(media, EncodedMedia) else self._inference.encode_media(media, self._task)
-        rows, questions = [row for row, _ in asked], [question.question for _, question in asked]
-        return self._speaker.answers(encoded, rows, questions, batch.indices[rows].tolist())
-
-
-def identities(manifest: Manifest, indices: torch.Tensor) -> Identities:
-    entries = [manifest.entry(index) for index in indices.tolist()]
-    media, meaning = ([getattr(entry, name) for entry in entries] for name in ("media_id", "meaning_id"))
-    return Identities(media=torch.tensor(media), meaning=torch.tensor(meaning))
-
-
-def _evaluate_and_write(inference: Inference, config: RunConfig, step: int, names: _Names) -> None:
-    """Rank 0 writes; results last, so that they are there only with the rest."""
-    results_name, predictions_name, samples_name = names
-    rank = inference.context.topology.rank
-    evaluation = evaluate_stage(inference, config, Split.TEST, _progress(inference))
-    with together(f"write the evaluation into {config.run_dir}"):
-        if rank == 0:
-            _write(config.run_dir / predictions_name, "".join(json.dumps(line) + "\n" for line in prediction_lines(evaluation)))
-            _write(config.run_dir / samples_name, "".join(sample.model_dump_json() + "\n" for sample in evaluation.shown))
-            left_out = {one.key: one.reason for one in evaluation.left_out}
-            results = asdict(evaluation.results) | {"step": step, "config": config_digest(config), "left_out": left_out}
-            _write(config.run_dir / results_name, json.dumps(results, indent=1) + "\n")
-
-
-def _progress(inference: Inference) -> EvaluationProgress:
-    return EvaluationProgress(speaks=inference.context.topology.rank == 0)
+    _check_answers(config, answers)
+    inference, _ = model.built(config)
+    if config.downstream is not None:
+        _evaluate_family(inference, config, config.downstream.family, answers, 0, trained=False)
+    else:
+        _evaluate_pretraining(inference, config, 0, (UNTRAINED_NAME, UNTRAINED_PREDICTIONS_NAME, UNTRAINED_SAMPLES_NAME))
 
 
 def config_digest(config: RunConfig) -> str:
@@ -232,12 +81,55 @@ def config_digest(config: RunConfig) -> str:
     return hashlib.sha256(resolved_yaml(config).encode()).hexdigest()
 
 
-def prediction_lines(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
-    """A JSON object for each caption and each answer; `index` is the sample in its stream of the split."""
-    for caption in evaluation.captions:
-        yield {"kind": "caption"} | asdict(caption)
-    for answer in evaluation.answers:
-        yield {"kind": "answer"} | asdict(answer)
+def _check_answers(config: RunConfig, answers: AnswerList | None) -> None:
+    family = config.downstream.family if config.downstream is not None else None
+    if answers is not None and family not in (Family.IMAGE_QA, Family.VIDEO_QA):
+        raise UserError(f"--answers {answers.path}: only questions are answered from a list; set downstream.family to image_qa or video_qa")
+
+
+def _evaluate_pretraining(inference: Inference, config: RunConfig, step: int, names: _Names) -> None:
+    """Rank 0 writes; results last, so that they are there only with the rest."""
+    results_name, predictions_name, samples_name = names
+    evaluation = evaluate_pretraining(inference, config, Split.TEST, _progress(inference))
+    with together(f"write the evaluation into {config.run_dir}"):
+        if inference.context.topology.rank == 0:
+            _write_lines(config.run_dir / predictions_name, (json.dumps(line) for line in prediction_lines(evaluation)))
+            _write_lines(config.run_dir / samples_name, (sample.model_dump_json() for sample in evaluation.shown))
+            results = asdict(evaluation.results) | _circumstances(config, step, evaluation.left_out)
+            _write(config.run_dir / results_name, json.dumps(results, indent=1) + "\n")
+
+
+def _evaluate_family(
+    inference: Inference, config: RunConfig, family: Family, answers: AnswerList | None, step: int, *, trained: bool
+) -> None:
+    """Likewise."""
+    names, progress = FamilyNames.of(family, trained=trained), _progress(inference)
+    evaluation = evaluate_family(inference, config, family, Split.TEST, progress, answers)
+    findings = evaluation.findings
+    with together(f"write the evaluation into {config.run_dir}"):
+        if inference.context.topology.rank == 0:
+            _write_lines(config.run_dir / names.predictions, (json.dumps(asdict(one)) for one in findings.predictions))
+            write_page(config.run_dir / names.page, evaluation, config, Split.TEST, step)
+            scores = {score.name: score.value for score in findings.scores}
+            chance = {score.name: score.chance for score in findings.scores if score.chance is not None}
+            choice = len(answers.answers) if answers is not None else None
+            results = {"family": family, "scores": scores, "chance": chance, "answers": choice, "samples": evaluation.samples}
+            results |= {"notes": findings.notes} | _circumstances(config, step, evaluation.left_out)
+            _write(config.run_dir / names.results, json.dumps(results, indent=1) + "\n")
+    for line in (f"{findings.scores[0].name}: {findings.scores[0].value:.1f}", *findings.notes, f"page: {config.run_dir / names.page}"):
+        progress.note(line)
+
+
+def _circumstances(config: RunConfig, step: int, left_out: Iterable[LeftOut]) -> dict[str, Any]:
+    return {"step": step, "config": config_digest(config), "left_out": {one.key: one.reason for one in left_out}}
+
+
+def _progress(inference: Inference) -> EvaluationProgress:
+    return EvaluationProgress(speaks=inference.context.topology.rank == 0)
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    _write(path, "".join(f"{line}\n" for line in lines))
 
 
 def _write(path: Path, text: str) -> None:

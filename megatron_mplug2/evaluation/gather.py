@@ -1,7 +1,7 @@
 """What data-parallel ranks found out about their own samples, put together: each sample once, in the order of the split."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -9,6 +9,15 @@ import torch.distributed as dist
 from megatron_mplug2.parallel.gather import gather_rows
 
 T = TypeVar("T")
+
+
+class OfSample(Protocol):
+    @property
+    def index(self) -> int:
+        """Sample in the manifest of the split."""
+
+
+Found = TypeVar("Found", bound=OfSample)
 
 
 def gather_samples(rows: torch.Tensor, indices: torch.Tensor, group: dist.ProcessGroup) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,3 +42,8 @@ def gather_lists(own: Sequence[T], group: dist.ProcessGroup) -> list[T]:
     everyone: list[Sequence[T] | None] = [None] * group.size()
     dist.all_gather_object(everyone, own, group=group)
     return [item for part in everyone if part is not None for item in part]
+
+
+def gather_in_order(own: Sequence[Found], group: dist.ProcessGroup) -> tuple[Found, ...]:
+    """Every rank's findings by rising sample, those of a sample as they were found; on every rank."""
+    return tuple(sorted(gather_lists(own, group), key=lambda one: one.index))

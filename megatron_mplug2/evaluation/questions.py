@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from megatron_mplug2.data.record import Question
-from megatron_mplug2.evaluation.scoring import same, share
+from megatron_mplug2.evaluation.metrics.exact_match import same
+from megatron_mplug2.evaluation.scoring import share
 
 MOTION = "motion"
 """The kind of question that is asked of the reversed and the frozen clip too."""

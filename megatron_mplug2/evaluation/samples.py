@@ -13,7 +13,7 @@ from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.evaluation.captions import CaptionPrediction
 from megatron_mplug2.evaluation.questions import Answer
-from megatron_mplug2.evaluation.retrieval import Place
+from megatron_mplug2.evaluation.ranking import Place
 from megatron_mplug2.pages.picture import Levels, jpeg, levels
 
 SHOWN = 12

@@ -8,11 +8,6 @@ def words(text: str) -> list[str]:
     return "".join(letter if letter.isalnum() or letter == "'" else " " for letter in text.lower()).split()
 
 
-def same(said: str, truth: str) -> bool:
-    """Exact match after strip. The tokenizer that an answer went through lower-cases, so case does not count."""
-    return said.strip() == truth.strip().lower()
-
-
 def share(right: Sequence[bool]) -> float | None:
     """Percentage; None of nothing."""
     return 100 * sum(right) / len(right) if right else None

@@ -9,7 +9,8 @@ from megatron_mplug2.data.evaluation_batches import EvaluationBatch, Unreadable,
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.evaluation.gather import gather_samples
 from megatron_mplug2.evaluation.inference import Inference
-from megatron_mplug2.evaluation.retrieval import Identities, candidates, recall
+from megatron_mplug2.evaluation.metrics.recall import recall
+from megatron_mplug2.evaluation.ranking import Identities, candidates
 
 BATCH = 32
 
@@ -54,4 +55,4 @@ def _features(inference: Inference, batch: EvaluationBatch, task: Task, samples:
 
 
 def _r1(similarity: torch.Tensor, hits: torch.Tensor) -> float:
-    return recall(hits.gather(1, candidates(similarity)), 1)
+    return recall(hits.gather(1, candidates(similarity, 1)), 1)

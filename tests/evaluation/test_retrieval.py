@@ -3,7 +3,9 @@ import torch
 
 from megatron_mplug2.config.schema import LayoutConfig
 from megatron_mplug2.evaluation.inference import Inference
-from megatron_mplug2.evaluation.retrieval import Gallery, Identities, Retrieval, candidates, first_hits, recall, result
+from megatron_mplug2.evaluation.metrics.recall import recall
+from megatron_mplug2.evaluation.ranking import Identities, Ranking, Retrieval, candidates, direction
+from megatron_mplug2.evaluation.retrieval import RERANKED, Gallery
 from tests.evaluation.tiny import layouts, make_inference, some_media, some_texts, task_of
 from tests.ranks import run_ranks
 
@@ -24,25 +26,20 @@ def test_recall_with_a_repeated_meaning() -> None:
         ]
     )
     hits = Identities(media=torch.arange(4), meaning=torch.tensor([5, 5, 6, 7])).hits()
-    found = hits.gather(1, candidates(similarity))
+    found = hits.gather(1, candidates(similarity, 4))
     assert [recall(found, k) for k in (1, 2, 3, 4)] == [50.0, 75.0, 100.0, 100.0]
     # The matching head puts text 1's second candidate and text 2's second candidate first; ties keep the order of similarity.
     match = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.1, 0.9, 0.1, 0.1], [0.1, 0.9, 0.1, 0.1], [0.7, 0.1, 0.1, 0.1]])
-    scored = result(similarity, match, hits, gallery=3)
-    assert (scored.r1, scored.r1_rerank) == (50.0, 75.0)
+    ranked = direction(candidates(similarity, 4), match, hits)
+    scored = ranked.result(gallery=3)
+    assert (scored.r1, scored.r1_rerank, scored.r5_rerank) == (50.0, 75.0, 100.0)
+    assert ranked.places() == [1, 3, 1, 1]
     assert scored.chance_r1 == 100 * (2 + 2 + 1 + 1) / 16
     assert (scored.r5, scored.r10, scored.gallery) == (100.0, 100.0, 3)
 
 
-def test_places_of_the_best_hits() -> None:
-    similarity = torch.tensor([[0.1, 0.9, 0.2], [0.5, 0.5, 0.4], [0.3, 0.2, 0.1]])
-    hits = Identities(media=torch.arange(3), meaning=torch.tensor([5, 5, 6])).hits()
-    assert first_hits(similarity, hits).tolist() == [1, 1, 3]
-    assert first_hits(similarity, torch.eye(3, dtype=torch.bool)).tolist() == [3, 2, 3], "equals stand before"
-
-
 def test_only_the_best_candidates_are_ranked_and_the_first_of_equals_comes_first() -> None:
-    assert candidates(torch.zeros(1, 40)).tolist() == [list(range(16))]
+    assert candidates(torch.zeros(1, 40), 16).tolist() == [list(range(16))]
 
 
 MEANING = torch.tensor([0, 1, 1, 2, 3, 4, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16])
@@ -59,10 +56,11 @@ def scored(inference: Inference, batch: int, meaning: torch.Tensor = MEANING) ->
     media, texts = some_media(SAMPLES), some_texts(SAMPLES)
     gallery = Gallery(inference)
     for indices in torch.arange(topology.data_rank, SAMPLES, topology.data_size).split(batch):
-        gallery.add(indices, inference.encode_media(media[indices], task_of(3)), texts[indices])
+        gallery.add(indices, inference.encode_media(media[indices], task_of(3)), texts[indices][:, None].unbind())
     gathered = gallery.gather()
     found = gathered.indices
-    return gathered.score(Identities(media=found, meaning=meaning[found])), gathered.similarity, found
+    ranking = gathered.rank(Identities(media=found, meaning=meaning[found]), RERANKED)
+    return ranking.retrieval(), gathered.similarity, found
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +102,46 @@ def rerank_both_ways() -> tuple[list[float], list[float]]:
     plain = []
     for swapped in (False, True):
         right = 0
-        for query, items in enumerate(candidates(similarity.T if swapped else similarity).tolist()):
+        for query, items in enumerate(candidates(similarity.T if swapped else similarity, RERANKED).tolist()):
             pairs = [(item, query) if swapped else (query, item) for item in items]
             rows = [inference.fuse(text.rows(torch.tensor([t])), media, torch.tensor([m])) for t, m in pairs]
             match = [float(inference.match_probability(row)) for row in rows]
             right += int(hits[query, items[match.index(max(match))]])
         plain.append(100 * right / SAMPLES)
     return [retrieval.t2v.r1_rerank, retrieval.v2t.r1_rerank], plain
+
+
+TEXTS = [place % 4 for place in range(SAMPLES)]
+"""Of each sample; some have none."""
+
+
+def several_texts(layout: LayoutConfig) -> tuple[Ranking, torch.Tensor, torch.Tensor]:
+    """The ranking, the similarities, and the sample of each text."""
+    inference = make_inference(layout)
+    topology, media, texts = inference.context.topology, some_media(SAMPLES), some_texts(sum(TEXTS)).split(TEXTS)
+    gallery = Gallery(inference)
+    for indices in torch.arange(topology.data_rank, SAMPLES, topology.data_size).split(4):
+        gallery.add(indices, inference.encode_media(media[indices], task_of(3)), [texts[index] for index in indices])
+    gathered = gallery.gather()
+    return gathered.rank(Identities(media=gathered.indices, meaning=MEANING), 5), gathered.similarity, gathered.owner
+
+
+def test_every_text_is_a_query_and_any_of_a_samples_texts_a_hit() -> None:
+    """Against a count one by one; on two ranks as on one."""
+    ranking, similarity, owner = run_ranks(1, several_texts, LayoutConfig())[0]
+    assert owner.tolist() == [sample for sample, count in enumerate(TEXTS) for _ in range(count)]
+    assert similarity.shape == (sum(TEXTS), SAMPLES)
+    meaning = MEANING.tolist()
+    for way, scores, queries, items in (
+        (ranking.t2v, similarity, owner.tolist(), list(range(SAMPLES))),
+        (ranking.v2t, similarity.T, list(range(SAMPLES)), owner.tolist()),
+    ):
+        result = way.result(ranking.gallery)
+        for k, counted in ((1, result.r1), (5, result.r5)):
+            best = [row.argsort(descending=True, stable=True)[:k].tolist() for row in scores]
+            right = [any(meaning[items[item]] == meaning[query] for item in found) for query, found in zip(queries, best, strict=True)]
+            assert counted == pytest.approx(100 * sum(right) / len(right))
+        assert 0 < result.r5 < 100 and result.r5_rerank == result.r5, "five candidates are re-ranked"
+    for other, close, owners in run_ranks(2, several_texts, LayoutConfig(data=2)):
+        torch.testing.assert_close(close, similarity, rtol=1e-4, atol=1e-5)
+        assert torch.equal(owners, owner) and other.retrieval() == ranking.retrieval()

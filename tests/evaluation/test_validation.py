@@ -7,7 +7,7 @@ from megatron_mplug2.config.schema import RunConfig, Task
 from megatron_mplug2.data.evaluation_batches import evaluation_batches
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.evaluation import model
-from megatron_mplug2.evaluation.retrieval import Identities
+from megatron_mplug2.evaluation.ranking import Identities
 from megatron_mplug2.evaluation.validation import validation_retrieval
 from tests.data.corpus import make_config, write_corpus
 from tests.ranks import run_ranks

@@ -53,6 +53,17 @@ class Speaker:
             questions = [released_question(question) for question in questions]
         return self._say(media, rows, questions, keys, ANSWER_TOKENS, self._asked)
 
+    def choices(
+        self, media: EncodedMedia, rows: Sequence[int], questions: Sequence[str], choose: Callable[[Memory], list[str]]
+    ) -> list[str]:
+        """What `choose` makes of the decoder's memory for each question, instead of a generated answer."""
+        chosen: list[str] = []
+        at_once = answers_at_once(self.inference, media.length + self._config.data.text_length)
+        for start in range(0, len(rows), at_once):
+            part = slice(start, start + at_once)
+            chosen += choose(self._asked(media, torch.tensor(rows[part], device=self.inference.device), questions[part]))
+        return chosen
+
     def _say(
         self,
         media: EncodedMedia,

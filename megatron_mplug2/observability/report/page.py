@@ -10,7 +10,7 @@ from megatron_mplug2.observability.report.figure import figure
 from megatron_mplug2.observability.report.overview import doubts, state, steps_done, tiles
 from megatron_mplug2.observability.report.replaced import replaced
 from megatron_mplug2.observability.report.run_folder import Run, read_run
-from megatron_mplug2.observability.report.said import results, samples
+from megatron_mplug2.observability.report.said import families, results, samples
 from megatron_mplug2.observability.report.stages import layout
 from megatron_mplug2.observability.report.timeline import events_table, timeline
 from megatron_mplug2.pages.markup import shown, verbatim
@@ -39,6 +39,7 @@ def _body(run: Run) -> Iterator[str]:
     yield _charts("Losses by objective", [*curves.losses(run.metrics), *curves.retrieval(run.metrics)], frame, curves.HOW_TO_READ)
     yield f"<h2>What the model said</h2>{results(run)}"
     yield from samples(run)
+    yield from families(run)
     yield _charts("Speed and memory", curves.speed(run.metrics), frame)
     yield _charts("Optimisation", curves.optimisation(run.metrics), frame)
     yield f"<h2>Timeline</h2>{timeline(run)}<details open><summary>Events</summary>{events_table(run)}</details>"

@@ -15,11 +15,11 @@ from megatron_mplug2.checkpoint import newest, store
 from megatron_mplug2.checkpoint.commit_file import COMMIT
 from megatron_mplug2.checkpoint.inspection import Contents, inspect
 from megatron_mplug2.config.load import RESOLVED_NAME, parse_resolved
-from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.schema import Family, RunConfig
 from megatron_mplug2.data.ledger import LEDGER
 from megatron_mplug2.data.substitution import Substitution
 from megatron_mplug2.errors import UserError
-from megatron_mplug2.evaluation.evaluate import RESULTS_NAME, SAMPLES_NAME, UNTRAINED_NAME, UNTRAINED_SAMPLES_NAME
+from megatron_mplug2.evaluation.evaluate import RESULTS_NAME, SAMPLES_NAME, UNTRAINED_NAME, UNTRAINED_SAMPLES_NAME, FamilyNames
 from megatron_mplug2.evaluation.samples import ShownSample
 from megatron_mplug2.observability.last_step import METRICS_NAME
 from megatron_mplug2.observability.report.metrics_file import Metrics, read_metrics
@@ -67,6 +67,8 @@ class Run:
     """Of the newest checkpoint."""
     trained: Evaluated
     untrained: Evaluated
+    families: Mapping[Family, Mapping[str, Any]]
+    """Results of the downstream families that it was evaluated on."""
     looked_at: float
     last_sign: float
     """When any of its records was written last."""
@@ -108,6 +110,7 @@ def _read(folder: Path, last_sign: float) -> Run:
         untrained=Evaluated(
             results=_object(folder / UNTRAINED_NAME), samples=_lines(folder / UNTRAINED_SAMPLES_NAME, ShownSample, skipped)
         ),
+        families={family: found for family in Family if (found := _object(folder / FamilyNames.of(family, trained=True).results))},
         looked_at=time.time(),
         last_sign=last_sign,
         skipped={name: count for name, count in skipped.items() if count},

@@ -1,11 +1,12 @@
 """What the model said: figures of the evaluation, and samples with their frames."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from megatron_mplug2.config.schema import Task
+from megatron_mplug2.evaluation.evaluate import FamilyNames
 from megatron_mplug2.evaluation.figures import figures
+from megatron_mplug2.evaluation.metrics.exact_match import same
 from megatron_mplug2.evaluation.samples import ShownSample
-from megatron_mplug2.evaluation.scoring import same
 from megatron_mplug2.observability.report.run_folder import Run
 from megatron_mplug2.pages.markup import shown, table
 
@@ -15,6 +16,8 @@ MOST_BYTES = 4_000_000
 
 def results(run: Run) -> str:
     """Markup."""
+    if not run.trained.results and run.families:
+        return ""
     if not run.trained.results:
         return "<p>This run was not evaluated yet: <code>mplug2 evaluate CONFIG</code> does that.</p>"
     step = run.trained.results.get("step")
@@ -29,6 +32,25 @@ def results(run: Run) -> str:
         f"<p>Test split, after step {shown(step)}{lost}.</p>"
         f"<div class='numbers'>{table(('percent', 'trained', 'untrained', 'by chance'), rows)}</div>"
     )
+
+
+def families(run: Run) -> Iterator[str]:
+    """Markup of the scores of each downstream family; each has a page of its own beside them."""
+    for family, found in run.families.items():
+        scores, chance = (_object(found.get(name)) for name in ("scores", "chance"))
+        rows = [(shown(name), _score(value), _score(chance.get(name))) for name, value in scores.items()]
+        page = FamilyNames.of(family, trained=True).page
+        yield f"<h3>{shown(family.replace('_', ' ').capitalize())}</h3>"
+        yield f"<p>Test split, after step {shown(found.get('step'))}; more in <code>{page}</code>.</p>"
+        yield f"<div class='numbers'>{table(('percent', 'model', 'by chance'), rows)}</div>"
+
+
+def _object(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def _score(value: object) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else ""
 
 
 def _number(value: float | None) -> str:

@@ -73,6 +73,20 @@ def test_a_run_that_is_going_on_or_was_killed(tmp_path: Path) -> None:
     assert "100 steps of 1,200 done" in page.text and "This run was not evaluated yet" in page.text and "Left out:" not in page.text
 
 
+def test_scores_of_downstream_families(tmp_path: Path) -> None:
+    """Of a run that was finetuned for one, also where their file is damaged."""
+    config = config_of(tmp_path)
+    write_resolved(config, tmp_path)
+    RunHistory(tmp_path, config.steps).started(0, config.layout, [0])
+    (tmp_path / "evaluation-video_retrieval.json").write_text('{"step": 40, "scores": ["R@1"]}')
+    found = {"step": 40, "scores": {"exact match": 94.46, "exact match: <b>": 50.0}, "chance": {"exact match": 12.5}}
+    (tmp_path / "evaluation-video_qa.json").write_text(json.dumps(found))
+    page = page_of(tmp_path)
+    assert "Video qa Test split, after step 40; more in evaluation-video_qa.html" in page.text
+    assert "exact match 94.5 12.5 exact match: <b> 50.0" in page.text and "Video retrieval" in page.text
+    assert "not evaluated yet" not in page.text
+
+
 def test_stages_of_a_pipeline(tmp_path: Path) -> None:
     write_finished_run(tmp_path, "layout.data=1", "layout.pipeline=2")
     page = page_of(tmp_path)
