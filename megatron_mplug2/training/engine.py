@@ -1,6 +1,7 @@
 """Everything that one rank trains with, made from a config: its stage, Megatron-Core's data parallelism and optimizer around it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from megatron_mplug2.config.schema import LayoutConfig, Negatives, RunConfig
 from megatron_mplug2.models.build import LOG_TEMPERATURE, build_stage
 from megatron_mplug2.models.context import ModelContext
+from megatron_mplug2.models.microbatch import Microbatch
 from megatron_mplug2.models.mplug2 import Stage
 from megatron_mplug2.models.partition import Partition, make_partition
 from megatron_mplug2.models.units import VisionEmbeddingUnit
@@ -22,6 +24,7 @@ from megatron_mplug2.parallel.device import device, megatron_runtime
 from megatron_mplug2.parallel.topology import Topology, make_topology
 from megatron_mplug2.training.momentum import Mains, Momentum, feature_weights
 from megatron_mplug2.training.optimizer import LearningRate, clip, make_optimizer
+from megatron_mplug2.training.passes import run_features, run_microbatches
 from megatron_mplug2.training.pipeline_stage import PipelineStage
 from megatron_mplug2.training.ties import TiedCopy, reduce_ties, tied_copies
 
@@ -54,10 +57,30 @@ class Engine:
         """Whether this stage has the vision encoder's embedding."""
         return any(isinstance(unit, VisionEmbeddingUnit) for unit in self.stage.units)
 
+    def zero_gradients(self) -> None:
+        self.ddp.zero_grad_buffer()
+        self.optimizer.zero_grad()
+
+    def run_features(self, micros: Sequence[Microbatch]) -> list[torch.Tensor]:
+        return run_features(self, micros)
+
+    def run_microbatches(self, micros: Sequence[Microbatch], *, forward_only: bool) -> None:
+        """Leaves the reduced gradients in the parameters' `main_grad`."""
+        run_microbatches(self, micros, forward_only=forward_only)
+
     def finish_gathering(self) -> None:
         """Makes all weights current where their gathering overlaps the next forward pass (ZeRO-1), for a look at them before it."""
         if self.config.layout.overlap_param_gather:
             self.ddp.start_param_sync(force_sync=True)
+
+    @contextmanager
+    def whole_weights(self) -> Iterator[None]:
+        """Each rank has them at all times."""
+        self.finish_gathering()
+        yield
+
+    def weights_loaded(self) -> None:
+        """They were written where they are used, and where the optimizer has copies there too."""
 
     def gradients_are_finite(self) -> bool:
         """All of this rank's own, replicas too. By their sum, the quickest to compute: only sums over 3e38 would be taken for infinite."""

@@ -22,9 +22,10 @@ from megatron_mplug2.parallel.device import device
 from megatron_mplug2.parallel.topology import Topology
 from megatron_mplug2.training import checkpoints
 from megatron_mplug2.training.bad_steps import BadSteps
-from megatron_mplug2.training.engine import Engine, make_engine
+from megatron_mplug2.training.engines import make_engine
 from megatron_mplug2.training.guard import Guard
 from megatron_mplug2.training.health_state import HealthState
+from megatron_mplug2.training.interface import TrainingEngine
 from megatron_mplug2.training.interrupt import Interrupt
 from megatron_mplug2.training.only_run import only_run
 from megatron_mplug2.training.recorder import Recorder
@@ -75,7 +76,7 @@ class _Data:
     ledger: Ledger | None
 
 
-def _data(engine: Engine, state: DataState | None) -> _Data:
+def _data(engine: TrainingEngine, state: DataState | None) -> _Data:
     topology = engine.topology
     peers = _peers(topology)
     ledger = Ledger(engine.config.run_dir) if topology.rank == 0 else None
@@ -104,7 +105,7 @@ class _Training:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: TrainingEngine,
         data: _Data,
         recorder: Recorder,
         interrupt: Interrupt,
@@ -155,7 +156,7 @@ class _Training:
     def _validate(self, step: int, stopping: bool) -> None:
         training, last = self._engine.config.training, self._engine.config.steps - 1
         if training.validate_every and not stopping and ((step + 1) % training.validate_every == 0 or step == last):
-            with self._engine.clock.within(Section.VALIDATION):
+            with self._engine.clock.within(Section.VALIDATION), self._engine.whole_weights():
                 self._recorder.validation(step, validate(self._engine, self._data.peers, self._data.ledger))
 
     def _save(self, step: int) -> None:

@@ -66,6 +66,11 @@ def clip(optimizer: MegatronOptimizer, limit: float, norm: float) -> None:
             clip_grad_by_total_norm_fp32(params, max_norm=limit, total_norm=norm)
 
 
+def rule_of(weight: Weight, settings: Settings) -> ParamGroupOverride:
+    """Highest and lowest rate, and factor of the weight decay, as `LearningRate` reads them in an optimizer's groups."""
+    return _overrides(settings)[ParamKey(attr=_mark(group_of(weight.name), decays(weight, settings)))]
+
+
 def _mark(group: ParamGroup, decayed: bool) -> str:
     return f"in_{group.value}_{'decayed' if decayed else 'undecayed'}"
 
@@ -86,7 +91,7 @@ def _overrides(settings: Settings) -> dict[ParamKey, ParamGroupOverride]:
 class LearningRate:
     """Linear warm-up, then cosine to the minimum at the last step; also sets each group's weight decay (Megatron-Core does both here)."""
 
-    def __init__(self, config: RunConfig, optimizer: MegatronOptimizer) -> None:
+    def __init__(self, config: RunConfig, optimizer: MegatronOptimizer | torch.optim.Optimizer) -> None:
         settings = config.optimizer
         self._scheduler = OptimizerParamScheduler(
             optimizer,
