@@ -20,7 +20,7 @@ from megatron_mplug2.observability.sections import SectionClock
 from megatron_mplug2.parallel.topology import Topology, make_topology
 from megatron_mplug2.training.deepspeed.library import initialise
 from megatron_mplug2.training.deepspeed.optimizer import ZeroOptimizer, make_adamw
-from megatron_mplug2.training.deepspeed.shards import PartitionedWeights, ReplicatedWeights, Shards
+from megatron_mplug2.training.deepspeed.shards import REFUSED, PartitionedWeights, ReplicatedWeights, Shards
 from megatron_mplug2.training.norms import gradient_norms
 from megatron_mplug2.training.optimizer import LearningRate
 from megatron_mplug2.training.pipeline_stage import PipelineStage
@@ -81,11 +81,11 @@ class DeepSpeedEngine:
         return True
 
     def update(self, step: int, accept: Callable[[float], bool] = lambda norm: True) -> tuple[float, float]:
-        """A refused step leaves weights, moments and Adam's count as they were: it is to DeepSpeed one that overflowed."""
+        """A refused step leaves weights, moments and Adam's count as they were: to DeepSpeed it is one whose norm is no number."""
         rate = self.learning_rate.set(step)
         norm = math.hypot(*gradient_norms(self).values())
         accepted = accept(norm)
-        self.deepspeed.optimizer.overflow = not accepted
+        self.shards.norm = norm if accepted else REFUSED
         self.deepspeed.step()
         if accepted:
             self._clamp_temperature()

@@ -26,6 +26,8 @@ def load_deepspeed() -> Any:
         import deepspeed
     except ImportError as error:
         raise UserError(f"training.engine=deepspeed: {error}; pip install 'megatron-mplug2[deepspeed]'") from None
+    # Weights are equal on all ranks, by their names; and it cannot send a scalar (0.19.8), which the temperature is.
+    deepspeed.DeepSpeedEngine._broadcast_model = lambda engine: None
     # It would be compiled at every start on a CPU, and fail without a compiler; only inference uses it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # What it says, its warnings too, is about its own settings, which nobody sees here, and masks that need no gradient.
@@ -40,8 +42,7 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": training.microbatch,
         "gradient_accumulation_steps": config.microbatches,
         "gradient_clipping": config.optimizer.clip_norm,
-        # The guard sees every gradient norm before the update.
-        "bf16": {"enabled": training.precision is Precision.BF16, "check_grad_overflow": False},
+        "bf16": {"enabled": training.precision is Precision.BF16},
         "communication_data_type": "fp32",
         "data_types": {"grad_accum_dtype": "fp32"},
         # torch's AdamW, which needs no compiler; the same arithmetic as the other engine's.

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from megatron_mplug2.parallel.device import device
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
@@ -25,7 +27,7 @@ class Shard:
     group: int
     """The group's number."""
     place: int
-    """The parameter's, among those of the group of which this rank has a range."""
+    """The range's, among the gradients of the group."""
     offset: int
     """Where the range lies in `flat`, and in the group's states."""
     count: int
@@ -38,11 +40,20 @@ class Shard:
         return flat.detach().view(-1).narrow(0, self.offset, self.count)
 
 
+REFUSED = -1.0
+"""A norm that is no number, as DeepSpeed writes it: a step with it makes no update."""
+
+
 class Shards(ABC):
     """Of one of DeepSpeed's ZeRO optimizers (`zero`), by its stage."""
 
     def __init__(self, zero: Any, module: nn.Module, data_rank: int) -> None:
         self._zero, self._module, self._data_rank = zero, module, data_rank
+        self.norm = REFUSED
+        """Of the step's gradients, by which DeepSpeed clips them; or `REFUSED`."""
+
+    def _norm(self) -> torch.Tensor:
+        return torch.tensor(self.norm, dtype=torch.float32, device=device())
 
     @abstractmethod
     def shards(self) -> Iterator[Shard]:
@@ -73,20 +84,18 @@ class Shards(ABC):
 class ReplicatedWeights(Shards):
     """Stages 1 and 2: every rank has all weights whole."""
 
+    def __init__(self, zero: Any, module: nn.Module, data_rank: int) -> None:
+        super().__init__(zero, module, data_rank)
+        zero.scaled_global_norm = self._norm
+
     def shards(self) -> Iterator[Shard]:
         groups = zip(self._zero.bit16_groups, self._zero.single_partition_of_fp32_groups, strict=True)
         for group, (params, flat) in enumerate(groups):
-            here = [(param, param._hp_mapping) for param in params if param._hp_mapping is not None]
-            for place, (param, mapping) in enumerate(here):
+            for param in (param for param in params if param._hp_mapping is not None):
+                inside, held = param._hp_mapping.lp_fragment_address, param._hp_mapping.hp_fragment_address
+                place = param._index_in_param_group
                 yield Shard(
-                    param=param,
-                    start=mapping.lp_fragment_address.start,
-                    flat=flat,
-                    group=group,
-                    place=place,
-                    offset=mapping.hp_fragment_address.start,
-                    count=mapping.hp_fragment_address.numel,
-                    part=None,
+                    param=param, start=inside.start, flat=flat, group=group, place=place, offset=held.start, count=held.numel, part=None
                 )
 
     def gradient(self, shard: Shard) -> torch.Tensor | None:
@@ -112,6 +121,10 @@ class ReplicatedWeights(Shards):
 
 class PartitionedWeights(Shards):
     """Stage 3: of the weights too a rank has ranges alone, but while a module runs."""
+
+    def __init__(self, zero: Any, module: nn.Module, data_rank: int) -> None:
+        super().__init__(zero, module, data_rank)
+        zero._get_norm_groups = lambda: [self._norm()]
 
     def shards(self) -> Iterator[Shard]:
         groups = zip(self._zero.fp16_groups, self._zero.fp32_partitioned_groups_flat, strict=True)
