@@ -26,13 +26,20 @@ def load_deepspeed() -> Any:
         import deepspeed
     except ImportError as error:
         raise UserError(f"training.engine=deepspeed: {error}; pip install 'megatron-mplug2[deepspeed]'") from None
-    # Weights are equal on all ranks, by their names; and it cannot send a scalar (0.19.8), which the temperature is.
+    # It would send rank 0's weights to all, and cannot send a scalar (0.19.8), which the temperature is. They are equal, by their names.
     deepspeed.DeepSpeedEngine._broadcast_model = lambda engine: None
+    deepspeed.zero.Init._zero_init_param = _partition
     # It would be compiled at every start on a CPU, and fail without a compiler; only inference uses it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # What it says, its warnings too, is about its own settings, which nobody sees here, and masks that need no gradient.
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     return deepspeed
+
+
+def _partition(init: Any, param: Any) -> None:
+    """A parameter at stage 3, in the place of `zero.Init`'s method."""
+    init._convert_to_deepspeed_param(param)
+    param.partition()
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
