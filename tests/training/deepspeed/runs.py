@@ -11,7 +11,7 @@ from megatron_mplug2.checkpoint import commit
 from megatron_mplug2.checkpoint.commit_file import read_commit
 from megatron_mplug2.checkpoint.pieces import Piece
 from megatron_mplug2.checkpoint.storage import StoredTensors
-from megatron_mplug2.config.schema import DeepSpeedConfig, EngineChoice, LayoutConfig, Module, Precision, RunConfig, Task
+from megatron_mplug2.config.schema import Block, DeepSpeedConfig, EngineChoice, LayoutConfig, Module, Precision, RunConfig, Task
 from megatron_mplug2.data.state import DataState
 from megatron_mplug2.observability.sections import SectionClock
 from megatron_mplug2.training import checkpoints
@@ -50,11 +50,12 @@ class Case:
     """None: Megatron-Core."""
     microbatches: int = 1
     frozen: tuple[Module, ...] = ()
+    recompute: tuple[Block, ...] = ()
     precision: Precision = Precision.FP32
 
     def config(self, run_dir: Path) -> RunConfig:
         size = cases.GLOBAL_BATCH // (self.microbatches * self.layout.data)
-        config = cases.config(self.layout, microbatch=size, frozen=self.frozen, precision=self.precision)
+        config = cases.config(self.layout, microbatch=size, frozen=self.frozen, precision=self.precision, recompute=self.recompute)
         engine = EngineChoice.MEGATRON if self.deepspeed is None else EngineChoice.DEEPSPEED
         training = config.training.model_copy(update={"engine": engine})
         deepspeed = self.deepspeed or DeepSpeedConfig()

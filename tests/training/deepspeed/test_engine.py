@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import DeepSpeedConfig, LayoutConfig, Module, Precision, Task
+from megatron_mplug2.config.schema import Block, DeepSpeedConfig, LayoutConfig, Module, Precision, Task
 from tests.ranks import run_ranks
 from tests.training.deepspeed.runs import MIXED, Case, Figures, Tensors, begin, go_on, go_on_without_the_first, saved, told_of_nan
 
@@ -31,7 +31,12 @@ STAGES = {
     f"zero{stage}{'-offload' * offload}": DeepSpeedConfig(stage=stage, offload_optimizer=offload)
     for stage, offload in product((1, 2, 3), (False, True))
 }
-SHORT = [("zero2", "dp2", 2), ("zero3", "dp2", 1), ("zero1", "tp2", 1), ("zero2-offload", "one", 2)]
+SHORT = [("zero2", "dp2", 2), ("zero3", "dp2", 1)]
+LONG = [
+    *product(("zero1", "zero2", "zero3"), ("dp2",), (4,)),
+    *product(("zero1", "zero2", "zero3"), ("tp2", "tp2-dp2"), (2,)),
+    *product(("zero1-offload", "zero2-offload", "zero3-offload"), ("dp2",), (2,)),
+]
 
 Outcome = tuple[list[list[Figures]], Tensors]
 
@@ -83,17 +88,30 @@ def check(runs: Runs, stage: str, layout: str, microbatches: int, tasks: tuple[T
 
 
 @pytest.mark.parametrize(("stage", "layout", "microbatches"), SHORT)
-def test_twenty_steps_are_those_of_the_other_engine(runs: Runs, stage: str, layout: str, microbatches: int) -> None:
-    check(runs, stage, layout, microbatches, TWENTY)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(("stage", "layout", "microbatches"), [case for case in product(STAGES, LAYOUTS, (1, 4)) if case not in SHORT])
-def test_every_stage_at_every_layout(runs: Runs, stage: str, layout: str, microbatches: int) -> None:
+def test_mixed_steps_are_those_of_the_other_engine(runs: Runs, stage: str, layout: str, microbatches: int) -> None:
     check(runs, stage, layout, microbatches, MIXED)
 
 
-@pytest.mark.parametrize("stage", ["zero2", pytest.param("zero1", marks=pytest.mark.long), pytest.param("zero3", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize(("stage", "layout", "microbatches"), LONG)
+def test_mixed_steps_are_those_of_the_other_engine_everywhere(runs: Runs, stage: str, layout: str, microbatches: int) -> None:
+    check(runs, stage, layout, microbatches, MIXED)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("stage", "layout"), [("zero1", "tp2"), ("zero2", "dp2"), ("zero3", "dp2")])
+def test_twenty_steps_are_those_of_the_other_engine(runs: Runs, stage: str, layout: str) -> None:
+    check(runs, stage, layout, 1, TWENTY)
+
+
+@pytest.mark.long
+def test_recompute_gathers_weights_again(runs: Runs) -> None:
+    case = Case(layout=LAYOUTS["dp2"], deepspeed=STAGES["zero3"], recompute=tuple(Block))
+    compare(runs.outcome(Case(), MIXED, "megatron-4"), runs.outcome(case, MIXED, "zero3-recompute"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", ["zero1", "zero2", "zero3"])
 def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(runs: Runs, stage: str) -> None:
     case = Case(layout=LAYOUTS["dp2"], deepspeed=STAGES[stage], microbatches=2)
     run_dir = runs.start(f"{stage}-resumed")
@@ -105,19 +123,28 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(runs: Runs, stage: str
     assert [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)] == []
 
 
-@pytest.mark.parametrize("order", [("zero3 dp2", "megatron tp2"), ("megatron tp2", "zero3 dp2"), ("zero3 dp2", "zero1 one")])
-def test_any_engine_stage_and_layout_goes_on_from_any_other(runs: Runs, order: tuple[str, str]) -> None:
+ONWARD = [
+    ("zero3 dp2", "zero1 one"),
+    pytest.param("megatron tp2", "zero3 dp2", marks=pytest.mark.long),
+    pytest.param("zero3 dp2", "megatron tp2", marks=pytest.mark.long),
+]
+"""Who saves, and who goes on from there."""
+
+
+@pytest.mark.parametrize(("first", "then"), ONWARD)
+def test_any_engine_stage_and_layout_goes_on_from_any_other(runs: Runs, first: str, then: str) -> None:
     kinds = {
         "megatron tp2": Case(layout=LAYOUTS["tp2"]),
         "zero3 dp2": Case(layout=LAYOUTS["dp2"], deepspeed=STAGES["zero3"]),
         "zero1 one": Case(deepspeed=STAGES["zero1"]),
     }
-    run_dir, figures = runs.start(" then ".join(order)), []
-    for kind, tasks in zip(order, (MIXED[:2], MIXED), strict=True):
+    run_dir, figures = runs.start(f"{first} then {then}"), []
+    for kind, tasks in ((first, MIXED[:2]), (then, MIXED)):
         figures.append(run_ranks(kinds[kind].layout.world_size, go_on, kinds[kind].config(run_dir), tasks)[0])
     compare(runs.outcome(Case(), MIXED, "megatron-4"), ([figures[0] + figures[1]], saved(run_dir, len(MIXED))))
 
 
+@pytest.mark.long
 def test_frozen_modules_stay_and_the_rest_trains_alike(runs: Runs) -> None:
     frozen = (Module.VISION, Module.TEXT)
     case = Case(layout=LAYOUTS["dp2"], deepspeed=STAGES["zero3"], frozen=frozen)
@@ -126,6 +153,7 @@ def test_frozen_modules_stay_and_the_rest_trains_alike(runs: Runs) -> None:
     assert "weight/text.embedding.word.weight" in found[1] and "exp_avg/text.embedding.word.weight" not in found[1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", ["zero2", "zero3"])
 def test_bf16_trains_like_the_other_engine_within_its_rounding(runs: Runs, stage: str) -> None:
     case = Case(layout=LAYOUTS["dp2"], deepspeed=STAGES[stage], precision=Precision.BF16)
@@ -136,13 +164,16 @@ def test_bf16_trains_like_the_other_engine_within_its_rounding(runs: Runs, stage
             assert other.grad_norm == pytest.approx(one.grad_norm, rel=0.1)
 
 
-@pytest.mark.parametrize("stage", ["zero2", "zero3", "zero1-offload"])
-def test_a_refused_step_leaves_no_trace(runs: Runs, stage: str) -> None:
+@pytest.mark.parametrize(
+    ("stage", "layout"),
+    [("zero3", "one"), pytest.param("zero2", "dp2", marks=pytest.mark.long), pytest.param("zero1-offload", "dp2", marks=pytest.mark.long)],
+)
+def test_a_refused_step_leaves_no_trace(runs: Runs, stage: str, layout: str) -> None:
     tensors = []
-    for case, name in ((Case(), "megatron"), (Case(layout=LAYOUTS["dp2"], deepspeed=STAGES[stage]), stage)):
-        run_dir = runs.start(f"{name}-refused")
-        run_ranks(case.layout.world_size, go_on_without_the_first, case.config(run_dir), MIXED)
-        tensors.append(saved(run_dir, len(MIXED)))
+    for case in (Case(), Case(layout=LAYOUTS[layout], deepspeed=STAGES[stage])):
+        run_dir = runs.start(f"{stage}-refused-{len(tensors)}")
+        run_ranks(case.layout.world_size, go_on_without_the_first, case.config(run_dir), MIXED[:3])
+        tensors.append(saved(run_dir, 3))
     expected, found = tensors
     for key, tensor in expected.items():
         torch.testing.assert_close(found[key], tensor, rtol=0, atol=WEIGHT, msg=lambda text, key=key: f"{key}: {text}")
