@@ -7,7 +7,7 @@ parameter one shared step counter, and pairs parameters of mixed precision in on
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -70,7 +70,7 @@ class ShardedOptimizer(ABC):
         return None
 
 
-Optimizer = MegatronOptimizer | ShardedOptimizer
+Optimizer: TypeAlias = MegatronOptimizer | ShardedOptimizer
 
 
 def held_states(optimizer: Optimizer) -> dict[nn.Parameter, Held]:

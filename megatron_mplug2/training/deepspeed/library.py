@@ -95,6 +95,7 @@ class ParallelGroups:
 def initialise(module: torch.nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig, topology: Topology) -> Any:
     """DeepSpeed's engine around a module and torch's optimizer of its trained weights. Collective over the world."""
     deepspeed = load_deepspeed()
+    os.environ.setdefault("LOCAL_RANK", str(torch.cuda.current_device()) if on_gpu() else "0")  # as torchrun sets it, and srun does not
     engine, *_ = deepspeed.initialize(
         model=module, optimizer=optimizer, config=settings_of(config), mpu=ParallelGroups(topology), dist_init_required=False
     )
