@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from megatron_mplug2.config.engine_checks import engine_errors
+
 if TYPE_CHECKING:
     from megatron_mplug2.config.schema import DatasetConfig, LayoutConfig, ModelConfig, Module, RunConfig, Task
 
@@ -44,7 +46,7 @@ def run_errors(run: RunConfig) -> list[str]:
         *_tensor_errors(run.model, run.layout.tensor),
         *_pipeline_errors(run.model, run.layout),
         *_layout_errors(run.layout),
-        *_engine_errors(run),
+        *engine_errors(run),
         *_batch_errors(run),
         *_length_errors(run),
         *_objective_errors(run),
@@ -114,24 +116,6 @@ def _layout_errors(layout: LayoutConfig) -> Iterator[str]:
         yield "layout.sequence_parallel=true needs layout.tensor > 1"
     if layout.overlap_param_gather and not (layout.zero1 and layout.overlap_grad_reduce):
         yield "layout.overlap_param_gather=true needs layout.zero1=true and layout.overlap_grad_reduce=true"
-
-
-def _engine_errors(run: RunConfig) -> Iterator[str]:
-    """What DeepSpeed does not do, or does wrongly without a word."""
-    from megatron_mplug2.config.schema import EngineChoice, Negatives, Precision
-
-    training, layout = run.training, run.layout
-    if training.engine is not EngineChoice.DEEPSPEED:
-        return
-    if layout.pipeline > 1:
-        yield f"layout.pipeline={layout.pipeline} needs training.engine=megatron: DeepSpeed trains one stage here"
-    for name in ("sequence_parallel", "overlap_grad_reduce", "overlap_param_gather"):
-        if getattr(layout, name):
-            yield f"layout.{name}=true needs training.engine=megatron: it is Megatron-Core that does it"
-    if training.precision is Precision.BF16 and run.deepspeed.stage == 1:
-        yield "training.precision=bf16 needs deepspeed.stage=2 or 3: at stage 1 DeepSpeed takes another optimizer, of another form"
-    if run.objectives.vlc.negatives is Negatives.QUEUE:
-        yield "objectives.vlc.negatives=queue needs training.engine=megatron: momentum encoders follow its weights"
 
 
 def _batch_errors(run: RunConfig) -> Iterator[str]:

@@ -430,7 +430,7 @@ class OptimizerConfig(Frozen):
 class DeepSpeedConfig(Frozen):
     """What DeepSpeed shards, for `training.engine: deepspeed`."""
 
-    stage: Literal[1, 2, 3] = 2
+    zero_stage: Literal[1, 2, 3] = 2
     """Over data-parallel ranks: 1 the optimizer state, 2 gradients too, 3 weights too, which each module gathers when it runs."""
     offload_optimizer: bool = False
     """Main weights and optimizer state lie in host memory, and are updated there."""

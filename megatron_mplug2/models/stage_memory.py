@@ -87,7 +87,7 @@ class _Kept:
 
 
 def _kept(config: RunConfig) -> _Kept:
-    share, stage = 1 / config.layout.data, config.deepspeed.stage
+    share, stage = 1 / config.layout.data, config.deepspeed.zero_stage
     if config.training.engine is EngineChoice.MEGATRON:
         return _Kept(weights=1, gradients=1, optimizer=share if config.layout.zero1 else 1)
     optimizer = 0 if config.deepspeed.offload_optimizer else share

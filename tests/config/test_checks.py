@@ -50,6 +50,7 @@ CASES = [
         ["layout.pipeline=3", "layout.stage_starts=[4]"],
         "layout.stage_starts=[4] must name 2 stages: layout.pipeline=3 without stage 0",
     ),
+    (["deepspeed.zero_stage=3"], "deepspeed.zero_stage=3 needs training.engine=deepspeed"),
     (
         ["training.engine=deepspeed", "layout.pipeline=2"],
         "layout.pipeline=2 needs training.engine=megatron: DeepSpeed trains one stage here",
@@ -59,8 +60,8 @@ CASES = [
         "layout.sequence_parallel=true needs training.engine=megatron: it is Megatron-Core that does it",
     ),
     (
-        ["training.engine=deepspeed", "training.precision=bf16", "deepspeed.stage=1"],
-        "training.precision=bf16 needs deepspeed.stage=2 or 3: at stage 1 DeepSpeed takes another optimizer, of another form",
+        ["training.engine=deepspeed", "training.precision=bf16", "deepspeed.zero_stage=1"],
+        "training.precision=bf16 needs deepspeed.zero_stage=2 or 3: at stage 1 DeepSpeed takes another optimizer, of another form",
     ),
     (
         ["training.engine=deepspeed", "objectives.vlc.negatives=queue", "objectives.vlc.queue.size=4096"],

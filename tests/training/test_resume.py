@@ -85,7 +85,7 @@ def _tensors(config: RunConfig) -> dict[str, torch.Tensor]:
     return {piece.key: piece.tensor for piece in pieces}
 
 
-ZERO_3 = ("training.engine=deepspeed", "deepspeed.stage=3", "training.validate_every=6")
+ZERO_3 = ("training.engine=deepspeed", "deepspeed.zero_stage=3", "training.validate_every=6")
 
 
 @pytest.mark.parametrize(("end", "overrides"), [(kill, ()), (terminate, ()), pytest.param(kill, ZERO_3, marks=pytest.mark.long)])

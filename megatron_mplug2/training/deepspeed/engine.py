@@ -106,7 +106,7 @@ class DeepSpeedEngine:
 
     @contextmanager
     def whole_weights(self) -> Iterator[None]:
-        if self.config.deepspeed.stage != WEIGHTS_STAGE:
+        if self.config.deepspeed.zero_stage != WEIGHTS_STAGE:
             yield
             return
         params: list[Any] = list(self.pipeline_stage.parameters())
@@ -133,7 +133,7 @@ def make_engine(config: RunConfig, clock: SectionClock | None = None) -> DeepSpe
     pipeline_stage = PipelineStage(built.stage, partition, config, replace(built.context.text), topology)
     adamw = make_adamw(config, built.weights)
     deepspeed = initialise(pipeline_stage, adamw, config, topology)
-    kind = PartitionedWeights if config.deepspeed.stage == WEIGHTS_STAGE else ReplicatedWeights
+    kind = PartitionedWeights if config.deepspeed.zero_stage == WEIGHTS_STAGE else ReplicatedWeights
     shards = kind(deepspeed.optimizer, pipeline_stage, topology.data_rank)
     return DeepSpeedEngine(
         config=config,

@@ -56,7 +56,7 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": {
-            "stage": config.deepspeed.stage,
+            "stage": config.deepspeed.zero_stage,
             "reduce_bucket_size": REDUCED_AT_ONCE,
             "allgather_bucket_size": REDUCED_AT_ONCE,
             "offload_optimizer": {"device": "cpu" if config.deepspeed.offload_optimizer else "none"},

@@ -28,7 +28,7 @@ LAYOUTS = {
     "tp2-dp2": LayoutConfig(tensor=2, data=2),
 }
 STAGES = {
-    f"zero{stage}{'-offload' * offload}": DeepSpeedConfig.model_validate({"stage": stage, "offload_optimizer": offload})
+    f"zero{stage}{'-offload' * offload}": DeepSpeedConfig.model_validate({"zero_stage": stage, "offload_optimizer": offload})
     for stage, offload in product((1, 2, 3), (False, True))
 }
 SHORT = [("zero2", "dp2", 2), ("zero3", "dp2", 1)]
