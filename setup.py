@@ -27,12 +27,25 @@ DALI = ["nvidia-dali-cuda130>=2.4"]
 """For decoding on a GPU; it runs without one too."""
 REMOTE = ["fsspec>=2025.2", "aiohttp>=3.11", "s3fs>=2025.2"]
 """For shards behind http(s) and s3."""
+DEEPSPEED = ["deepspeed>=0.19.8,<0.20"]
+"""For `training.engine: deepspeed`. It is used beyond its public interface: a newer one must pass its tests first."""
 HUGGING_FACE = ["transformers>=5.0"]
 """To load what is exported; an export itself needs only safetensors."""
 EXTRAS = {
     "dali": DALI,
+    "deepspeed": DEEPSPEED,
     "remote": REMOTE,
-    "dev": [*DALI, *REMOTE, *HUGGING_FACE, "pytest>=8.0", "pytest-timeout>=2.3", "ruff>=0.9", "mypy>=1.14", "pre-commit>=4.0"],
+    "dev": [
+        *DALI,
+        *DEEPSPEED,
+        *REMOTE,
+        *HUGGING_FACE,
+        "pytest>=8.0",
+        "pytest-timeout>=2.3",
+        "ruff>=0.9",
+        "mypy>=1.14",
+        "pre-commit>=4.0",
+    ],
     "hf": HUGGING_FACE,
 }
 

@@ -5,6 +5,7 @@
 Each figure is the best of its sizes, and each size the median of its repetitions, so that one lucky run is no ceiling.
 """
 
+import multiprocessing
 import os
 import socket
 import statistics
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from benchmarks.record import write
 from megatron_mplug2.parallel.device import backend, on_gpu
@@ -69,8 +70,8 @@ def all_reduce_gb_s() -> float:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    found = mp.get_context("spawn").SimpleQueue()
-    mp.spawn(_reducing, args=(port, found), nprocs=2)
+    found = multiprocessing.get_context("spawn").SimpleQueue()
+    spawn(_reducing, args=(port, found), nprocs=2)
     rate: float = found.get()
     return rate
 

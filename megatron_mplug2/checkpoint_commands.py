@@ -41,7 +41,8 @@ def verify(place: Annotated[Path, typer.Argument(metavar="RUN_OR_CHECKPOINT", he
     for fault in faults:
         typer.echo(fault, err=True)
     if faults:
-        raise UserError(f"{place} has {_counted(len(faults), 'fault')} (listed above): a run goes on from the newest checkpoint without one")
+        told = f"{place} has {_counted(len(faults), 'fault')} (listed above)"
+        raise UserError(f"{told}: a run goes on from the newest checkpoint without one")
     typer.echo(f"{place}: {_counted(len(checkpoints), 'checkpoint')}, all bytes as written")
 
 

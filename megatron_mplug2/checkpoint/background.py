@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from megatron.core.optimizer import MegatronOptimizer
 
 from megatron_mplug2.checkpoint import store
 from megatron_mplug2.checkpoint.commit import Retention
 from megatron_mplug2.checkpoint.contents import pieces_to_save
+from megatron_mplug2.checkpoint.optimizer_state import Optimizer
 from megatron_mplug2.checkpoint.pieces import Piece
 from megatron_mplug2.checkpoint.state import RunState
 from megatron_mplug2.models.weights import Weight
@@ -34,7 +34,7 @@ class BackgroundSaver:
         folder: Path,
         state: RunState,
         weights: list[Weight],
-        optimizer: MegatronOptimizer | None,
+        optimizer: Optimizer | None,
         topology: Topology,
         retention: Retention,
         beside: Sequence[Piece] = (),

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 import torch
-from megatron.core.optimizer import MegatronOptimizer
 from torch import nn
 
-from megatron_mplug2.checkpoint.optimizer_state import STEP, Held, held_states, is_sharded, state_names
+from megatron_mplug2.checkpoint.optimizer_state import STEP, Held, Optimizer, held_states, is_sharded, state_names
 from megatron_mplug2.checkpoint.pieces import Piece, pieces_of
 from megatron_mplug2.models.weights import Weight
 from megatron_mplug2.parallel.topology import Topology
@@ -26,7 +25,7 @@ def key_of(kind: str, name: str) -> str:
     return f"{kind}/{name}"
 
 
-def pieces_to_save(weights: list[Weight], optimizer: MegatronOptimizer | None, topology: Topology) -> list[Piece]:
+def pieces_to_save(weights: list[Weight], optimizer: Optimizer | None, topology: Topology) -> list[Piece]:
     """What this rank writes; over all ranks, every element of every tensor once.
 
     With ZeRO-1 each rank writes the range that it owns, weights too: with parameter gathering still to come, only there are they up
@@ -39,7 +38,8 @@ def pieces_to_save(weights: list[Weight], optimizer: MegatronOptimizer | None, t
         if not weight.saves or _is_replica(weight, topology):
             continue
         own = held.get(weight.param)
-        by_turns = not sharded or not weight.param.requires_grad
+        # Of a frozen weight every rank has all, or it is held in ranges like the others.
+        by_turns = not sharded or (own is None and not weight.param.requires_grad)
         if _has_turn(index, topology) if by_turns else own is not None:
             values, start = (own.values, own.start) if own is not None else (_flat(weight.param), 0)
             pieces += pieces_of(key_of(WEIGHT, weight.name), weight, values, start, topology)
@@ -47,8 +47,8 @@ def pieces_to_save(weights: list[Weight], optimizer: MegatronOptimizer | None, t
     return pieces
 
 
-def pieces_to_load(weights: list[Weight], optimizer: MegatronOptimizer | None, topology: Topology) -> list[Piece]:
-    """What this rank fills: every parameter whole, its fp32 copy and optimizer states where it holds them.
+def pieces_to_load(weights: list[Weight], optimizer: Optimizer | None, topology: Topology) -> list[Piece]:
+    """What this rank fills: every parameter, as far as it has it, its fp32 copy and optimizer states where it holds them.
 
     Vocabulary padding, which is in no checkpoint, is set to zero here.
     """
@@ -59,7 +59,7 @@ def pieces_to_load(weights: list[Weight], optimizer: MegatronOptimizer | None, t
         if _is_padded(weight, topology):
             _zero(weight.param, own)
         key = key_of(WEIGHT, weight.name)
-        pieces += pieces_of(key, weight, _flat(weight.param), 0, topology)
+        pieces += pieces_of(key, weight, *_own_part(weight.param, own), topology)
         if own is not None and own.copied:
             pieces += pieces_of(key, weight, own.values, own.start, topology)
         pieces += _state_pieces(weight, own, topology, step=True)
@@ -85,7 +85,7 @@ def copies_to_load(kind: str, weights: Sequence[Weight], copies: Sequence[torch.
     return pieces
 
 
-def sizes(weights: list[Weight], optimizer: MegatronOptimizer | None) -> dict[str, tuple[int, ...]]:
+def sizes(weights: list[Weight], optimizer: Optimizer | None) -> dict[str, tuple[int, ...]]:
     """Key -> unsharded size of everything that a checkpoint must have for these weights (of one stage)."""
     expected = {key_of(WEIGHT, weight.name): weight.full_size for weight in weights}
     for kind in state_names(optimizer) if optimizer is not None else ():
@@ -101,6 +101,11 @@ def _state_pieces(weight: Weight, held: Held | None, topology: Topology, *, step
         yield from pieces_of(key_of(kind, weight.name), weight, values, held.start, topology)
     if step and held.step is not None:
         yield Piece(key=key_of(STEP, weight.name), full_size=(), offsets=(), tensor=held.step)
+
+
+def _own_part(param: nn.Parameter, held: Held | None) -> tuple[torch.Tensor, int]:
+    """The parameter's own memory on this rank, flat, and where that begins."""
+    return (held.part, held.start) if held is not None and held.part is not None else (_flat(param), 0)
 
 
 def _flat(param: nn.Parameter) -> torch.Tensor:
@@ -119,9 +124,10 @@ def _has_turn(index: int, topology: Topology) -> bool:
 
 def _is_padded(weight: Weight, topology: Topology) -> bool:
     dim = weight.partition_dim
-    return dim is not None and weight.param.shape[dim] * topology.tensor_size > weight.full_size[dim]
+    return dim is not None and weight.block[dim] * topology.tensor_size > weight.full_size[dim]
 
 
 def _zero(param: nn.Parameter, held: Held | None) -> None:
-    for tensor in chain([_flat(param)], [held.values, *held.states.values()] if held is not None else []):
+    own, _ = _own_part(param, held)
+    for tensor in chain([own], [held.values, *held.states.values()] if held is not None else []):
         tensor.zero_()

@@ -1,14 +1,16 @@
-"""What a Megatron-Core optimizer holds on this rank for each parameter of the model.
+"""What an optimizer holds on this rank for each parameter of the model: Megatron-Core's, or one that says it itself.
 
 Megatron-Core 0.16.1's own state dictionaries are not used: with torch's Adam its DistributedOptimizer cannot load them, gives every
 parameter one shared step counter, and pairs parameters of mixed precision in one group wrongly.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+import torch.distributed as dist
 from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params, FP32Optimizer
@@ -32,6 +34,8 @@ class Held:
     """Name -> [n], live memory of the moments."""
     step: torch.Tensor | None
     """Scalar, live memory of the count of updates; None for an optimizer that doesn't count."""
+    part: torch.Tensor | None = None
+    """[n], the parameter's own memory of the range, where the rank has no more of it (ZeRO 3); None where it has all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +51,39 @@ class Main:
     """True where it is an fp32 copy beside a parameter of lower precision."""
 
 
-def held_states(optimizer: MegatronOptimizer) -> dict[nn.Parameter, Held]:
+class ShardedOptimizer(ABC):
+    """Another optimizer than Megatron-Core's, whose data-parallel ranks hold ranges of the flattened blocks."""
+
+    state_names: tuple[str, ...]
+    """Of the states that it keeps for every parameter, the step among them."""
+
+    @abstractmethod
+    def held_states(self) -> dict[nn.Parameter, Held]:
+        """As the function below; of a frozen parameter too where ranks hold ranges of it, without states."""
+
+    @abstractmethod
+    def main_weights(self) -> Iterator[Main]:
+        """As the function below."""
+
+    def get_grad_stats_parallel_group(self) -> dist.ProcessGroup | None:
+        """Over which norms are summed, by Megatron-Core's name for it: all ranks."""
+        return None
+
+
+Optimizer: TypeAlias = MegatronOptimizer | ShardedOptimizer
+
+
+def held_states(optimizer: Optimizer) -> dict[nn.Parameter, Held]:
     """All that this rank's optimizer holds, by parameter of the model; states that no step has made yet are made as zeros."""
+    if isinstance(optimizer, ShardedOptimizer):
+        return optimizer.held_states()
     held = {}
     for part in _parts(optimizer):
         inner = part.optimizer
         groups = {id(main): group for group in inner.param_groups for main in group["params"]}
         for entry in _mains(part):
             state = inner.state[entry.main]
-            _prime(state, entry.main, _state_names(inner), groups[id(entry.main)])
+            prime(state, entry.main, _state_names(inner), groups[id(entry.main)])
             held[entry.param] = Held(
                 start=entry.start,
                 values=entry.main.detach().view(-1),
@@ -66,20 +94,25 @@ def held_states(optimizer: MegatronOptimizer) -> dict[nn.Parameter, Held]:
     return held
 
 
-def main_weights(optimizer: MegatronOptimizer) -> Iterator[Main]:
+def main_weights(optimizer: Optimizer) -> Iterator[Main]:
     """Of each parameter of the model that this rank updates, whole or in part."""
+    if isinstance(optimizer, ShardedOptimizer):
+        yield from optimizer.main_weights()
+        return
     for part in _parts(optimizer):
         yield from _mains(part)
 
 
-def state_names(optimizer: MegatronOptimizer) -> tuple[str, ...]:
+def state_names(optimizer: Optimizer) -> tuple[str, ...]:
     """Names of the states that the optimizer keeps for every parameter, the step among them."""
+    if isinstance(optimizer, ShardedOptimizer):
+        return optimizer.state_names
     return tuple(dict.fromkeys(name for part in _parts(optimizer) for name in _state_names(part.optimizer)))
 
 
-def is_sharded(optimizer: MegatronOptimizer) -> bool:
-    """Whether data-parallel ranks hold ranges (ZeRO-1) instead of everything."""
-    return any(isinstance(part, DistributedOptimizer) for part in _parts(optimizer))
+def is_sharded(optimizer: Optimizer) -> bool:
+    """Whether data-parallel ranks hold ranges (ZeRO) instead of everything."""
+    return isinstance(optimizer, ShardedOptimizer) or any(isinstance(part, DistributedOptimizer) for part in _parts(optimizer))
 
 
 def _parts(optimizer: MegatronOptimizer) -> list[Any]:
@@ -120,8 +153,8 @@ def _state_names(inner: torch.optim.Optimizer) -> tuple[str, ...]:
     raise TypeError(f"no checkpoint of {type(inner).__name__}'s state: torch's Adam, AdamW and SGD are known")
 
 
-def _prime(state: dict[str, Any], main: torch.Tensor, names: tuple[str, ...], group: dict[str, Any]) -> None:
-    """Makes what the first step would make, as zeros: the next step is the same as from no state."""
+def prime(state: dict[str, Any], main: torch.Tensor, names: tuple[str, ...], group: dict[str, Any]) -> None:
+    """Makes in `state` what the first step would make of `names`, as zeros: the next step is the same as from no state."""
     for name in names:
         if state.get(name) is not None:
             continue

@@ -68,7 +68,7 @@ def pieces_of(key: str, weight: Weight, values: torch.Tensor, start: int, topolo
     Args:
         values: [n], elements [start, start + n) of the block in row-major order. Pieces are views of it; padding is left out.
     """
-    block = tuple(weight.param.shape)
+    block = weight.block
     origin = [0] * len(block)
     if weight.partition_dim is not None:
         origin[weight.partition_dim] = block[weight.partition_dim] * topology.tensor_rank

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch.distributed as dist
-from megatron.core.optimizer import MegatronOptimizer
 from pydantic import ValidationError
 
 from megatron_mplug2.checkpoint import commit, newest, storage
@@ -17,6 +16,7 @@ from megatron_mplug2.checkpoint.commit_file import FileSum, checksum
 from megatron_mplug2.checkpoint.compare import Sizes, check_fits
 from megatron_mplug2.checkpoint.contents import AVERAGE, WEIGHT, copies_to_load, key_of, pieces_to_load, pieces_to_save, sizes
 from megatron_mplug2.checkpoint.newest import Good
+from megatron_mplug2.checkpoint.optimizer_state import Optimizer
 from megatron_mplug2.checkpoint.pieces import Piece
 from megatron_mplug2.checkpoint.state import RunState
 from megatron_mplug2.checkpoint.storage import StoredTensors
@@ -97,7 +97,7 @@ def save(
     folder: Path,
     state: RunState,
     weights: list[Weight],
-    optimizer: MegatronOptimizer | None,
+    optimizer: Optimizer | None,
     topology: Topology,
     retention: Retention,
     beside: Sequence[Piece] = (),
@@ -141,7 +141,7 @@ def write(folder: Path, state: RunState, pieces: list[Piece], topology: Topology
     return folder / commit.folder_name(state.step)
 
 
-def load(found: Found, weights: list[Weight], optimizer: MegatronOptimizer, topology: Topology, beside: Sequence[Piece] = ()) -> None:
+def load(found: Found, weights: list[Weight], optimizer: Optimizer, topology: Topology, beside: Sequence[Piece] = ()) -> None:
     """Restores weights and optimizer state in place, and fills the pieces of what the run keeps `beside` them.
 
     Raises:
@@ -170,7 +170,7 @@ def load_weights(found: Found, weights: list[Weight], topology: Topology) -> Non
         found.stored.read([*pieces_to_load(others, None, topology), *averages])
 
 
-def load_modules(found: Found, modules: Collection[str], weights: list[Weight], optimizer: MegatronOptimizer, topology: Topology) -> None:
+def load_modules(found: Found, modules: Collection[str], weights: list[Weight], optimizer: Optimizer, topology: Topology) -> None:
     """Restores the weights of some modules, and the optimizer's copies of them, as a start of another run.
 
     A module is the beginning of canonical names up to a dot, such as "vision" or "text.layers.0". All others stay as they are.

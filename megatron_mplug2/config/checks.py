@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from megatron_mplug2.config.engine_checks import engine_errors
+
 if TYPE_CHECKING:
     from megatron_mplug2.config.schema import DatasetConfig, Family, LayoutConfig, ModelConfig, Module, ObjectivesConfig, RunConfig, Task
 
@@ -44,6 +46,7 @@ def run_errors(run: RunConfig) -> list[str]:
         *_tensor_errors(run.model, run.layout.tensor),
         *_pipeline_errors(run.model, run.layout),
         *_layout_errors(run.layout),
+        *engine_errors(run),
         *_batch_errors(run),
         *_length_errors(run),
         *_objective_errors(run),

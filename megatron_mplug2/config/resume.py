@@ -21,6 +21,8 @@ CHANGEABLE: Mapping[str, str] = {
     "name": "a label",
     "run_dir": "the folder may have been moved",
     "layout.*": "weights, optimizer state and the order of samples do not depend on it; dropout, if on: see above",
+    "training.engine": "both keep weights and optimizer state under the same names in the same form",
+    "deepspeed.*": "which rank holds what; layout's reasons",
     "initialise_from": "read at the beginning of a run only",
     "initialise_from.*": "as above",
     "training.precision": "weights and optimizer state are stored in fp32; the steps to come compute in the new precision",

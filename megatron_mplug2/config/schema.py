@@ -123,6 +123,15 @@ class Family(StrEnum):
         return FamilyKind(self.value.partition("_")[2])
 
 
+class EngineChoice(StrEnum):
+    """What shares gradients and optimizer out over data-parallel ranks. The model, the data and the checkpoints are the same."""
+
+    MEGATRON = "megatron"
+    """Megatron-Core: every layout, ZeRO-1 by `layout.zero1`."""
+    DEEPSPEED = "deepspeed"
+    """DeepSpeed, by the section `deepspeed`: ZeRO 1, 2 and 3, on one pipeline stage."""
+
+
 class ParamGroup(StrEnum):
     """Groups of parameters with a learning rate and a weight decay of their own (see `training.optimizer`)."""
 
@@ -205,7 +214,8 @@ class LayoutConfig(Frozen):
     data: int = Field(default=1, gt=0)
     sequence_parallel: bool = False
     zero1: bool = True
-    """Shard the optimizer state over data-parallel ranks (Megatron-Core's DistributedOptimizer)."""
+    """Shard the optimizer state over data-parallel ranks (Megatron-Core's DistributedOptimizer). `training.engine: deepspeed` has stages of
+    its own and does not read it."""
     overlap_grad_reduce: bool = False
     overlap_param_gather: bool = False
     stage_starts: tuple[int, ...] | None = None
@@ -448,6 +458,15 @@ class OptimizerConfig(Frozen):
         return rule
 
 
+class DeepSpeedConfig(Frozen):
+    """What DeepSpeed shards, for `training.engine: deepspeed`."""
+
+    zero_stage: Literal[1, 2, 3] = 2
+    """Over data-parallel ranks: 1 the optimizer state, 2 gradients too, 3 weights too, which each module gathers when it runs."""
+    offload_optimizer: bool = False
+    """Main weights and optimizer state lie in host memory, and are updated there."""
+
+
 class InitialiseConfig(Frozen):
     """Weights of another run to begin with; what is not named begins as ever."""
 
@@ -475,6 +494,7 @@ class TrainingConfig(Frozen):
     microbatch: int = Field(gt=0)
     """Samples a forward pass of one rank."""
     precision: Precision = Precision.FP32
+    engine: EngineChoice = EngineChoice.MEGATRON
     recompute: Annotated[tuple[Block, ...], BeforeValidator(_named_blocks)] = ()
     """Kinds of blocks of which only what enters them is kept, the rest computed again in the backward pass; `full` names all, `none` none.
     There is no finer choice: fused attention, the usual one, keeps nothing that grows with the square of a length."""
@@ -550,6 +570,7 @@ class RunConfig(Frozen):
     objectives: ObjectivesConfig = ObjectivesConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     layout: LayoutConfig = LayoutConfig()
+    deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     downstream: DownstreamConfig | None = None
     """None: pretraining."""
     initialise_from: InitialiseConfig | None = None

@@ -16,9 +16,9 @@ from megatron_mplug2.evaluation.captions import CaptionPrediction, cider
 from megatron_mplug2.evaluation.gather import gather_lists
 from megatron_mplug2.evaluation.generation.speaker import Speaker
 from megatron_mplug2.evaluation.inference import Inference
+from megatron_mplug2.evaluation.metrics.exact_match import same
 from megatron_mplug2.evaluation.questions import Answer
-from megatron_mplug2.evaluation.scoring import same
-from megatron_mplug2.training.engine import Engine
+from megatron_mplug2.training.interface import TrainingEngine
 
 BATCH = 32
 """Pictures or clips that a rank encodes at once."""
@@ -26,7 +26,7 @@ BATCH = 32
 Said = TypeVar("Said", CaptionPrediction, Answer)
 
 
-def measure(engine: Engine) -> dict[str, float]:
+def measure(engine: TrainingEngine) -> dict[str, float]:
     """Of the samples that a validation takes: `video_qa/exact` in percent, or `video_caption/cider`, and so on by family.
 
     Nothing with pipeline stages, where the model cannot speak, and nothing for retrieval. Collective over the world; raises UserError for
@@ -49,7 +49,7 @@ def measure(engine: Engine) -> dict[str, float]:
 class _Look:
     """The model on the first samples of the validation split, this rank's share of them."""
 
-    def __init__(self, engine: Engine, config: RunConfig, task: Task) -> None:
+    def __init__(self, engine: TrainingEngine, config: RunConfig, task: Task) -> None:
         self._config, self._task, self._topology = config, task, engine.topology
         tokenizer = Tokenizer(config.data.vocab, config.model.text.vocab_size)
         self._speaker = Speaker(Inference(engine.stage, engine.context), tokenizer, config)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from math import prod
 
-from megatron_mplug2.config.schema import Precision, RunConfig, Task
+from megatron_mplug2.config.schema import EngineChoice, Precision, RunConfig, Task
 from megatron_mplug2.models.activations import FP32, element_bytes, kept_bytes
 from megatron_mplug2.models.chain import Unit, alive_at
 from megatron_mplug2.models.mplug2 import CONTRAST
@@ -33,9 +33,9 @@ class RankMemory:
 
     weights: float
     gradients: float
-    """In fp32, of all of the rank's trained weights: ZeRO-1 shards the optimizer's state alone."""
+    """In fp32, of all of the rank's trained weights: ZeRO-1 shards the optimizer's state alone, DeepSpeed's stages 2 and 3 these too."""
     optimizer: float
-    """Adam's moments, and with bf16 the main weights, in fp32."""
+    """Adam's moments, and with bf16 or DeepSpeed the main weights, in fp32."""
     averages: float
     """Momentum encoders and their queue; averages of all trained weights."""
     activations: float
@@ -66,17 +66,34 @@ def _rank_memory(config: RunConfig, partition: Partition, stage: int) -> RankMem
     weights = stage_weights(config.model, partition, stage)
     trained = [weight for weight in weights if weight.module not in config.training.frozen]
     elements = sum(rank_elements(weight, config.layout.tensor) for weight in trained)
-    state = 2 + (config.training.precision is Precision.BF16)
-    shapes = step_shares(config)
+    state = 2 + (config.training.precision is Precision.BF16 or config.training.engine is EngineChoice.DEEPSPEED)
+    shapes, kept = step_shares(config), _kept(config)
     return RankMemory(
-        weights=element_bytes(config) * sum(rank_elements(weight, config.layout.tensor) for weight in weights),
-        gradients=FP32 * elements,
-        optimizer=FP32 * state * elements / (config.layout.data if config.layout.zero1 else 1),
+        weights=kept.weights * element_bytes(config) * sum(rank_elements(weight, config.layout.tensor) for weight in weights),
+        gradients=kept.gradients * FP32 * elements,
+        optimizer=kept.optimizer * FP32 * state * elements,
         averages=_averages(config, partition, stage, trained) + (FP32 * elements if config.training.ema else 0),
         activations=max(_activations(config, partition, stage, shape) for shape in shapes),
         working=max(_working(config, partition, stage, shape) for shape in shapes),
         contrast=_contrast(config) if partition.roles.features == stage and any(map(partial(_contrasts, config), shapes)) else 0,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """Shares that a rank's device keeps, of what data-parallel ranks may share out."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+
+
+def _kept(config: RunConfig) -> _Kept:
+    share, stage = 1 / config.layout.data, config.deepspeed.zero_stage
+    if config.training.engine is EngineChoice.MEGATRON:
+        return _Kept(weights=1, gradients=1, optimizer=share if config.layout.zero1 else 1)
+    optimizer = 0 if config.deepspeed.offload_optimizer else share
+    return _Kept(weights=share if stage == 3 else 1, gradients=share if stage > 1 else 1, optimizer=optimizer)
 
 
 def _averages(config: RunConfig, partition: Partition, stage: int, trained: list[Weight]) -> float:

@@ -1,6 +1,6 @@
 """Weights under canonical, layout-independent names: what initialisation, checkpoints, conversion and optimizer groups are keyed by."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -23,6 +23,11 @@ class Weight:
     """Unsharded size without padding. Padded vocabulary rows lie past it and stay zero."""
     saves: bool = True
     """False for the second copy of a tied pair on another stage: it loads by its name, but isn't saved or counted."""
+    block: tuple[int, ...] = field(init=False)
+    """Size of this rank's part of it, padding included; the parameter may lose its own (ZeRO 3 keeps it in pieces)."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "block", tuple(self.param.shape))
 
     @property
     def module(self) -> Module:

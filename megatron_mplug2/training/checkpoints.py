@@ -17,8 +17,8 @@ from megatron_mplug2.config.resume import check_resume
 from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.state import DataState
 from megatron_mplug2.errors import UserError
-from megatron_mplug2.training.engine import Engine
 from megatron_mplug2.training.health_state import HealthState
+from megatron_mplug2.training.interface import TrainingEngine
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -34,7 +34,7 @@ class Start:
     """Lines about checkpoints that were skipped."""
 
 
-def start(engine: Engine) -> Start:
+def start(engine: TrainingEngine) -> Start:
     """Restores the newest good checkpoint, where there is one; else begins, with weights of `initialise_from`. Collective over the world.
 
     Raises UserError where the config differs from the checkpoint's in a key that may not change, where it is of another model or of a
@@ -54,7 +54,7 @@ def start(engine: Engine) -> Start:
 class Saver:
     """Writes the run's checkpoints, in the step or beside it. A context: its end waits for what is still being written."""
 
-    def __init__(self, engine: Engine, note: Callable[[str], None]) -> None:
+    def __init__(self, engine: TrainingEngine, note: Callable[[str], None]) -> None:
         """`note` is told of each complete checkpoint."""
         training = engine.config.training
         self._engine, self._note = engine, note
@@ -125,19 +125,21 @@ class Saver:
             self._note(f"and the last checkpoint was not written: {failure}")
 
 
-def _load(found: store.Found, engine: Engine) -> None:
+def _load(found: store.Found, engine: TrainingEngine) -> None:
     """Weights, optimizer state, and what the run keeps beside them."""
     beside = [piece for kept in engine.averages for piece in kept.pieces_to_load(engine.topology)]
     store.load(found, engine.weights, engine.optimizer, engine.topology, beside)
+    engine.weights_loaded()
 
 
-def _initialise(engine: Engine) -> tuple[str, ...]:
+def _initialise(engine: TrainingEngine) -> tuple[str, ...]:
     """Takes what `initialise_from` names from another run's checkpoint; says so."""
     settings = engine.config.initialise_from
     if settings is None:
         return ()
     found = store.find_in(settings.checkpoint)
     store.load_modules(found, settings.modules, engine.weights, engine.optimizer, engine.topology)
+    engine.weights_loaded()
     return (*found.said, f"beginning with {', '.join(settings.modules)} of {found.checkpoint}")
 
 

@@ -13,6 +13,7 @@ from megatron_mplug2.checkpoint.contents import AVERAGE
 from megatron_mplug2.config.schema import LayoutConfig, RunConfig
 from megatron_mplug2.models.build import LOG_TEMPERATURE, build_stage
 from megatron_mplug2.models.context import ModelContext
+from megatron_mplug2.models.microbatch import Microbatch
 from megatron_mplug2.models.mplug2 import Stage
 from megatron_mplug2.models.partition import Partition, make_partition
 from megatron_mplug2.models.units import VisionEmbeddingUnit
@@ -25,6 +26,7 @@ from megatron_mplug2.parallel.topology import Topology, make_topology
 from megatron_mplug2.training.averages import Averages, Mains
 from megatron_mplug2.training.momentum import Momentum, feature_weights
 from megatron_mplug2.training.optimizer import LearningRate, clip, make_optimizer
+from megatron_mplug2.training.passes import run_features, run_microbatches
 from megatron_mplug2.training.pipeline_stage import PipelineStage
 from megatron_mplug2.training.ties import TiedCopy, reduce_ties, tied_copies
 
@@ -64,6 +66,17 @@ class Engine:
         """Whether this stage has the vision encoder's embedding."""
         return any(isinstance(unit, VisionEmbeddingUnit) for unit in self.stage.units)
 
+    def zero_gradients(self) -> None:
+        self.ddp.zero_grad_buffer()
+        self.optimizer.zero_grad()
+
+    def run_features(self, micros: Sequence[Microbatch]) -> list[torch.Tensor]:
+        return run_features(self, micros)
+
+    def run_microbatches(self, micros: Sequence[Microbatch], *, forward_only: bool) -> None:
+        """Leaves the reduced gradients in the parameters' `main_grad`."""
+        run_microbatches(self, micros, forward_only=forward_only)
+
     def finish_gathering(self) -> None:
         """Makes all weights current where their gathering overlaps the next forward pass (ZeRO-1), for a look at them before it."""
         if self.config.layout.overlap_param_gather:
@@ -75,6 +88,9 @@ class Engine:
         self.finish_gathering()
         with self.ema.in_place_of_weights() if self.ema is not None else nullcontext():
             yield
+
+    def weights_loaded(self) -> None:
+        """They were written where they are used, and where the optimizer has copies there too."""
 
     def gradients_are_finite(self) -> bool:
         """All of this rank's own, replicas too. By their sum, the quickest to compute: only sums over 3e38 would be taken for infinite."""

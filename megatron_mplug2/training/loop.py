@@ -24,16 +24,17 @@ from megatron_mplug2.parallel.topology import Topology
 from megatron_mplug2.training import checkpoints
 from megatron_mplug2.training.bad_steps import BadSteps
 from megatron_mplug2.training.best import BestSoFar
-from megatron_mplug2.training.engine import Engine, make_engine
+from megatron_mplug2.training.engines import make_engine
 from megatron_mplug2.training.guard import Guard
 from megatron_mplug2.training.health_state import HealthState
+from megatron_mplug2.training.interface import TrainingEngine
 from megatron_mplug2.training.interrupt import Interrupt
 from megatron_mplug2.training.only_run import only_run
 from megatron_mplug2.training.recorder import Recorder
 from megatron_mplug2.training.step import StepWork, train_step
 from megatron_mplug2.training.validation import validate
 
-Measure = Callable[[Engine], Mapping[str, float]]
+Measure = Callable[[TrainingEngine], Mapping[str, float]]
 """Figures of a validation beside the losses, by name; the same on all ranks, and the engine as it was."""
 
 
@@ -81,7 +82,7 @@ class _Data:
     ledger: Ledger | None
 
 
-def _data(engine: Engine, state: DataState | None) -> _Data:
+def _data(engine: TrainingEngine, state: DataState | None) -> _Data:
     topology = engine.topology
     peers = _peers(topology)
     ledger = Ledger(engine.config.run_dir) if topology.rank == 0 else None
@@ -110,7 +111,7 @@ class _Training:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: TrainingEngine,
         data: _Data,
         recorder: Recorder,
         interrupt: Interrupt,

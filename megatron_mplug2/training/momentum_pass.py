@@ -9,11 +9,10 @@ from megatron_mplug2.models.microbatch import Microbatch
 from megatron_mplug2.objectives.ids import pair_ids
 from megatron_mplug2.objectives.key_queue import Keys
 from megatron_mplug2.parallel.gather import gather_rows
-from megatron_mplug2.training.engine import Engine
-from megatron_mplug2.training.passes import run_features
+from megatron_mplug2.training.interface import TrainingEngine
 
 
-def momentum_keys(engine: Engine, micros: Sequence[Microbatch]) -> Keys | None:
+def momentum_keys(engine: TrainingEngine, micros: Sequence[Microbatch]) -> Keys | None:
     """The global batch's features by the averaged weights, in the order of the batch; None on stages that do not own them.
 
     Without dropout: what stays in the queue for many steps is then a function of weights and sample alone, of no draw and no layout.
@@ -23,7 +22,7 @@ def momentum_keys(engine: Engine, micros: Sequence[Microbatch]) -> Keys | None:
         return None
     engine.stage.eval()
     with engine.momentum.in_place_of_weights():
-        features = run_features(engine, [replace(micro, features_only=True) for micro in micros])
+        features = engine.run_features([replace(micro, features_only=True) for micro in micros])
     engine.stage.train()
     if engine.momentum.queue is None:
         return None
@@ -33,7 +32,7 @@ def momentum_keys(engine: Engine, micros: Sequence[Microbatch]) -> Keys | None:
     return Keys(vision=vision, text=text, ids=ids)
 
 
-def _of_global_batch(rows: torch.Tensor, engine: Engine) -> torch.Tensor:
+def _of_global_batch(rows: torch.Tensor, engine: TrainingEngine) -> torch.Tensor:
     """[M, b, ...] of this rank's microbatches -> [B, ...] of all ranks' in their order: every rank's first ones, then the second ones."""
     by_rank = gather_rows(rows, engine.topology.data_group).unflatten(0, (-1, len(rows)))
     return by_rank.transpose(0, 1).flatten(0, 2)

@@ -8,10 +8,10 @@ import torch.distributed as dist
 from megatron_mplug2.checkpoint.optimizer_state import main_weights
 from megatron_mplug2.config.schema import Module
 from megatron_mplug2.parallel.device import device
-from megatron_mplug2.training.engine import Engine
+from megatron_mplug2.training.interface import TrainingEngine
 
 
-def gradient_norms(engine: Engine) -> dict[str, float]:
+def gradient_norms(engine: TrainingEngine) -> dict[str, float]:
     """By the module's name: of the whole step's gradients, once the optimizer has prepared them and before they are clipped.
 
     Collective over the world.
@@ -19,13 +19,13 @@ def gradient_norms(engine: Engine) -> dict[str, float]:
     return _norms(engine, lambda main: main.grad)
 
 
-def weight_norms(engine: Engine) -> dict[str, float]:
+def weight_norms(engine: TrainingEngine) -> dict[str, float]:
     """Of the numbers that the optimizer updates (fp32). Collective over the world."""
     return _norms(engine, lambda main: main.detach())
 
 
 @torch.no_grad()
-def _norms(engine: Engine, values: Callable[[torch.Tensor], torch.Tensor | None]) -> dict[str, float]:
+def _norms(engine: TrainingEngine, values: Callable[[torch.Tensor], torch.Tensor | None]) -> dict[str, float]:
     """One reduction over the ranks among which the optimizer has split or shared out the weights."""
     squares = torch.zeros(len(Module), dtype=torch.float64, device=device())
     places = {module: place for place, module in enumerate(Module)}
@@ -38,7 +38,7 @@ def _norms(engine: Engine, values: Callable[[torch.Tensor], torch.Tensor | None]
     return {module.value: norm for module, norm in norms if module not in engine.config.training.frozen}
 
 
-def _counted(engine: Engine) -> Iterator[tuple[Module, torch.Tensor]]:
+def _counted(engine: TrainingEngine) -> Iterator[tuple[Module, torch.Tensor]]:
     """Module and numbers of what this rank holds, without replicas: of a tied pair one, of what tensor-parallel ranks share the first's."""
     weights = {weight.param: weight for weight in engine.weights}
     for entry in main_weights(engine.optimizer):

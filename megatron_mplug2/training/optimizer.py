@@ -54,8 +54,7 @@ def make_optimizer(config: RunConfig, ddp: DistributedDataParallel, weights: Seq
     """AdamW over the stage's parameters, ZeRO-1 where the layout asks for it."""
     settings = config.optimizer
     for weight in weights:
-        place = _Place(group_of(weight.name), decays(weight, settings), steps_below(weight.name, config.model))
-        setattr(weight.param, place.mark, True)
+        setattr(weight.param, _place_of(weight, config).mark, True)
     core = OptimizerConfig(
         optimizer="adam",
         lr=settings.lr,
@@ -85,6 +84,11 @@ def clip(optimizer: MegatronOptimizer, limit: float, norm: float) -> None:
             clip_grad_by_total_norm_fp32(params, max_norm=limit, total_norm=norm)
 
 
+def rule_of(weight: Weight, config: RunConfig) -> ParamGroupOverride:
+    """Highest and lowest rate, and factor of the weight decay, as `LearningRate` reads them in an optimizer's groups."""
+    return _rule(_place_of(weight, config), config.optimizer)
+
+
 @dataclass(frozen=True)
 class _Place:
     """What decides a weight's rate and weight decay."""
@@ -97,6 +101,10 @@ class _Place:
     def mark(self) -> str:
         """Attribute of a parameter by which Megatron-Core finds its rule."""
         return f"in_{self.group.value}_{'decayed' if self.decayed else 'undecayed'}_{self.steps_below}"
+
+
+def _place_of(weight: Weight, config: RunConfig) -> _Place:
+    return _Place(group_of(weight.name), decays(weight, config.optimizer), steps_below(weight.name, config.model))
 
 
 def _overrides(config: RunConfig) -> dict[ParamKey, ParamGroupOverride]:
@@ -120,7 +128,7 @@ def _rule(place: _Place, settings: Settings) -> ParamGroupOverride:
 class LearningRate:
     """Linear warm-up, then cosine to the minimum at the last step; also sets each group's weight decay (Megatron-Core does both here)."""
 
-    def __init__(self, config: RunConfig, optimizer: MegatronOptimizer) -> None:
+    def __init__(self, config: RunConfig, optimizer: MegatronOptimizer | torch.optim.Optimizer) -> None:
         settings = config.optimizer
         self._scheduler = OptimizerParamScheduler(
             optimizer,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
@@ -14,12 +14,14 @@ from megatron.core.pipeline_parallel.schedules import (
 from megatron_mplug2.models.microbatch import Microbatch
 from megatron_mplug2.parallel.device import megatron_runtime
 from megatron_mplug2.training.communication import CutCommunicator
-from megatron_mplug2.training.engine import Engine
+
+if TYPE_CHECKING:
+    from megatron_mplug2.training.engine import Engine
 
 LossFunction = Callable[[torch.Tensor], tuple[torch.Tensor, int, torch.Tensor]]
 
 
-def run_features(engine: Engine, micros: Sequence[Microbatch]) -> list[torch.Tensor]:
+def run_features(engine: "Engine", micros: Sequence[Microbatch]) -> list[torch.Tensor]:
     """Forward without gradients up to the contrastive head; [2, b, d] of each microbatch on the stage that has it, [] elsewhere.
 
     Not to be called on stages after it.
@@ -31,7 +33,7 @@ def run_features(engine: Engine, micros: Sequence[Microbatch]) -> list[torch.Ten
         return _run(engine, micros, group, forward_only=True)
 
 
-def run_microbatches(engine: Engine, micros: Sequence[Microbatch], *, forward_only: bool = False) -> None:
+def run_microbatches(engine: "Engine", micros: Sequence[Microbatch], *, forward_only: bool = False) -> None:
     """Forward and backward of all microbatches (1F1B); leaves complete gradients in the parameters' `main_grad`."""
     group = engine.topology.groups.pp if engine.topology.pipeline_size > 1 else None
     with torch.set_grad_enabled(not forward_only):
@@ -39,7 +41,7 @@ def run_microbatches(engine: Engine, micros: Sequence[Microbatch], *, forward_on
 
 
 def _run(
-    engine: Engine, micros: Sequence[Microbatch], pipeline: torch.distributed.ProcessGroup | None, *, forward_only: bool
+    engine: "Engine", micros: Sequence[Microbatch], pipeline: torch.distributed.ProcessGroup | None, *, forward_only: bool
 ) -> list[torch.Tensor]:
     arguments: dict[str, Any] = {
         "forward_step_func": _forward_step,

@@ -18,11 +18,10 @@ from megatron_mplug2.objectives.weighted import contrasts, of_task, weighted
 from megatron_mplug2.observability.sections import Section
 from megatron_mplug2.parallel.device import device
 from megatron_mplug2.training import contrast
-from megatron_mplug2.training.engine import Engine
 from megatron_mplug2.training.guard import BadStep, Guard
+from megatron_mplug2.training.interface import TrainingEngine
 from megatron_mplug2.training.momentum_pass import momentum_keys
 from megatron_mplug2.training.norms import gradient_norms, weight_norms
-from megatron_mplug2.training.passes import run_features, run_microbatches
 
 _OBJECTIVES = tuple(Objective)
 
@@ -66,7 +65,7 @@ class StepResult:
     """Where they were asked for."""
 
 
-def train_step(engine: Engine, work: StepWork, guard: Guard, *, by_module: bool = False) -> StepResult:
+def train_step(engine: TrainingEngine, work: StepWork, guard: Guard, *, by_module: bool = False) -> StepResult:
     """Forward, backward, and the update if the guard has nothing against it. Collective over the world.
 
     `by_module` asks for the norms of gradients and weights by module, which costs a pass over both.
@@ -88,21 +87,20 @@ def train_step(engine: Engine, work: StepWork, guard: Guard, *, by_module: bool 
     return StepResult(values=values, grad_norm=norm, rate=rate, bad=found[0] if found else None, norms=norms)
 
 
-def backward(engine: Engine, work: StepWork) -> StepLosses:
-    """Leaves the step's gradients, summed over microbatches and data-parallel ranks, in the parameters' `main_grad`."""
+def backward(engine: TrainingEngine, work: StepWork) -> StepLosses:
+    """Leaves the step's gradients, summed over microbatches and data-parallel ranks, with the optimizer."""
     engine.stage.train()
-    engine.ddp.zero_grad_buffer()
-    engine.optimizer.zero_grad()
+    engine.zero_gradients()
     return _reduced_values(engine, _run_passes(engine, work, forward_only=False))
 
 
-def validation_step(engine: Engine, work: StepWork) -> StepLosses:
+def validation_step(engine: TrainingEngine, work: StepWork) -> StepLosses:
     """The losses of a step without dropout, gradients and update. Collective over the world."""
     engine.stage.eval()
     return _reduced_values(engine, _run_passes(engine, work, forward_only=True))
 
 
-def make_microbatches(engine: Engine, work: StepWork) -> list[Microbatch]:
+def make_microbatches(engine: TrainingEngine, work: StepWork) -> list[Microbatch]:
     """The rank's microbatches with the step's true global counts, by an all-reduce over data-parallel ranks."""
     config, topology = engine.config, engine.topology
     counts = _global_counts(engine, work.batches)
@@ -120,13 +118,13 @@ def make_microbatches(engine: Engine, work: StepWork) -> list[Microbatch]:
     ]
 
 
-def _run_passes(engine: Engine, work: StepWork, *, forward_only: bool) -> list[Microbatch]:
+def _run_passes(engine: TrainingEngine, work: StepWork, *, forward_only: bool) -> list[Microbatch]:
     clock = engine.clock
     clock.enter(Section.MEETING)
     micros = make_microbatches(engine, work)
     if not contrasts(weighted(engine.config.objectives), work.task):
         clock.enter(Section.FORWARD_BACKWARD)
-        run_microbatches(engine, micros, forward_only=forward_only)
+        engine.run_microbatches(micros, forward_only=forward_only)
         return micros
     clock.enter(Section.FEATURE_PASS)
     # A validation contrasts the global batch alone: a figure that no queue and no ramp moves.
@@ -140,14 +138,14 @@ def _run_passes(engine: Engine, work: StepWork, *, forward_only: bool) -> list[M
         for micro, share in zip(micros, _first_pass(engine, solve, micros), strict=True):
             micro.contrast = share
     clock.enter(Section.FORWARD_BACKWARD)
-    run_microbatches(engine, micros, forward_only=forward_only)
+    engine.run_microbatches(micros, forward_only=forward_only)
     if keys is not None:
         assert engine.momentum is not None and engine.momentum.queue is not None
         engine.momentum.queue.enqueue(keys)
     return micros
 
 
-def _solve(engine: Engine, work: StepWork, keys: Keys | None) -> contrast.Solve:
+def _solve(engine: TrainingEngine, work: StepWork, keys: Keys | None) -> contrast.Solve:
     """How the step's contrast is solved; with `keys`, against them and the queue."""
     if keys is None:
         return partial(contrast.solve, engine.config, engine.topology, work.step)
@@ -155,7 +153,7 @@ def _solve(engine: Engine, work: StepWork, keys: Keys | None) -> contrast.Solve:
     return partial(contrast.solve_with_queue, engine.config, work.step, keys, engine.momentum.queue)
 
 
-def inline_solver(engine: Engine, solve: contrast.Solve, micro: Microbatch) -> ContrastSolver:
+def inline_solver(engine: TrainingEngine, solve: contrast.Solve, micro: Microbatch) -> ContrastSolver:
     """For one stage, where a microbatch's own features are all that is missing in its only forward pass: no first pass is needed.
 
     That is so where it is the rank's only one, and against momentum features.
@@ -168,12 +166,12 @@ def inline_solver(engine: Engine, solve: contrast.Solve, micro: Microbatch) -> C
     return solve_one
 
 
-def _first_pass(engine: Engine, solve: contrast.Solve, micros: Sequence[Microbatch]) -> list[ContrastShare]:
+def _first_pass(engine: TrainingEngine, solve: contrast.Solve, micros: Sequence[Microbatch]) -> list[ContrastShare]:
     """Against momentum features too: stages after the owner must know the hard negatives before the schedule begins."""
     owner, topology = engine.partition.roles.features, engine.topology
     shares = None
     if topology.pipeline_rank <= owner:
-        features = run_features(engine, [replace(micro, features_only=True) for micro in micros])
+        features = engine.run_features([replace(micro, features_only=True) for micro in micros])
         if topology.pipeline_rank == owner:
             assert engine.log_temperature is not None
             vision, text = torch.stack(features).unbind(1)
@@ -182,7 +180,7 @@ def _first_pass(engine: Engine, solve: contrast.Solve, micros: Sequence[Microbat
     return contrast.share_negatives(shares, len(micros), micros[0].samples, owner, topology)
 
 
-def _global_counts(engine: Engine, batches: Sequence[Batch]) -> dict[Objective, float]:
+def _global_counts(engine: TrainingEngine, batches: Sequence[Batch]) -> dict[Objective, float]:
     counts = torch.zeros(len(_OBJECTIVES), dtype=torch.float64, device=device())
     for batch in batches:
         for objective, count in local_counts(batch, engine.config.objectives).items():
@@ -191,7 +189,7 @@ def _global_counts(engine: Engine, batches: Sequence[Batch]) -> dict[Objective, 
     return dict(zip(_OBJECTIVES, counts.tolist(), strict=True))
 
 
-def _reduced_values(engine: Engine, micros: Sequence[Microbatch]) -> StepLosses:
+def _reduced_values(engine: TrainingEngine, micros: Sequence[Microbatch]) -> StepLosses:
     """Each objective's value summed over microbatches and data-parallel ranks, from the stage that has it; and the temperature."""
     values = torch.zeros(len(_OBJECTIVES) + 1, dtype=torch.float32, device=device())
     for micro in micros:

@@ -12,11 +12,11 @@ from megatron_mplug2.evaluation.inference import Inference
 from megatron_mplug2.evaluation.validation import validation_retrieval
 from megatron_mplug2.objectives.weighted import contrasts, weighted
 from megatron_mplug2.parallel.device import device
-from megatron_mplug2.training.engine import Engine
+from megatron_mplug2.training.interface import TrainingEngine
 from megatron_mplug2.training.step import StepWork, validation_step
 
 
-def validate(engine: Engine, peers: Peers | None, ledger: Ledger | None) -> dict[str, float]:
+def validate(engine: TrainingEngine, peers: Peers | None, ledger: Ledger | None) -> dict[str, float]:
     """Named figures, e.g. `video_text/loss/vlc`; means over the batches. Collective over the world; leaves the run as it was, but for
     bad samples in the ledger."""
     config, topology = engine.config, engine.topology

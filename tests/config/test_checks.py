@@ -50,6 +50,23 @@ CASES = [
         ["layout.pipeline=3", "layout.stage_starts=[4]"],
         "layout.stage_starts=[4] must name 2 stages: layout.pipeline=3 without stage 0",
     ),
+    (["deepspeed.zero_stage=3"], "deepspeed.zero_stage=3 needs training.engine=deepspeed"),
+    (
+        ["training.engine=deepspeed", "layout.pipeline=2"],
+        "layout.pipeline=2 needs training.engine=megatron: DeepSpeed trains one stage here",
+    ),
+    (
+        ["training.engine=deepspeed", "layout.tensor=2", "layout.sequence_parallel=true"],
+        "layout.sequence_parallel=true needs training.engine=megatron: it is Megatron-Core that does it",
+    ),
+    (
+        ["training.engine=deepspeed", "training.precision=bf16", "deepspeed.zero_stage=1"],
+        "training.precision=bf16 needs deepspeed.zero_stage=2 or 3: at stage 1 DeepSpeed takes another optimizer, of another form",
+    ),
+    (
+        ["training.engine=deepspeed", "objectives.vlc.negatives=queue", "objectives.vlc.queue.size=4096"],
+        "objectives.vlc.negatives=queue needs training.engine=megatron: momentum encoders follow its weights",
+    ),
     (["layout.pipeline=3", "layout.stage_starts=[7,7]"], "layout.stage_starts=[7, 7] must rise"),
     (
         ["layout.pipeline=2", "layout.stage_starts=[0]"],

@@ -86,10 +86,15 @@ def _tensors(config: RunConfig) -> dict[str, torch.Tensor]:
     return {piece.key: piece.tensor for piece in pieces}
 
 
-@pytest.mark.parametrize("end", [kill, terminate])
-def test_an_ended_run_goes_on_bit_for_bit(corpus: Path, tmp_path: Path, end: Callable[[ForkProcess], None]) -> None:
+ZERO_3 = ("training.engine=deepspeed", "deepspeed.zero_stage=3", "training.validate_every=6")
+
+
+@pytest.mark.parametrize(("end", "overrides"), [(kill, ()), (terminate, ()), pytest.param(kill, ZERO_3, marks=pytest.mark.long)])
+def test_an_ended_run_goes_on_bit_for_bit(
+    corpus: Path, tmp_path: Path, end: Callable[[ForkProcess], None], overrides: tuple[str, ...]
+) -> None:
     """Two data-parallel ranks with ZeRO-1, two microbatches, dropout, a worker that reads four global batches ahead."""
-    straight, ended = demo_config(corpus, tmp_path / "straight"), demo_config(corpus, tmp_path / "ended")
+    straight, ended = (demo_config(corpus, tmp_path / name, overrides) for name in ("straight", "ended"))
     run_to_the_end(straight)
     run_until(ended, 6, end)
     stopped_after = commit.latest(ended.run_dir / "checkpoints")
