@@ -55,34 +55,37 @@ def _run(step: Step, before: Sequence[StepState], environ: Mapping[str, str], lo
 
 def _code(command: Sequence[str], environ: Mapping[str, str], lock: int) -> int:
     """As shells write it; STOPPED where the command was finished when it should have stopped: the next one is not to begin."""
-    with _signals_kept() as asked:
-        process = subprocess.Popen(command, env=dict(environ), pass_fds=(lock,))
-        asked.process = process
-        code = process.wait()
+    with _signals_kept() as kept:
+        kept.process = subprocess.Popen(command, env=dict(environ), pass_fds=(lock,))
+        kept.pass_on()  # one that came meanwhile
+        code = kept.process.wait()
     if code < 0:
         return 128 - code
-    return ExitCode.STOPPED if asked.stop and not code else code
+    return ExitCode.STOPPED if kept.signum is not None and not code else code
 
 
-class _Asked:
-    """Signals that came while a process ran; those that a terminal does not send to it itself go on to it."""
+class _Kept:
+    """The signal that came while a process runs. It goes on to the process, if it is none that a terminal sends there itself."""
 
-    stop = False
+    signum: int | None = None
     process: "subprocess.Popen[bytes] | None" = None
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        self.stop = True
-        if self.process is not None and signum != signal.SIGINT:
-            self.process.send_signal(signum)
+        self.signum = signum
+        self.pass_on()
+
+    def pass_on(self) -> None:
+        if self.process is not None and self.signum not in (None, signal.SIGINT):
+            self.process.send_signal(self.signum)
 
 
 @contextmanager
-def _signals_kept() -> Iterator[_Asked]:
-    """A handler, since what is ignored stays ignored in the process that is started."""
-    asked = _Asked()
-    before = {signum: signal.signal(signum, asked) for signum in (signal.SIGINT, signal.SIGTERM, STOP_SIGNAL)}
+def _signals_kept() -> Iterator[_Kept]:
+    """By a handler, since what is ignored stays ignored in the process that is started."""
+    kept = _Kept()
+    before = {signum: signal.signal(signum, kept) for signum in (signal.SIGINT, signal.SIGTERM, STOP_SIGNAL)}
     try:
-        yield asked
+        yield kept
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
