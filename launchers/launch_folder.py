@@ -35,6 +35,8 @@ class Launch(BaseModel):
     """Of an array; None where it is none."""
     after: tuple[str, ...] = ()
     """Names of the launches that had to end well first, in a study."""
+    run_dir: Path | None = None
+    """Absolute, of the run that it reads and writes; a study's launches lie elsewhere."""
     jobs: tuple[str, ...] = ()
     """SLURM's numbers; the first one, and one for each `mplug2 jobs resume`."""
 

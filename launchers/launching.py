@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -71,6 +72,10 @@ class Launchable(Protocol):
         """As typed, after `mplug2`."""
 
     @property
+    def run_dir(self) -> Path | None:
+        """Of the run that it reads and writes, absolute; None for a tool."""
+
+    @property
     def shape(self) -> Shape: ...
 
     @property
@@ -104,6 +109,10 @@ class Plan:
     command: tuple[str, ...]
     array: None = None
 
+    @property
+    def run_dir(self) -> Path:
+        return self.run.run_dir.resolve()
+
     def write_inputs(self, folder: Path) -> None:
         write_resolved(self.run, folder)
 
@@ -116,7 +125,7 @@ class Plan:
             command=agent_command(python(self.slurm), command, self.shape.nodes, ranks) if torchrun else (*mplug2(self.slurm), *command),
             folder=folder,
             work_dir=Path.cwd(),
-            run_dir=self.run.run_dir.resolve(),
+            run_dir=self.run_dir,
             nodes=self.shape.nodes,
             tasks_per_node=1 if torchrun else ranks,
             ranks_per_task=ranks if torchrun else 1,
@@ -217,6 +226,7 @@ def _written(planned: Launchable, folder: Path, after: Sequence[Prior]) -> Launc
         tasks_per_node=shape.tasks_per_node,
         parts=planned.array.parts if planned.array else None,
         after=tuple(prior.name for prior in after),
+        run_dir=planned.run_dir,
     )
     write_launch(folder, launched)
     return launched
@@ -238,9 +248,21 @@ def resume(run_dir: Path) -> tuple[Path, str]:
         return folders[-1], _submitted(folders[-1], read_launch(folders[-1]))
 
 
-def refuse_where_used(launches: Path) -> None:
-    """Raises UserError where a job of the run waits or runs: known by its script, so even where its number was lost."""
+def refuse_where_used(launches: Path, apart_from: Path | None = None) -> None:
+    """Raises UserError where a job of the run waits or runs, other than those launched from below `apart_from`.
+
+    It is known by its script, so even where its number was lost; one that a study has launched, by what its launch says.
+    """
     for job in queue.queued():
-        if job.script.is_relative_to(launches):
-            run_dir = launches.parent
-            raise UserError(f"job {job.job} ({job.state}) is using {run_dir}: wait for it, or `mplug2 jobs cancel {run_dir}`")
+        ours = apart_from is not None and job.script.is_relative_to(apart_from)
+        if not ours and (job.script.is_relative_to(launches) or _run_of(job) == launches.parent):
+            home = job.script.parents[2]
+            raise UserError(f"job {job.job} ({job.state}) is using {launches.parent}: wait for it, or `mplug2 jobs cancel {home}`")
+
+
+def _run_of(job: queue.QueuedJob) -> Path | None:
+    """None where that is not known: it is no launch, or one of a tool."""
+    with suppress(UserError):
+        if job.script.name == SCRIPT:
+            return read_launch(job.script.parent).run_dir
+    return None

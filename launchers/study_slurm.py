@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from launchers.cluster import SlurmConfig
 from launchers.launch_folder import LAUNCHES
-from launchers.launching import Launchable, Plan, Prior, launch, refuse_where_used, script_of
+from launchers.launching import Launchable, Prior, launch, refuse_where_used, script_of
 from launchers.study import Step
 from launchers.study_state import Progress, StepState
 from launchers.tool_job import plan_command
@@ -47,7 +47,7 @@ def plan_study(found: Mapping[str, StepState], profiles: Profiles) -> list[Submi
 def _planned(step: Step, profiles: Profiles) -> Submission:
     try:
         planned = plan_command(step.command, profiles.ranks, array=step.array, home=step.home)
-        if not isinstance(planned, Plan):
+        if planned.run_dir is None:
             planned = plan_command(step.command, profiles.tools, array=step.array, home=step.home)
     except UserError as error:
         raise UserError(f"step {step.name}: {error}") from None
@@ -58,8 +58,8 @@ def submit(found: Mapping[str, StepState], submissions: list[Submission], tell: 
     """Raises UserError where a run is used by a job of its own, before anything is submitted; or where SLURM refuses a job: those of the
     steps before stay, and the next `mplug2 study run` goes on behind them."""
     for each in submissions:
-        if isinstance(each.planned, Plan):
-            refuse_where_used(each.planned.run.run_dir.resolve() / LAUNCHES)
+        if each.planned.run_dir is not None:
+            refuse_where_used(each.planned.run_dir / LAUNCHES, apart_from=each.step.home.parent)
     priors = {name: Prior(name=state.launch, job=state.job.job if state.job else None) for name, state in found.items()}
     for each in submissions:
         step = each.step

@@ -25,6 +25,7 @@ class ToolPlan:
     home: Path
     array: Array | None
     shape: Shape = _ONE_PROCESS
+    run_dir: None = None
 
     @property
     def command(self) -> tuple[str, ...]:

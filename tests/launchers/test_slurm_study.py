@@ -1,11 +1,13 @@
-"""Arrays of data stages and studies on a real SLURM of two nodes."""
+"""Arrays of data stages, studies, and ranks that torchrun starts, on a real SLURM of two nodes."""
 
+import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,9 +17,11 @@ from data_tools.stages.shard import shard
 from data_tools.stages.stage import Effort
 from launchers import queue
 from launchers.launch_folder import launch_folders, read_events, read_launch
+from megatron_mplug2.config.load import resolved_yaml
 from megatron_mplug2.errors import ExitCode
 from tests.data_tools.stages.corpora import listing_corpus, mixed_corpus, probed, tree
 from tests.launchers.slurm_cluster import needs_slurm, running_slurm
+from tests.training.corpus import demo_config, make_corpus
 
 pytestmark = [pytest.mark.long, needs_slurm, pytest.mark.timeout(600)]
 
@@ -44,8 +48,13 @@ class Place:
         self.python = folder / "python"  # a plain name: proctrack/linuxproc loses processes whose name has a space
         self.python.write_text(FAILS_ONCE % sys.executable)
         self.python.chmod(0o755)
-        profile = {"max_nodes": 2, "tasks_per_node": 2, "device": "cpu", "cpus_per_task": 1, "time_limit_min": 10}
-        (self.folder / "cluster.yaml").write_text(yaml.safe_dump({"slurm": {**profile, "python": str(self.python), "requeue_limit": 1}}))
+        self.profile()
+
+    def profile(self, **slurm: Any) -> None:
+        shape = {"max_nodes": 2, "tasks_per_node": 2, "device": "cpu", "cpus_per_task": 1, "time_limit_min": 10, "requeue_limit": 1}
+        environment = {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": 1}  # names of nodes on one host do not resolve
+        tree = {"slurm": {**shape, "python": str(self.python), "environment": environment, **slurm}}
+        (self.folder / "cluster.yaml").write_text(yaml.safe_dump(tree))
 
     def mplug2(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "megatron_mplug2.cli", *arguments]
@@ -128,3 +137,26 @@ def states(place: Place) -> dict[str, str]:
     """By step, as a person is told."""
     told = place.mplug2("study", "status", "study.yaml").stdout.splitlines()
     return {line.split()[0]: line[12:28].strip() for line in told}
+
+
+def test_ranks_of_torchrun_save_when_asked_and_go_on(slurm: None, tmp_path: Path) -> None:
+    """2 nodes x 2 ranks. The signal is one that SLURM sends, to the agents too."""
+    place, run = Place(tmp_path), tmp_path / "run"
+    place.profile(launcher="torchrun")
+    text_only = ["schedule=[{steps: 300, text: 1, resolution: 32}]", "data.workers=0", "layout.data=4", "training.checkpoint_every=1000"]
+    (place.folder / "run.yaml").write_text(resolved_yaml(demo_config(make_corpus(tmp_path / "corpus"), run, text_only)))
+    launched = place.mplug2("launch", "run.yaml", "--cluster", "cluster.yaml")
+    assert launched.returncode == 0, launched.stderr
+    wait(lambda: bool(steps_of(run)), place.logs)
+    (folder,) = launch_folders(run)
+    subprocess.run(["scancel", "--signal=USR2", *read_launch(folder).jobs], check=True, timeout=60)
+    place.queue_empties()
+    ends = [(event.code, event.next) for event in read_events(folder) if event.event == "end"]
+    assert ends == [(ExitCode.STOPPED, "requeue"), (ExitCode.FINISHED, "end")], place.logs()
+    assert steps_of(run) == list(range(300)), "no step is lost, none done twice"
+
+
+def steps_of(run: Path) -> list[int]:
+    metrics = run / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+    return [line["step"] for line in lines if line["kind"] == "train"]
