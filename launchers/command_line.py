@@ -36,19 +36,21 @@ class Command:
         return f"mplug2 {shlex.join(self.words)}"
 
 
-def command_names(context: typer.Context) -> frozenset[str]:
-    """First words of commands, `data` for instance. `context` is that of any command."""
-    return frozenset(_root(context).commands)
+def commands_beside(context: typer.Context) -> TyperGroup:
+    """All of them, seen from the one that runs."""
+    root = context.find_root().command
+    assert isinstance(root, TyperGroup)
+    return root
 
 
-def read_command(context: typer.Context, words: Sequence[str]) -> Command:
+def read_command(commands: TyperGroup, words: Sequence[str]) -> Command:
     """Raises UserError where there is no such command, it does not belong into a job, or would refuse its arguments."""
     typed = f"`mplug2 {shlex.join(words)}`"
     if any(letter in word for word in words for letter in "\n\r\0"):
         raise UserError(f"{typed!r}: a word has a line break or a NUL: a batch script cannot hold it")
     if words[:1] and words[0] in SUBMITTING:
         raise UserError(f"{typed}: this is no work for a job: name what it would launch")
-    found: Any = _root(context)
+    found: Any = commands
     rest = list(words)
     while isinstance(found, TyperGroup):
         found = _member(found, rest.pop(0) if rest else "", typed)
@@ -61,12 +63,6 @@ def read_command(context: typer.Context, words: Sequence[str]) -> Command:
         raise UserError(f"{typed}: prints help and does nothing else") from None
     divisible = any(PART in parameter.opts for parameter in found.params)
     return Command(words=tuple(words), name=name, values=read.params, divisible=divisible)
-
-
-def _root(context: typer.Context) -> TyperGroup:
-    root = context.find_root().command
-    assert isinstance(root, TyperGroup)
-    return root
 
 
 def _member(group: TyperGroup, name: str, typed: str) -> Any:

@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from launchers.jobs import described
-from launchers.launch_folder import LAUNCHES, Launch, finished, launch_folders, read_events, read_launch
+from launchers.launch_folder import LAUNCHES, SCRIPT, Launch, finished, launch_folders, read_events, read_launch
 from launchers.queue import QueuedJob
 from launchers.study import Step, Study
 
@@ -44,6 +44,11 @@ def states(study: Study, jobs: Sequence[QueuedJob]) -> dict[str, StepState]:
     for step in study.steps:
         found[step.name] = _state(step, [found[name] for name in step.after], jobs)
     return found
+
+
+def on_slurm(study: Study) -> bool:
+    """Whether a step's newest launch is a job, which the queue may know."""
+    return any((folder / SCRIPT).exists() for step in study.steps for folder in launch_folders(step.home)[-1:])
 
 
 def _state(step: Step, before: Sequence[StepState], jobs: Sequence[QueuedJob]) -> StepState:

@@ -59,7 +59,7 @@ def plan_command(
     Raises UserError where the command, or its config, does not fit the cluster, `nodes` or `array`.
     """
     check_array(command, array)
-    if command.name[0] in Work:
+    if command.name[0] in tuple(Work):
         return replace(plan(request_of(command, nodes), slurm, home), command=command.words)
     if nodes is not None:
         raise UserError(f"--nodes {nodes}: `{command}` is one process; a data stage is shared out by --parts")

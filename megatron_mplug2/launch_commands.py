@@ -50,12 +50,13 @@ def launch(
     """
     from launchers.array import Array
     from launchers.cluster import load_cluster
-    from launchers.command_line import command_names, read_command
+    from launchers.command_line import commands_beside, read_command
     from launchers.tool_job import plan_command
 
     if parts is None and at_once is not None:
         raise UserError(f"--at-once {at_once}: bounds an array: give --parts too")
-    command = read_command(context, words if words[0] in command_names(context) else ["pretrain", *words])
+    commands = commands_beside(context)
+    command = read_command(commands, words if words[0] in commands.commands else ["pretrain", *words])
     array = None if parts is None else Array(parts=parts, at_once=at_once)
     profile = load_cluster(cluster)
     if profile.slurm is not None:

@@ -1,6 +1,5 @@
 """`mplug2 study`: a whole study, from raw corpora to an export, by one file."""
 
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,24 +53,26 @@ def status(context: typer.Context, file: StudyFile) -> None:
     """Show each step: finished, queued, not finished and why, or to do."""
     from launchers.study_state import states
 
-    found = states(_load(context, file), _queued_if_there())
+    study = _load(context, file)
+    found = states(study, _queued(study))
     width = max(map(len, found))
     for name, state in found.items():
         typer.echo(f"{name:{width}}  {state.progress:16}  {state.launch or '-':{width + 5}}  {state.detail}".rstrip())
 
 
 def _load(context: typer.Context, file: Path) -> "Study":
-    from launchers.command_line import read_command
+    from launchers.command_line import commands_beside, read_command
     from launchers.study import load_study
 
-    return load_study(file, partial(read_command, context))
+    return load_study(file, partial(read_command, commands_beside(context)))
 
 
-def _queued_if_there() -> "list[QueuedJob]":
-    """SLURM's queue, on a machine that has one."""
+def _queued(study: "Study") -> "list[QueuedJob]":
+    """SLURM is asked only for a study that was launched there: where it was not, there may be none."""
     from launchers import queue
+    from launchers.study_state import on_slurm
 
-    return queue.queued() if shutil.which("squeue") else []
+    return queue.queued() if on_slurm(study) else []
 
 
 def _submit(study: "Study", file: Path, profiles: "Profiles", dry_run: bool) -> None:
@@ -80,7 +81,7 @@ def _submit(study: "Study", file: Path, profiles: "Profiles", dry_run: bool) -> 
     from launchers.study_state import Progress, states
 
     if dry_run:
-        for script in study_slurm.scripts(study_slurm.plan_study(states(study, _queued_if_there()), profiles)):
+        for script in study_slurm.scripts(study_slurm.plan_study(states(study, _queued(study)), profiles)):
             typer.echo(script)
         return
     queue.queued()  # tells, before anything is written, that there is no SLURM here
@@ -98,7 +99,7 @@ def _run_here(study: "Study", local: "LocalConfig", dry_run: bool) -> None:
     from launchers.study_lock import study_lock
     from launchers.study_state import Progress, states
 
-    jobs = _queued_if_there()
+    jobs = _queued(study)
     if dry_run:
         for state in states(study, jobs).values():
             typer.echo(f"{state.step.command}" if state.progress is not Progress.FINISHED else f"# {state.step.name}: finished before")

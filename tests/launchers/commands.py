@@ -1,8 +1,8 @@
-"""Commands of `mplug2` as its own tree reads them, for tests that run none."""
+"""Commands of `mplug2` as its own tree reads them, for tests that run none; and what a job's script tells."""
 
 from collections.abc import Sequence
 
-import typer
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from launchers.command_line import Command, read_command
@@ -10,15 +10,10 @@ from launchers.launch_folder import Event
 from megatron_mplug2 import cli
 
 
-def context() -> typer.Context:
-    """Of some command."""
-    made = get_command(cli.app).make_context("mplug2", ["jobs"])
-    assert isinstance(made, typer.Context)
-    return made
-
-
 def read(words: Sequence[str]) -> Command:
-    return read_command(context(), words)
+    commands = get_command(cli.app)
+    assert isinstance(commands, TyperGroup)
+    return read_command(commands, words)
 
 
 def event(what: str, code: int | None = None) -> Event:

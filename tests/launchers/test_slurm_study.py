@@ -80,8 +80,8 @@ def test_an_array_gives_the_bytes_of_one_process(slurm: None, tmp_path: Path) ->
     place = Place(tmp_path)
     listing = probed(mixed_corpus(tmp_path / "corpus"), tmp_path / "probed")
     shard(listing_corpus(listing), tmp_path / "undisturbed", Packing(shard_samples=2), Effort())
-    command = ("launch", "--cluster", "cluster.yaml", "--parts", "3", "--at-once", "2", "--")
-    command = (*command, "data", "shard", "listing", str(listing), "--out", "the $(touch obeyed) shards", "--shard-samples", "2")
+    stage = ("data", "shard", "listing", str(listing), "--out", "the $(touch obeyed) shards", "--shard-samples", "2")
+    command = ("launch", "--cluster", "cluster.yaml", "--parts", "3", "--at-once", "2", "--", *stage)
     launched = place.mplug2(*command)
     assert launched.returncode == 0 and ": 3 parts, " in launched.stdout, launched.stderr
     again = place.mplug2(*command)
