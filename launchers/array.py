@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 TASK = "SLURM_ARRAY_TASK_ID"
+ARRAY_JOB = f"${{SLURM_ARRAY_JOB_ID}}_${TASK}"
+"""What SLURM's tools call one task: the number of its job (SLURM_JOB_ID) may be that of the whole array, and then means all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

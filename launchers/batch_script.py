@@ -9,7 +9,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from launchers.array import TASK, Array
+from launchers.array import ARRAY_JOB, TASK, Array
 from launchers.cluster import Device, SlurmConfig
 from launchers.exit_notes import FOLDER
 from launchers.launch_folder import CODE, LOGS, events_name
@@ -61,7 +61,11 @@ def render(spec: JobSpec) -> str:
         _MEETING.format(code=CODE, notes=FOLDER, first=FIRST_PORT, ports=PORTS, stride=PORT_STRIDE),
         " \\\n  ".join(["srun", *map(shlex.quote, _srun_options(spec)), shlex.join(spec.command)]) + " || code=$?",
         _END.format(
-            said_last=_words(SAID_LAST, " "), final=_words(FINAL, " | "), limit=spec.slurm.requeue_limit, finished=int(ExitCode.FINISHED)
+            said_last=_words(SAID_LAST, " "),
+            final=_words(FINAL, " | "),
+            limit=spec.slurm.requeue_limit,
+            finished=int(ExitCode.FINISHED),
+            job=ARRAY_JOB if spec.array else "$SLURM_JOB_ID",
         ),
     ]
     return "\n".join(parts)
@@ -161,9 +165,9 @@ case $code in
   *) if [ "$restarts" -lt {limit} ]; then next=requeue; else next=limit; fi ;;
 esac
 # A job that was cancelled or preempted meanwhile is not this script's to start again.
-if [ $next = requeue ] && [ "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T)" != RUNNING ]; then next=end; fi
+if [ $next = requeue ] && [ "$(squeue --noheader --jobs "{job}" --format %T)" != RUNNING ]; then next=end; fi
 event end "$code" $next
 if [ $next = limit ]; then echo "error: started {limit} times again, which is requeue_limit: not requeued" >&2; fi
-if [ $next = requeue ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+if [ $next = requeue ]; then scontrol requeue "{job}"; fi
 exit "$code"
 """

@@ -26,7 +26,7 @@ from tests.training.corpus import demo_config, make_corpus
 pytestmark = [pytest.mark.long, needs_slurm, pytest.mark.timeout(600)]
 
 PROJECT = Path(__file__).parents[2]
-PATIENCE_S = 300
+PATIENCE_S = 70
 FAILS_ONCE = """#!/bin/sh
 if [ "$SLURM_ARRAY_TASK_ID.${SLURM_RESTART_COUNT:-0}" = 2.0 ]; then exit 1; fi
 exec "%s" "$@"

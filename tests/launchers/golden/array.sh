@@ -57,8 +57,8 @@ case $code in
   *) if [ "$restarts" -lt 20 ]; then next=requeue; else next=limit; fi ;;
 esac
 # A job that was cancelled or preempted meanwhile is not this script's to start again.
-if [ $next = requeue ] && [ "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T)" != RUNNING ]; then next=end; fi
+if [ $next = requeue ] && [ "$(squeue --noheader --jobs "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" --format %T)" != RUNNING ]; then next=end; fi
 event end "$code" $next
 if [ $next = limit ]; then echo "error: started 20 times again, which is requeue_limit: not requeued" >&2; fi
-if [ $next = requeue ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+if [ $next = requeue ]; then scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"; fi
 exit "$code"
