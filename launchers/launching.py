@@ -7,14 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
 
 from launchers import queue
-from launchers.array import Array
 from launchers.batch_script import JobSpec, render
 from launchers.cluster import Launcher, SlurmConfig
 from launchers.command_line import Command
 from launchers.launch_folder import LAUNCHES, SCRIPT, Launch, launch_folders, locked, new_folder, next_folder, read_launch, write_launch
+from launchers.launchable import Launchable, Prior, Shape
 from launchers.snapshot import git_state, take_snapshot
 from launchers.torchrun import CLI, agent_command
 from megatron_mplug2.config.load import RESOLVED_NAME, load_config, write_resolved
@@ -50,51 +49,6 @@ def request_of(command: Command, nodes: int | None = None) -> Request:
     """Of one of the commands in `Work`."""
     config, overrides = command.values["config"], command.values["overrides"]
     return Request(work=Work(command.name[0]), config=Path(config), overrides=tuple(overrides or ()), nodes=nodes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """Of a job: one rank a task."""
-
-    nodes: int
-    tasks_per_node: int
-
-
-class Launchable(Protocol):
-    """A launch before anything is written."""
-
-    @property
-    def home(self) -> Path:
-        """The folder, absolute, whose launches it joins: a run's, or that of a step of a study."""
-
-    @property
-    def command(self) -> tuple[str, ...]:
-        """As typed, after `mplug2`."""
-
-    @property
-    def run_dir(self) -> Path | None:
-        """Of the run that it reads and writes, absolute; None for a tool."""
-
-    @property
-    def shape(self) -> Shape: ...
-
-    @property
-    def array(self) -> Array | None: ...
-
-    def spec(self, folder: Path) -> JobSpec:
-        """The job's, if `folder` is that of the launch."""
-
-    def write_inputs(self, folder: Path) -> None:
-        """What the job reads beside its code."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prior:
-    """A launch that has to end well before another one starts."""
-
-    name: str
-    job: str | None
-    """None where it has."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from launchers.cluster import SlurmConfig
 from launchers.launch_folder import LAUNCHES
-from launchers.launching import Launchable, Prior, launch, refuse_where_used, script_of
+from launchers.launchable import Launchable, Prior
+from launchers.launching import launch, refuse_where_used, script_of
 from launchers.study import Step
 from launchers.study_state import Progress, StepState
 from launchers.tool_job import plan_command

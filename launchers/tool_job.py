@@ -8,7 +8,8 @@ from launchers.array import Array, part_command
 from launchers.batch_script import JobSpec
 from launchers.cluster import Device, SlurmConfig
 from launchers.command_line import PART, Command
-from launchers.launching import Launchable, Shape, Work, check_path, mplug2, plan, request_of
+from launchers.launchable import Launchable, Shape
+from launchers.launching import Work, check_path, mplug2, plan, request_of
 from megatron_mplug2.errors import UserError
 
 JOBS = Path("runs/jobs")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from launchers.cluster import LocalConfig
     from launchers.command_line import Command
     from launchers.jobs import JobStatus
-    from launchers.launching import Launchable
+    from launchers.launchable import Launchable
 
 app = typer.Typer(no_args_is_help=True, help="Look after the jobs that `mplug2 launch` submitted.")
 
