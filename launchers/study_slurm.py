@@ -28,6 +28,8 @@ class Profiles:
 class Submission:
     step: Step
     planned: Launchable
+    waits_for: tuple[str, ...]
+    """Steps before it that are not finished."""
 
 
 def plan_study(found: Mapping[str, StepState], profiles: Profiles) -> list[Submission]:
@@ -42,17 +44,18 @@ def plan_study(found: Mapping[str, StepState], profiles: Profiles) -> list[Submi
                 f"step {state.step.name} ({state.detail}) was queued for another command, or after a step that has ended otherwise: "
                 f"`mplug2 jobs cancel {state.step.home}`, then run the study again"
             )
-    return [_planned(state.step, profiles) for state in found.values() if state.progress not in DONE_OR_COMING]
+    return [_planned(state.step, found, profiles) for state in found.values() if state.progress not in DONE_OR_COMING]
 
 
-def _planned(step: Step, profiles: Profiles) -> Submission:
+def _planned(step: Step, found: Mapping[str, StepState], profiles: Profiles) -> Submission:
     try:
         planned = plan_command(step.command, profiles.ranks, array=step.array, home=step.home)
         if planned.run_dir is None:
             planned = plan_command(step.command, profiles.tools, array=step.array, home=step.home)
     except UserError as error:
         raise UserError(f"step {step.name}: {error}") from None
-    return Submission(step=step, planned=planned)
+    waits_for = tuple(name for name in step.after if found[name].progress is not Progress.FINISHED)
+    return Submission(step=step, planned=planned, waits_for=waits_for)
 
 
 def submit(found: Mapping[str, StepState], submissions: list[Submission], tell: Callable[[str], None]) -> None:
@@ -77,5 +80,5 @@ def submit(found: Mapping[str, StepState], submissions: list[Submission], tell: 
 def scripts(submissions: list[Submission]) -> Iterator[str]:
     """What would be submitted, each script under a line that says how."""
     for each in submissions:
-        waits = f", after the jobs of {', '.join(each.step.after)}" if each.step.after else ""
+        waits = f", after the jobs of {', '.join(each.waits_for)}" if each.waits_for else ""
         yield f"# step {each.step.name}{waits}\n{script_of(each.planned)}"

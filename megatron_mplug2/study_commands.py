@@ -32,7 +32,8 @@ def run(
 ) -> None:
     """Run the steps that are not finished: as dependent jobs of SLURM, or one after the other here, as the profile says.
 
-    Run it again after a failure, or a change of the file: finished steps are skipped, queued ones left alone, the others submitted.
+    Run it again after a failure, or a change of the file: finished steps are skipped, queued ones left alone, the others submitted. A step
+    that is done again goes by its command's own rules: a stage fills no folder that was begun with something else, a run goes on.
     """
     from launchers.cluster import load_cluster
 

@@ -119,6 +119,7 @@ def test_a_study_goes_from_nothing_to_its_end(launched: Launched) -> None:
         plan_study(launched.states(), _profiles("slurm_8x8"))
     launched.jobs.clear()
     assert launched.progress() == [Progress.FINISHED, Progress.ENDED, Progress.ENDED]
+    assert [each.waits_for for each in plan_study(launched.states(), _profiles("slurm_8x8"))] == [(), ("shards",)]
     launched.launch("shards", after=["probe/0001"], code=0)
     launched.launch("vocabulary", after=["shards/0002"], code=0)
     assert launched.progress() == [Progress.FINISHED] * 3
@@ -127,7 +128,8 @@ def test_a_study_goes_from_nothing_to_its_end(launched: Launched) -> None:
 def test_queued_steps_are_left_alone(launched: Launched) -> None:
     launched.launch("probe", parts=2)
     launched.launch("shards", after=["probe/0001"])
-    assert [each.step.name for each in plan_study(launched.states(), _profiles("slurm_8x8"))] == ["vocabulary"]
+    (left,) = plan_study(launched.states(), _profiles("slurm_8x8"))
+    assert (left.step.name, left.waits_for) == ("vocabulary", ("shards",))
 
 
 def test_what_was_made_of_other_things_is_made_again(launched: Launched, tmp_path: Path) -> None:
