@@ -9,8 +9,18 @@ export PATH := $(PATH):/usr/sbin:/sbin
 # One thread a process: tests and the demo start several.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all check clean
+.PHONY: install wheels demo test test-all check clean
 .NOTPARALLEL:
+
+install: $(STAMP)
+
+# For a machine without network: copy this checkout with its folder `wheels` there (the same kind of processor and Python), and run
+#     PIP_NO_INDEX=1 PIP_FIND_LINKS=$PWD/wheels make install
+wheels:
+	$(PYTHON) -m venv .wheels.venv
+	.wheels.venv/bin/python -m pip install --upgrade --constraint constraints.txt pip setuptools
+	.wheels.venv/bin/python -m pip wheel --wheel-dir wheels --constraint constraints.txt pip setuptools '.[dev]'
+	rm -rf .wheels.venv wheels/megatron_mplug2-*
 
 demo: $(STAMP)
 	$(BIN)/mplug2 demo
@@ -46,5 +56,5 @@ $(STAMP): setup.py constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .wheels.venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

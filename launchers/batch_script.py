@@ -9,9 +9,10 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from launchers.array import ARRAY_JOB, TASK, Array
 from launchers.cluster import Device, SlurmConfig
 from launchers.exit_notes import FOLDER
-from launchers.launch_folder import CODE, EVENTS, LOGS
+from launchers.launch_folder import CODE, LOGS, events_name
 from launchers.ports import FIRST_PORT, PORTS
 from launchers.stop_signal import STOP_SIGNAL
 from megatron_mplug2.errors import ExitCode
@@ -39,6 +40,14 @@ class JobSpec:
     nodes: int
     tasks_per_node: int
     slurm: SlurmConfig
+    array: Array | None = None
+    """Whose tasks are jobs like this one."""
+    ranks_per_task: int = 1
+    """More than one where a task starts them."""
+
+    @property
+    def cpus_per_task(self) -> int:
+        return self.slurm.cpus_per_task * self.ranks_per_task
 
 
 def render(spec: JobSpec) -> str:
@@ -46,13 +55,17 @@ def render(spec: JobSpec) -> str:
     parts = [
         "#!/bin/bash",
         *(f"#SBATCH --{name}" if value is None else f"#SBATCH --{name}={shlex.quote(value)}" for name, value in _options(spec)),
-        _BEGIN.format(folder=shlex.quote(str(spec.folder)), events=EVENTS),
+        _BEGIN.format(folder=shlex.quote(str(spec.folder)), events=events_name(f"${TASK}" if spec.array else None)),
         *spec.slurm.setup,
         *(f"export {name}={shlex.quote(str(value))}" for name, value in spec.slurm.environment.items()),
         _MEETING.format(code=CODE, notes=FOLDER, first=FIRST_PORT, ports=PORTS, stride=PORT_STRIDE),
         " \\\n  ".join(["srun", *map(shlex.quote, _srun_options(spec)), shlex.join(spec.command)]) + " || code=$?",
         _END.format(
-            said_last=_words(SAID_LAST, " "), final=_words(FINAL, " | "), limit=spec.slurm.requeue_limit, finished=int(ExitCode.FINISHED)
+            said_last=_words(SAID_LAST, " "),
+            final=_words(FINAL, " | "),
+            limit=spec.slurm.requeue_limit,
+            finished=int(ExitCode.FINISHED),
+            job=ARRAY_JOB if spec.array else "$SLURM_JOB_ID",
         ),
     ]
     return "\n".join(parts)
@@ -66,13 +79,14 @@ def _options(spec: JobSpec) -> list[tuple[str, str | None]]:
     slurm = spec.slurm
     asked = {
         "job-name": spec.name,
+        "array": str(spec.array) if spec.array else None,
         "chdir": str(spec.work_dir),
-        "output": f"{_pattern(spec.folder / LOGS)}/%j_batch.log",
+        "output": f"{_logs(spec)}_batch.log",
         "open-mode": "append",
         "nodes": str(spec.nodes),
         "ntasks-per-node": str(spec.tasks_per_node),
-        "cpus-per-task": str(slurm.cpus_per_task),
-        "gpus-per-node": str(spec.tasks_per_node) if slurm.device is Device.GPU else None,
+        "cpus-per-task": str(spec.cpus_per_task),
+        "gpus-per-node": str(spec.tasks_per_node * spec.ranks_per_task) if slurm.device is Device.GPU else None,
         "mem": _memory(slurm.memory_gb),
         "time": str(slurm.time_limit_min),
         "partition": slurm.partition,
@@ -91,14 +105,21 @@ def _memory(gigabytes: int | None) -> str | None:
 
 def _srun_options(spec: JobSpec) -> list[str]:
     # srun does not take over --cpus-per-task since SLURM 22.05, and lets the siblings of a dead task live.
-    options = ["--kill-on-bad-exit=1", f"--cpus-per-task={spec.slurm.cpus_per_task}", "--unbuffered", "--open-mode=append"]
-    options.append(f"--output={_pattern(spec.folder / LOGS)}/%j_%t.log")
+    options = ["--kill-on-bad-exit=1", f"--cpus-per-task={spec.cpus_per_task}", "--unbuffered", "--open-mode=append"]
+    options.append(f"--output={_logs(spec)}.log" if spec.array else f"--output={_logs(spec)}_%t.log")
     if (container := spec.slurm.container) is not None:
-        folders = dict.fromkeys(map(str, (spec.work_dir, spec.run_dir)))
+        # The launch lies in the run's folder, or in a study's.
+        launch = () if spec.folder.is_relative_to(spec.run_dir) else (spec.folder,)
+        folders = dict.fromkeys(map(str, (spec.work_dir, spec.run_dir, *launch)))
         mounts = [*(f"{folder}:{folder}" for folder in folders), *container.mounts]
         options += [f"--container-image={container.image}", f"--container-mounts={','.join(mounts)}"]
         options += [f"--container-workdir={spec.work_dir}"]
     return options
+
+
+def _logs(spec: JobSpec) -> str:
+    """What names of logs begin with: the job, and of an array the part."""
+    return f"{_pattern(spec.folder / LOGS)}/" + ("%A_%a" if spec.array else "%j")
 
 
 def _pattern(path: Path) -> str:
@@ -144,9 +165,9 @@ case $code in
   *) if [ "$restarts" -lt {limit} ]; then next=requeue; else next=limit; fi ;;
 esac
 # A job that was cancelled or preempted meanwhile is not this script's to start again.
-if [ $next = requeue ] && [ "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T)" != RUNNING ]; then next=end; fi
+if [ $next = requeue ] && [ "$(squeue --noheader --jobs "{job}" --format %T)" != RUNNING ]; then next=end; fi
 event end "$code" $next
 if [ $next = limit ]; then echo "error: started {limit} times again, which is requeue_limit: not requeued" >&2; fi
-if [ $next = requeue ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+if [ $next = requeue ]; then scontrol requeue "{job}"; fi
 exit "$code"
 """

@@ -4,13 +4,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import yaml
-from pydantic import Field, StringConstraints, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import Field, StringConstraints, model_validator
 
-from megatron_mplug2.config.names import dotted, nearest
+from launchers.yaml_file import read_yaml
 from megatron_mplug2.config.schema import Frozen
-from megatron_mplug2.errors import UserError
 
 PROFILES = Path(__file__).parents[1] / "configs/cluster"
 
@@ -22,6 +19,15 @@ Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
 class Device(StrEnum):
     CPU = "cpu"
     GPU = "gpu"
+
+
+class Launcher(StrEnum):
+    """What starts a node's ranks."""
+
+    SRUN = "srun"
+    """Each is a task of the job, with CPUs and logs of its own."""
+    TORCHRUN = "torchrun"
+    """One task a node: an agent of torchrun, which starts them. Where libraries expect torchrun's variables, or srun may not start more."""
 
 
 class ContainerConfig(Frozen):
@@ -43,7 +49,7 @@ class SlurmConfig(Frozen):
 
     max_nodes: int = Field(gt=0)
     tasks_per_node: int = Field(gt=0)
-    """One a GPU."""
+    """Ranks: one a GPU."""
     device: Device
     cpus_per_task: int = Field(gt=0)
     time_limit_min: int = Field(gt=0)
@@ -65,6 +71,7 @@ class SlurmConfig(Frozen):
     """Shell lines, taken as they are."""
     environment: dict[Variable, Line | int] = Field(default_factory=dict)
     container: ContainerConfig | None = None
+    launcher: Launcher = Launcher.SRUN
 
 
 class Cluster(Frozen):
@@ -83,30 +90,5 @@ class Cluster(Frozen):
 def load_cluster(name: str) -> Cluster:
     """Reads a profile: a name in `configs/cluster`, or the path of a YAML file. Raises UserError, in one line."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        known = ", ".join(sorted(profile.stem for profile in PROFILES.glob("*.yaml")))
-        raise UserError(f"--cluster {name}: cannot read {path} ({_one_line(error)}): name a file.yaml, or one of {known}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {_one_line(error)}") from None
-    try:
-        return Cluster.model_validate(tree if tree is not None else {})
-    except ValidationError as error:
-        raise UserError(f"{path}: " + "; ".join(map(_sentence, error.errors()))) from None
-
-
-def _sentence(detail: ErrorDetails) -> str:
-    place = dotted(detail["loc"])
-    if detail["type"] == "extra_forbidden":
-        candidates = nearest(Cluster, detail["loc"])
-        return f"{place}: unknown key" + (f"; did you mean {' or '.join(candidates)}?" if candidates else "")
-    if detail["type"] == "missing":
-        return f"{place}: missing"
-    said = detail["msg"].removeprefix("Value error, ")
-    sentence = said[0].lower() + said[1:]
-    return f"{place}: {sentence} (it is {detail['input']!r})" if place else sentence
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(getattr(error, "strerror", None) or error).split())
+    known = ", ".join(sorted(profile.stem for profile in PROFILES.glob("*.yaml")))
+    return read_yaml(Cluster, path, f"--cluster {name}", f"name a file.yaml, or one of {known}")

@@ -12,10 +12,10 @@ FOLDER = "MPLUG2_EXIT_NOTES"
 
 
 def write_exit_note(code: int, environ: Mapping[str, str]) -> None:
-    """Puts the code into a file named by srun's number of the task; does nothing where no job's script asked for it."""
+    """Puts the code into a file named by the rank, torchrun's or srun's; does nothing where no job's script asked for it."""
     if FOLDER not in environ:
         return
-    note = Path(environ[FOLDER]) / environ.get("SLURM_PROCID", "0")
+    note = Path(environ[FOLDER]) / environ.get("RANK", environ.get("SLURM_PROCID", "0"))
     unfinished = note.with_name(f".{note.name}.{os.getpid()}")
     unfinished.write_text(f"{int(code)}\n")
     unfinished.replace(note)

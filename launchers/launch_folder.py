@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from megatron_mplug2.errors import UserError
+from megatron_mplug2.errors import ExitCode, UserError
 
 LAUNCHES = "launches"
 CODE, LOGS, SCRIPT, EVENTS = "code", "logs", "job.sh", "events.jsonl"
@@ -31,6 +31,12 @@ class Launch(BaseModel):
     """Whether the checkout had uncommitted changes: `git.diff` has them."""
     nodes: int
     tasks_per_node: int
+    parts: int | None = None
+    """Of an array; None where it is none."""
+    after: tuple[str, ...] = ()
+    """Names of the launches that had to end well first, in a study."""
+    run_dir: Path | None = None
+    """Absolute, of the run that it reads and writes; a study's launches lie elsewhere."""
     jobs: tuple[str, ...] = ()
     """SLURM's numbers; the first one, and one for each `mplug2 jobs resume`."""
 
@@ -102,9 +108,32 @@ def read_launch(folder: Path) -> Launch:
         raise UserError(f"{folder / _LAUNCH} cannot be read: {' '.join(str(error).split())}") from None
 
 
+def events_name(part: str | int | None) -> str:
+    """The file in which a job, or a part of an array, tells of its starts: one each, since nodes share a folder, not the end of a file."""
+    return EVENTS if part is None else f"events-{part}.jsonl"
+
+
+def append_event(folder: Path, event: Event) -> None:
+    """As a job's script does."""
+    with (folder / events_name(None)).open("a", encoding="utf-8") as file:
+        file.write(event.model_dump_json() + "\n")
+
+
 def read_events(folder: Path) -> list[Event]:
-    """In the order in which they were written; without lines that a dying node has cut off."""
-    path, events = folder / EVENTS, []
+    """In the order of time, of all parts; without lines that a dying node has cut off."""
+    events = [event for path in sorted(folder.glob("events*.jsonl")) for event in _read_events(path)]
+    return sorted(events, key=lambda event: event.at)
+
+
+def finished(folder: Path, launch: Launch) -> bool:
+    """Whether the command ended well, in all its parts: the last thing that each has told."""
+    parts = [None] if launch.parts is None else range(1, launch.parts + 1)
+    ends = [_read_events(folder / events_name(part))[-1:] for part in parts]
+    return all(end and end[0].code == ExitCode.FINISHED for end in ends)
+
+
+def _read_events(path: Path) -> list[Event]:
+    events = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             entry: Any = json.loads(line)

@@ -2,15 +2,20 @@
 
 import shutil
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from launchers import queue
 from launchers.batch_script import JobSpec, render
-from launchers.cluster import SlurmConfig
+from launchers.cluster import Launcher, SlurmConfig
+from launchers.command_line import Command
 from launchers.launch_folder import LAUNCHES, SCRIPT, Launch, launch_folders, locked, new_folder, next_folder, read_launch, write_launch
+from launchers.launchable import Launchable, Prior, Shape
 from launchers.snapshot import git_state, take_snapshot
+from launchers.torchrun import CLI, agent_command
 from megatron_mplug2.config.load import RESOLVED_NAME, load_config, write_resolved
 from megatron_mplug2.config.schema import LayoutConfig, RunConfig
 from megatron_mplug2.errors import UserError
@@ -41,48 +46,68 @@ class Request:
         return (self.work, str(self.config), *self.overrides)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """Of a job: one rank a task."""
-
-    nodes: int
-    tasks_per_node: int
+def request_of(command: Command, nodes: int | None = None) -> Request:
+    """Of one of the commands in `Work`."""
+    config, overrides = command.values["config"], command.values["overrides"]
+    return Request(work=Work(command.name[0]), config=Path(config), overrides=tuple(overrides or ()), nodes=nodes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A launch before anything is written."""
+    """The launch of a command that runs on ranks."""
 
     request: Request
     run: RunConfig
     shape: Shape
     slurm: SlurmConfig
+    home: Path
+    command: tuple[str, ...]
+    array: None = None
+
+    @property
+    def run_dir(self) -> Path:
+        return self.run.run_dir.resolve()
+
+    def write_inputs(self, folder: Path) -> None:
+        write_resolved(self.run, folder)
 
     def spec(self, folder: Path) -> JobSpec:
-        python = self.slurm.python or (_IN_CONTAINERS if self.slurm.container else sys.executable)
-        command = (python, "-m", "megatron_mplug2.cli", self.request.work, str(folder / RESOLVED_NAME))
+        torchrun = self.slurm.launcher is Launcher.TORCHRUN
+        command = (self.request.work, str(folder / RESOLVED_NAME))
+        ranks = self.shape.tasks_per_node
         return JobSpec(
             name=self.run.name,
-            command=command,
+            command=agent_command(python(self.slurm), command, self.shape.nodes, ranks) if torchrun else (*mplug2(self.slurm), *command),
             folder=folder,
             work_dir=Path.cwd(),
-            run_dir=self.run.run_dir.resolve(),
+            run_dir=self.run_dir,
             nodes=self.shape.nodes,
-            tasks_per_node=self.shape.tasks_per_node,
+            tasks_per_node=1 if torchrun else ranks,
+            ranks_per_task=ranks if torchrun else 1,
             slurm=self.slurm,
         )
 
 
-def plan(request: Request, slurm: SlurmConfig) -> Plan:
-    """Checks the config and fits it to the cluster. Raises UserError."""
+def python(slurm: SlurmConfig) -> str:
+    """On the nodes."""
+    return slurm.python or (_IN_CONTAINERS if slurm.container else sys.executable)
+
+
+def mplug2(slurm: SlurmConfig) -> tuple[str, ...]:
+    """What `mplug2` is on the nodes."""
+    return (python(slurm), "-m", CLI)
+
+
+def plan(request: Request, slurm: SlurmConfig, home: Path | None = None) -> Plan:
+    """Checks the config and fits it to the cluster; the run's own folder is its home, if no other is given. Raises UserError."""
     run = load_config(request.config, request.overrides)
     if request.nodes is not None:
         _check_nodes(request.nodes, slurm)
         data = _data_to_fill(run.layout, request.nodes * slurm.tasks_per_node)
         run = load_config(request.config, [*request.overrides, f"layout.data={data}"])
     shape = _shape(run.layout.world_size, slurm)
-    _check_paths(run.run_dir.resolve(), slurm)
-    return Plan(request=request, run=run, shape=shape, slurm=slurm)
+    check_path("run_dir", run.run_dir.resolve(), slurm)
+    return Plan(request=request, run=run, shape=shape, slurm=slurm, home=home or run.run_dir.resolve(), command=request.command())
 
 
 def _data_to_fill(layout: LayoutConfig, tasks: int) -> int:
@@ -108,59 +133,62 @@ def _check_nodes(nodes: int, slurm: SlurmConfig) -> None:
         raise UserError(f"{asked} are more than the cluster's {slurm.max_nodes} nodes: lower layout.data or --nodes")
 
 
-def _check_paths(run_dir: Path, slurm: SlurmConfig) -> None:
-    """What neither sbatch nor a container's mounts can quote."""
+def check_path(what: str, folder: Path, slurm: SlurmConfig) -> None:
+    """Raises UserError for what neither sbatch nor a container's mounts can quote, in the name of this folder or the current one."""
     refused = "\n\r\0" + (":," if slurm.container else "")
-    for place, path in (("run_dir", run_dir), ("the current folder", Path.cwd())):
+    for place, path in ((what, folder), ("the current folder", Path.cwd())):
         if any(letter in str(path) for letter in refused):
             raise UserError(f"{place} is {str(path)!r}, whose name has a line break, or a colon or comma before a container: use another")
 
 
-def script_of(planned: Plan) -> str:
+def script_of(planned: Launchable) -> str:
     """The batch script that a launch would be submitted with; writes nothing."""
-    return render(planned.spec(next_folder(planned.run.run_dir.resolve() / LAUNCHES)))
+    return render(planned.spec(next_folder(planned.home / LAUNCHES)))
 
 
-def launch(planned: Plan) -> tuple[Path, str]:
+def launch(planned: Launchable, after: Sequence[Prior] = ()) -> tuple[Path, str]:
     """Writes the launch's folder and submits its job; returns both. Raises UserError, and leaves nothing, where the job is not taken.
 
     Where it is not known whether it was, sbatch did not answer or this was interrupted, the folder stays: the job may be in the queue, and
     is found there by its script.
     """
-    with locked(planned.run.run_dir.resolve()) as launches:
+    with locked(planned.home) as launches:
         refuse_where_used(launches)
         folder = new_folder(launches)
         try:
-            launched = _written(planned, folder)
+            launched = _written(planned, folder, after)
         except BaseException:
             shutil.rmtree(folder)
             raise
         try:
-            return folder, _submitted(folder, launched)
+            return folder, _submitted(folder, launched, [prior.job for prior in after if prior.job is not None])
         except queue.RefusedError:
             shutil.rmtree(folder)
             raise
 
 
-def _written(planned: Plan, folder: Path) -> Launch:
+def _written(planned: Launchable, folder: Path, after: Sequence[Prior]) -> Launch:
     state = git_state()
     take_snapshot(folder, state)
-    write_resolved(planned.run, folder)
+    planned.write_inputs(folder)
     (folder / SCRIPT).write_text(render(planned.spec(folder)), encoding="utf-8")
     shape = planned.shape
     launched = Launch(
-        command=planned.request.command(),
+        command=planned.command,
         commit=state.commit,
         changed=bool(state.diff),
         nodes=shape.nodes,
         tasks_per_node=shape.tasks_per_node,
+        parts=planned.array.parts if planned.array else None,
+        after=tuple(prior.name for prior in after),
+        run_dir=planned.run_dir,
     )
     write_launch(folder, launched)
     return launched
 
 
-def _submitted(folder: Path, launched: Launch) -> str:
-    job = queue.submit(folder / SCRIPT)
+def _submitted(folder: Path, launched: Launch, after: Sequence[str] = ()) -> str:
+    job = queue.submit(folder / SCRIPT, after)
     write_launch(folder, launched.model_copy(update={"jobs": (*launched.jobs, job)}))
     return job
 
@@ -175,9 +203,21 @@ def resume(run_dir: Path) -> tuple[Path, str]:
         return folders[-1], _submitted(folders[-1], read_launch(folders[-1]))
 
 
-def refuse_where_used(launches: Path) -> None:
-    """Raises UserError where a job of the run waits or runs: known by its script, so even where its number was lost."""
+def refuse_where_used(launches: Path, apart_from: Path | None = None) -> None:
+    """Raises UserError where a job of the run waits or runs, other than those launched from below `apart_from`.
+
+    It is known by its script, so even where its number was lost; one that a study has launched, by what its launch says.
+    """
     for job in queue.queued():
-        if job.script.is_relative_to(launches):
-            run_dir = launches.parent
-            raise UserError(f"job {job.job} ({job.state}) is using {run_dir}: wait for it, or `mplug2 jobs cancel {run_dir}`")
+        ours = apart_from is not None and job.script.is_relative_to(apart_from)
+        if not ours and (job.script.is_relative_to(launches) or _run_of(job) == launches.parent):
+            home = job.script.parents[2]
+            raise UserError(f"job {job.job} ({job.state}) is using {launches.parent}: wait for it, or `mplug2 jobs cancel {home}`")
+
+
+def _run_of(job: queue.QueuedJob) -> Path | None:
+    """None where that is not known: it is no launch, or one of a tool."""
+    with suppress(UserError):
+        if job.script.name == SCRIPT:
+            return read_launch(job.script.parent).run_dir
+    return None

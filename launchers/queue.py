@@ -32,17 +32,22 @@ class QueuedJob:
     script: Path
 
 
-def submit(script: Path) -> str:
-    """Hands a batch script over; returns the job's number. Raises RefusedError with what sbatch said."""
-    done = _slurm(["sbatch", "--parsable", str(script)])
+def submit(script: Path, after: Sequence[str] = ()) -> str:
+    """Hands a batch script over; returns the job's number, of an array the one that all its tasks share.
+
+    The job starts when all those of `after` have ended well, and is cancelled once one of them has not. Raises RefusedError with what
+    sbatch said.
+    """
+    waits = [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"] if after else []
+    done = _slurm(["sbatch", "--parsable", *waits, str(script)])
     if done.returncode:
         raise RefusedError(f"SLURM refused the job: {_one_line(done.stderr)}")
     return done.stdout.strip().split(";")[0]
 
 
 def queued() -> list[QueuedJob]:
-    """All of this user's jobs that have not ended."""
-    done = _slurm(["squeue", "--noheader", "--me", "--format=%A|%T|%r|%N|%o"])
+    """All of this user's jobs that have not ended; of an array, those of its tasks that go by themselves already and one for the others."""
+    done = _slurm(["squeue", "--noheader", "--me", "--format=%F|%T|%r|%N|%o"])
     if done.returncode:
         raise UserError(f"squeue does not answer: {_one_line(done.stderr)}; try again, or ask those who run the cluster")
     return [_queued_job(*line.split("|", 4)) for line in done.stdout.splitlines()]
@@ -55,9 +60,9 @@ def _queued_job(job: str, state: str, reason: str, nodes: str, script: str) -> Q
 def ended_state(job: str) -> str:
     """SLURM's word for the end of a job that is no longer queued; UNKNOWN where the controller has forgotten it and accounting lacks it."""
     shown = _slurm(["scontrol", "show", "job", job, "--oneliner"])  # remembers for minutes (MinJobAge)
-    for field in shown.stdout.split():
-        if field.startswith("JobState="):
-            return field.removeprefix("JobState=")
+    states = [field.removeprefix("JobState=") for field in shown.stdout.split() if field.startswith("JobState=")]
+    if states:  # an array has one for each task
+        return next((state for state in states if state != "COMPLETED"), "COMPLETED")
     if shutil.which("sacct") is None:
         return UNKNOWN
     from submitit.slurm.slurm import SlurmInfoWatcher

@@ -10,71 +10,92 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launchers.launching import Work
-from megatron_mplug2.errors import ExitCode, UserError
+from megatron_mplug2.errors import UserError
 
 if TYPE_CHECKING:
-    from launchers.cluster import LocalConfig, SlurmConfig
+    from launchers.cluster import LocalConfig
+    from launchers.command_line import Command
     from launchers.jobs import JobStatus
-    from launchers.launching import Request
+    from launchers.launchable import Launchable
 
 app = typer.Typer(no_args_is_help=True, help="Look after the jobs that `mplug2 launch` submitted.")
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder")]
 
 
+Profile = Annotated[str, typer.Option("--cluster", metavar="NAME", help="A profile of configs/cluster, or a file.yaml like those")]
+
+
 def launch(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as configs/pretrain/base.yaml")],
-    cluster: Annotated[str, typer.Option(metavar="NAME", help="A profile of configs/cluster, or a file.yaml like those")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Config keys to set")] = None,
-    work: Annotated[Work, typer.Option(help="The command that all ranks run")] = Work.PRETRAIN,
+    context: typer.Context,
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="CONFIG|COMMAND ...", help="Config to pretrain, with KEY=VALUE to set; or any command, options after --"),
+    ],
+    cluster: Profile,
     nodes: Annotated[int | None, typer.Option(min=1, help="Set layout.data so that so many nodes are full", show_default=False)] = None,
+    parts: Annotated[
+        int | None, typer.Option(min=1, help="Share a data stage out to so many tasks of an array", show_default=False)
+    ] = None,
+    at_once: Annotated[int | None, typer.Option(min=1, help="Most of these that run at the same time", show_default=False)] = None,
     exclude: Annotated[list[str] | None, typer.Option(metavar="NODE", help="A node that is not to be used; repeatable")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch script, and do nothing")] = False,
 ) -> None:
     """Run a command on a cluster: submit it to SLURM with a copy of code and config, or run it here, as the profile says.
 
     On SLURM it is requeued until it is finished, after time limits, preemptions and faults, but not after a mistake in config or data.
+
+    mplug2 launch CONFIG KEY=VALUE --cluster NAME; mplug2 launch evaluate CONFIG --cluster NAME;
+    mplug2 launch --cluster NAME --parts 8 -- data shard listing DIR --out DIR
     """
+    from launchers.array import Array
     from launchers.cluster import load_cluster
-    from launchers.launching import Request
+    from launchers.command_line import commands_beside, read_command
+    from launchers.tool_job import plan_command
 
+    if parts is None and at_once is not None:
+        raise UserError(f"--at-once {at_once}: bounds an array: give --parts too")
+    commands = commands_beside(context)
+    command = read_command(commands, words if words[0] in commands.commands else ["pretrain", *words])
+    array = None if parts is None else Array(parts=parts, at_once=at_once)
     profile = load_cluster(cluster)
-    request = Request(work=work, config=config, overrides=tuple(overrides or ()), nodes=nodes)
     if profile.slurm is not None:
-        excluded = (*profile.slurm.exclude, *(exclude or ()))
-        _launch_on_slurm(request, profile.slurm.model_copy(update={"exclude": excluded}), dry_run)
+        slurm = profile.slurm.model_copy(update={"exclude": (*profile.slurm.exclude, *(exclude or ()))})
+        _launch_on_slurm(plan_command(command, slurm, nodes=nodes, array=array), dry_run)
     elif profile.local is not None:
-        _run_here(request, profile.local, dry_run)
+        if nodes not in (None, 1):
+            raise UserError(f"--nodes {nodes}: this machine is one node; name a cluster of SLURM")
+        _run_here(command, profile.local, dry_run)
 
 
-def _launch_on_slurm(request: "Request", slurm: "SlurmConfig", dry_run: bool) -> None:
+def _launch_on_slurm(planned: "Launchable", dry_run: bool) -> None:
     from launchers import launching
 
-    planned = launching.plan(request, slurm)
     if dry_run:
         typer.echo(launching.script_of(planned), nl=False)
         return
     folder, job = launching.launch(planned)
-    shape = planned.shape
-    run_dir = shlex.quote(str(planned.run.run_dir))
-    typer.echo(f"job {job}: {shape.nodes} x {shape.tasks_per_node} ranks, {folder}; next: mplug2 jobs status {run_dir}")
+    shape = f"{planned.shape.nodes} x {planned.shape.tasks_per_node} ranks" if planned.array is None else f"{planned.array.parts} parts"
+    typer.echo(f"job {job}: {shape}, {folder}; next: mplug2 jobs status {shlex.quote(str(planned.home))}")
 
 
-def _run_here(request: "Request", local: "LocalConfig", dry_run: bool) -> None:
-    """Becomes the command itself."""
-    if request.nodes not in (None, 1):
-        raise UserError(f"--nodes {request.nodes}: this machine is one node; name a cluster of SLURM")
-    command = [sys.executable, "-m", "megatron_mplug2.cli", *request.command()]
+def _run_here(command: "Command", local: "LocalConfig", dry_run: bool) -> None:
+    """Becomes the command itself, whole: its own processes share it out."""
+    words = [sys.executable, "-m", "megatron_mplug2.cli", *command.words]
+    if dry_run:
+        typer.echo(shlex.join(words))
+        return
+    os.execve(sys.executable, words, this_machine(local))
+
+
+def this_machine(local: "LocalConfig") -> dict[str, str]:
+    """The environment of commands that run here. Raises UserError where there are fewer GPUs than the profile asks for."""
     environ = dict(os.environ)
     if local.gpus == 0:
         environ["CUDA_VISIBLE_DEVICES"] = ""
-    if dry_run:
-        typer.echo(shlex.join(command))
-        return
-    if local.gpus:
+    else:
         _check_gpus(local.gpus)
-    os.execve(sys.executable, command, environ)
+    return environ
 
 
 def _check_gpus(asked: int) -> None:
@@ -161,9 +182,10 @@ def cancel(run: RunFolder) -> None:
 def resume(run: RunFolder) -> None:
     """Submit a run's newest launch again, with the code and config that it was launched with."""
     from launchers import launching
+    from launchers.launch_folder import finished
 
     found = _status(run)
-    if found.events and found.events[-1].code == ExitCode.FINISHED:
+    if finished(found.folder, found.launch):
         raise UserError(f"{run} is finished after step {found.steps}: nothing is left to do")
     folder, job = launching.resume(run)
     typer.echo(f"job {job}: {folder} again")

@@ -28,6 +28,7 @@ FLOORS = (
         "predict_command",
         "report_command",
     ),
+    ("study_commands",),
     ("cli",),
 )
 """Rooms from the ground up. Rooms of one floor may import one another in one direction."""

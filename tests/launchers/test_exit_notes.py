@@ -27,3 +27,9 @@ def test_the_command_leaves_it(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == ExitCode.MISTAKE
     assert (tmp_path / "3").read_text() == "2\n"
+
+
+def test_by_torchrun_s_rank(tmp_path: Path) -> None:
+    """Whose ranks of a node are all in one task."""
+    write_exit_note(ExitCode.STOPPED, {FOLDER: str(tmp_path), "SLURM_PROCID": "1", "RANK": "12"})
+    assert [path.name for path in tmp_path.iterdir()] == ["12"]

@@ -10,7 +10,8 @@ import pytest
 
 from launchers.cluster import Device, SlurmConfig
 from launchers.launch_folder import CODE, Launch, launch_folders, locked, new_folder, read_events, read_launch, write_launch
-from launchers.launching import Request, Shape, Work, plan
+from launchers.launchable import Shape
+from launchers.launching import Request, Work, plan
 from launchers.snapshot import DIFF, GitState, git_state, take_snapshot
 from megatron_mplug2.errors import UserError
 

@@ -1,0 +1,91 @@
+"""A study on this machine: its steps one after the other, each in a process of its own that a person could have started."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+from launchers.launch_folder import Event, Launch, append_event, locked, new_folder, write_launch
+from launchers.queue import QueuedJob
+from launchers.snapshot import git_state
+from launchers.stop_signal import STOP_SIGNAL
+from launchers.study import Step, Study
+from launchers.study_state import Progress, StepState, states
+from megatron_mplug2.errors import ExitCode, UserError
+
+_NO_JOB = 0
+
+
+def run_study(study: Study, jobs: Sequence[QueuedJob], environ: Mapping[str, str], lock: int, tell: Callable[[str], None]) -> int:
+    """Runs the steps that are not finished; returns 0, or the exit code of the first one that ended otherwise, after which none begins.
+
+    SIGTERM and the cluster's signal are passed on to the step that runs, as a terminal passes a Ctrl-C: where it saves and ends, the study
+    ends too. `lock` is a file descriptor that lives as long as the steps' processes. Raises UserError where a step is in SLURM's queue.
+    """
+    for name in [step.name for step in study.steps]:
+        found = states(study, jobs)
+        state = found[name]
+        if state.progress is Progress.QUEUED:
+            raise UserError(f"step {name}: {state.detail}: wait for it, or `mplug2 jobs cancel {state.step.home}`")
+        if state.progress is Progress.FINISHED:
+            tell(f"{name}: finished before")
+            continue
+        tell(f"{name}: {state.step.command}")
+        if code := _run(state.step, [found[before] for before in state.step.after], environ, lock):
+            tell(f"{name}: ended with {code}; the same command begins here again, and the steps before it stay as they are")
+            return code
+    return ExitCode.FINISHED
+
+
+def _run(step: Step, before: Sequence[StepState], environ: Mapping[str, str], lock: int) -> int:
+    with locked(step.home) as launches:
+        folder, git = new_folder(launches), git_state()
+        after = tuple(state.launch for state in before)
+        launched = Launch(command=step.command.words, commit=git.commit, changed=bool(git.diff), nodes=1, tasks_per_node=1, after=after)
+        write_launch(folder, launched)
+        append_event(folder, Event(at=int(time.time()), job=_NO_JOB, restarts=0, event="start", nodes=socket.gethostname(), next="run"))
+        code = _code([sys.executable, "-m", "megatron_mplug2.cli", *step.command.words], environ, lock)
+        append_event(folder, Event(at=int(time.time()), job=_NO_JOB, restarts=0, event="end", code=code, next="end"))
+    return code
+
+
+def _code(command: Sequence[str], environ: Mapping[str, str], lock: int) -> int:
+    """As shells write it; STOPPED where the command was finished when it should have stopped: the next one is not to begin."""
+    with _signals_kept() as kept:
+        kept.process = subprocess.Popen(command, env=dict(environ), pass_fds=(lock,))
+        kept.pass_on()  # one that came meanwhile
+        code = kept.process.wait()
+    if code < 0:
+        return 128 - code
+    return ExitCode.STOPPED if kept.signum is not None and not code else code
+
+
+class _Kept:
+    """The signal that came while a process runs. It goes on to the process, if it is none that a terminal sends there itself."""
+
+    signum: int | None = None
+    process: "subprocess.Popen[bytes] | None" = None
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        self.signum = signum
+        self.pass_on()
+
+    def pass_on(self) -> None:
+        if self.process is not None and self.signum not in (None, signal.SIGINT):
+            self.process.send_signal(self.signum)
+
+
+@contextmanager
+def _signals_kept() -> Iterator[_Kept]:
+    """By a handler, since what is ignored stays ignored in the process that is started."""
+    kept = _Kept()
+    before = {signum: signal.signal(signum, kept) for signum in (signal.SIGINT, signal.SIGTERM, STOP_SIGNAL)}
+    try:
+        yield kept
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
