@@ -9,9 +9,11 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from launchers.cluster import Device, SlurmConfig
+from launchers.cluster import Device, HealthConfig, SlurmConfig
 from launchers.exit_notes import FOLDER
-from launchers.launch_folder import CODE, EVENTS, LOGS
+from launchers.health import MARK
+from launchers.health_task import NODES
+from launchers.launch_folder import CODE, EVENTS, LOGS, PROBES
 from launchers.ports import FIRST_PORT, PORTS
 from launchers.stop_signal import STOP_SIGNAL
 from megatron_mplug2.errors import ExitCode
@@ -21,7 +23,9 @@ SAID_LAST = (ExitCode.MISTAKE, ExitCode.BROKEN_DATA, ExitCode.STOPPED)
 FINAL = (ExitCode.FINISHED, ExitCode.MISTAKE, ExitCode.BROKEN_DATA)
 """After which another start would end the same way."""
 PORT_STRIDE = 97
-"""Between the ports of a job's starts, so that one doesn't meet what is left of the one before."""
+"""Between the ports of a job's starts, so that one doesn't meet what is left of the one before; the health check is half-way."""
+EARLY_S = 20
+"""How long the other tasks of a health check may take to say what they find, once one has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,8 @@ class JobSpec:
     nodes: int
     tasks_per_node: int
     slurm: SlurmConfig
+    check: tuple[str, ...] | None = None
+    """What each task runs first, to look at its node (`launchers.health`); None where nobody looks."""
 
 
 def render(spec: JobSpec) -> str:
@@ -46,16 +52,32 @@ def render(spec: JobSpec) -> str:
     parts = [
         "#!/bin/bash",
         *(f"#SBATCH --{name}" if value is None else f"#SBATCH --{name}={shlex.quote(value)}" for name, value in _options(spec)),
-        _BEGIN.format(folder=shlex.quote(str(spec.folder)), events=EVENTS),
+        _BEGIN.format(folder=shlex.quote(str(spec.folder)), events=EVENTS, limit=spec.slurm.requeue_limit, mistake=int(ExitCode.MISTAKE)),
         *spec.slurm.setup,
         *(f"export {name}={shlex.quote(str(value))}" for name, value in spec.slurm.environment.items()),
-        _MEETING.format(code=CODE, notes=FOLDER, first=FIRST_PORT, ports=PORTS, stride=PORT_STRIDE),
-        " \\\n  ".join(["srun", *map(shlex.quote, _srun_options(spec)), shlex.join(spec.command)]) + " || code=$?",
-        _END.format(
-            said_last=_words(SAID_LAST, " "), final=_words(FINAL, " | "), limit=spec.slurm.requeue_limit, finished=int(ExitCode.FINISHED)
-        ),
+        _MEETING.format(code=CODE, notes=FOLDER, nodes=NODES, first=FIRST_PORT, ports=PORTS, stride=PORT_STRIDE),
+        *([_check(spec, spec.slurm.health, spec.check)] if spec.slurm.health and spec.check else []),
+        "code=0",
+        _srun(_ranks_options(spec), spec.command) + " || code=$?",
+        _END.format(said_last=_words(SAID_LAST, " "), final=_words(FINAL, " | "), finished=int(ExitCode.FINISHED)),
     ]
     return "\n".join(parts)
+
+
+def _srun(options: list[str], command: tuple[str, ...]) -> str:
+    return " \\\n  ".join(["srun", *map(shlex.quote, options), shlex.join(command)])
+
+
+def _check(spec: JobSpec, health: HealthConfig, command: tuple[str, ...]) -> str:
+    return _CHECK.format(
+        probes=PROBES,
+        offset=PORT_STRIDE // 2,
+        limit=2 * health.timeout_s,
+        step=_srun([*_step_options(spec), "--kill-on-bad-exit=0", f"--wait={EARLY_S}"], command),
+        mark=MARK,
+        tasks=spec.nodes * spec.tasks_per_node,
+        bad_node=int(ExitCode.BAD_NODE),
+    )
 
 
 def _words(codes: tuple[ExitCode, ...], between: str) -> str:
@@ -89,10 +111,15 @@ def _memory(gigabytes: int | None) -> str | None:
     return None if gigabytes is None else f"{gigabytes}G" if gigabytes else "0"
 
 
-def _srun_options(spec: JobSpec) -> list[str]:
-    # srun does not take over --cpus-per-task since SLURM 22.05, and lets the siblings of a dead task live.
-    options = ["--kill-on-bad-exit=1", f"--cpus-per-task={spec.slurm.cpus_per_task}", "--unbuffered", "--open-mode=append"]
-    options.append(f"--output={_pattern(spec.folder / LOGS)}/%j_%t.log")
+def _ranks_options(spec: JobSpec) -> list[str]:
+    # srun lets the siblings of a dead task live.
+    log = f"--output={_pattern(spec.folder / LOGS)}/%j_%t.log"
+    return ["--kill-on-bad-exit=1", *_step_options(spec), "--unbuffered", "--open-mode=append", log]
+
+
+def _step_options(spec: JobSpec) -> list[str]:
+    # srun does not take over --cpus-per-task since SLURM 22.05.
+    options = [f"--cpus-per-task={spec.slurm.cpus_per_task}"]
     if (container := spec.slurm.container) is not None:
         folders = dict.fromkeys(map(str, (spec.work_dir, spec.run_dir)))
         mounts = [*(f"{folder}:{folder}" for folder in folders), *container.mounts]
@@ -112,22 +139,91 @@ set -e -o pipefail
 launch={folder}
 restarts=${{SLURM_RESTART_COUNT:-0}}
 notes=$launch/exits/$SLURM_JOB_ID.$restarts
-mkdir -p "$notes"
-event() {{ # start or end, exit code, what comes next
-  printf '{{"at": %s, "job": %s, "restarts": %s, "nodes": "%s", "event": "%s", "code": %s, "next": "%s"}}\\n' \\
-    "$(date +%s)" "$SLURM_JOB_ID" "$restarts" "$SLURM_JOB_NODELIST" "$@" >> "$launch/{events}"
+if ! mkdir -p "$notes"; then
+  echo "error: cannot write into $launch: run_dir must be on storage that the nodes share; mplug2 jobs resume starts it again" >&2
+  exit {mistake}
+fi
+event() {{ # event, exit code, what comes next; nodes (all) and reason (none)
+  printf '{{"at": %s, "job": %s, "restarts": %s, "event": "%s", "code": %s, "next": "%s", "nodes": "%s", "why": "%s"}}\\n' \\
+    "$(date +%s)" "$SLURM_JOB_ID" "$restarts" "$1" "$2" "$3" "${{4:-$SLURM_JOB_NODELIST}}" "${{5:-}}" >> "$launch/{events}"
+}}
+leave() {{ # exit code, requeue or end, nodes that the next start is to leave out
+  local next=$2 excluded
+  if [ "$next" = requeue ] && [ "$restarts" -ge {limit} ]; then next=limit; fi
+  # A job that was cancelled or preempted meanwhile is not this script's to start again; a controller that is away has said nothing.
+  case $next$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T) in
+    requeueRUNNING | requeue) ;;
+    requeue*) next=end ;;
+  esac
+  event end "$1" "$next"
+  if [ "$next" = limit ]; then echo "error: started {limit} times again, which is requeue_limit: not requeued" >&2; fi
+  if [ "$next" = requeue ]; then
+    trap '' TERM # comes with a requeue
+    for pause in 0 10 60 120 end; do
+      if [ $pause = end ]; then
+        echo "error: SLURM did not take the job back (see above): mplug2 jobs resume starts it again" >&2
+        exit "$1"
+      fi
+      sleep $pause
+      if scontrol requeue "$SLURM_JOB_ID"; then break; fi
+    done
+    if [ -n "${{3:-}}" ]; then # only a job that waits lets its nodes be chosen anew
+      excluded=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/.*ExcNodeList=\\([^ ]*\\).*/\\1/p' | grep -vx '(null)') || true
+      scontrol update "JobId=$SLURM_JOB_ID" "ExcNodeList=${{excluded:+$excluded,}}$3" ||
+        echo "error: SLURM does not leave $3 out of the next start (see above)" >&2
+    fi
+  fi
+  exit "$1"
 }}
 event start null run
 trap 'event end $? end' ERR # a set-up that fails would fail again: no requeue
+if ! command -v scontrol > /dev/null; then
+  echo "error: no scontrol on $SLURMD_NODENAME, by which this job is started again: a container belongs into the cluster's profile" >&2
+  leave {mistake} end
+fi
 """
 
 _MEETING = """
+port() {{ # of this start, by its use
+  echo $(({first} + (SLURM_JOB_ID + {stride} * restarts + $1) % {ports}))
+}}
 export PYTHONPATH=$launch/{code}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1 {notes}=$notes
 # Named here, since a container has no scontrol.
-: "${{MASTER_ADDR:=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}}"
-export MASTER_ADDR MASTER_PORT=$(({first} + (SLURM_JOB_ID + {stride} * restarts) % {ports}))
+{nodes}=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -s -d ' ')
+: "${{MASTER_ADDR:=${{{nodes}%% *}}}}"
+export {nodes} MASTER_ADDR MASTER_PORT=$(port 0)
+"""
 
-code=0"""
+_CHECK = """# The nodes are looked at first: launchers/health.py. What they say comes through srun, not through the folder that they look at.
+rm -rf "$launch/{probes}"
+said=$(MASTER_PORT=$(port {offset}) timeout --kill-after=30 {limit} \\
+  {step}) || true
+rm -rf "$launch/{probes}"
+echo "$said" >&2
+said=$(grep '^{mark} ' <<< "$said") || true
+if [ "$(grep -c '^{mark} well ' <<< "$said")" -ne {tasks} ]; then
+  bad=$(awk '$2 == "ill" {{print $3}}' <<< "$said" | sort -u)
+  if [ -z "$bad" ]; then # then the node that most miss, where it is one
+    bad=$(awk '$2 == "misses" {{print $3}}' <<< "$said" | sort | uniq -c | sort -rn |
+      awk 'NR == 1 {{most = $1; node = $2}} NR == 2 && $1 == most {{node = ""}} END {{print node}}')
+  fi
+  why=$(awk -v bad="${{bad%%$'\n'*}}" '$2 != "well" && (bad == "" || $3 == bad) {{$1 = $2 = ""; print substr($0, 3); exit}}' <<< "$said")
+  : "${{why:=no node has answered}}"
+  if [ -z "$bad" ]; then
+    event unhealthy null requeue "" "$why"
+    echo "error: the health check failed, and no node is surely to blame: $why" >&2
+    leave {bad_node} requeue
+  elif [ "$SLURM_JOB_NUM_NODES" -gt 1 ] && [ "$(wc -l <<< "$bad")" -eq "$SLURM_JOB_NUM_NODES" ]; then
+    event unhealthy null end "" "$why"
+    echo "error: the health check failed on every node: $why" >&2
+    leave {bad_node} end
+  fi
+  bad=$(paste -s -d , <<< "$bad")
+  event unhealthy null exclude "$bad" "$why"
+  echo "error: the health check failed, the next start leaves out $bad: $why" >&2
+  leave {bad_node} requeue "$bad"
+fi
+"""
 
 _END = """
 # A rank that ends takes the others with it, and srun then tells of those that it killed: what a rank said itself weighs more.
@@ -140,13 +236,7 @@ if [ "$code" -ne {finished} ]; then
   done
 fi
 case $code in
-  {final}) next=end ;;
-  *) if [ "$restarts" -lt {limit} ]; then next=requeue; else next=limit; fi ;;
+  {final}) leave "$code" end ;;
+  *) leave "$code" requeue ;;
 esac
-# A job that was cancelled or preempted meanwhile is not this script's to start again.
-if [ $next = requeue ] && [ "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T)" != RUNNING ]; then next=end; fi
-event end "$code" $next
-if [ $next = limit ]; then echo "error: started {limit} times again, which is requeue_limit: not requeued" >&2; fi
-if [ $next = requeue ]; then scontrol requeue "$SLURM_JOB_ID"; fi
-exit "$code"
 """

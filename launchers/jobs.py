@@ -98,9 +98,15 @@ def log_path(run_dir: Path, who: str) -> Path:
 
 def described(event: Event) -> str:
     """An event's line for a person."""
+    start = f"job {event.job} start {event.restarts}"
+    if event.event == "submit":
+        return f"job {event.job} submitted"
+    if event.event == "unhealthy":
+        then = {"exclude": f"{event.nodes} left out of the next start", "end": "on every node"}.get(event.next, "no node surely to blame")
+        return f"{start} failed its health check, {then}: {event.why}"
     if event.code is None:
-        return f"job {event.job} start {event.restarts} on {event.nodes}"
+        return f"{start} on {event.nodes}"
     known = {int(code): code.name.lower().replace("_", " ") for code in ExitCode}
     how = known.get(event.code, f"signal {event.code - 128}" if event.code > 128 else "failed")
     then = {"requeue": "requeued", "limit": "not requeued: requeue_limit reached"}.get(event.next, "not requeued")
-    return f"job {event.job} start {event.restarts} ended with {event.code} ({how}), {then}"
+    return f"{start} ended with {event.code} ({how}), {then}"

@@ -2,14 +2,27 @@
 
 import shutil
 import sys
+import time
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from launchers import queue
+from launchers import health, queue
 from launchers.batch_script import JobSpec, render
 from launchers.cluster import SlurmConfig
-from launchers.launch_folder import LAUNCHES, SCRIPT, Launch, launch_folders, locked, new_folder, next_folder, read_launch, write_launch
+from launchers.launch_folder import (
+    LAUNCHES,
+    SCRIPT,
+    Event,
+    Launch,
+    append_event,
+    launch_folders,
+    locked,
+    new_folder,
+    next_folder,
+    read_launch,
+    write_launch,
+)
 from launchers.snapshot import git_state, take_snapshot
 from megatron_mplug2.config.load import RESOLVED_NAME, load_config, write_resolved
 from megatron_mplug2.config.schema import LayoutConfig, RunConfig
@@ -69,6 +82,7 @@ class Plan:
             nodes=self.shape.nodes,
             tasks_per_node=self.shape.tasks_per_node,
             slurm=self.slurm,
+            check=health.command(python, folder, self.slurm),
         )
 
 
@@ -159,8 +173,10 @@ def _written(planned: Plan, folder: Path) -> Launch:
 
 
 def _submitted(folder: Path, launched: Launch) -> str:
+    at = int(time.time())
     job = queue.submit(folder / SCRIPT)
     write_launch(folder, launched.model_copy(update={"jobs": (*launched.jobs, job)}))
+    append_event(folder, Event(at=at, job=int(job), restarts=0, event="submit"))
     return job
 
 
