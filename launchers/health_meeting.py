@@ -1,4 +1,4 @@
-"""Whether the nodes of a job reach one another: they meet, sum numbers as the training does, and read what each wrote into the run's folder."""
+"""Whether the nodes of a job reach one another: they meet, sum as the training does, and read what each wrote into the run's folder."""
 
 import os
 import time

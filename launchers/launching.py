@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from launchers import health, queue
 from launchers.batch_script import JobSpec, render
 from launchers.cluster import SlurmConfig
 from launchers.launch_folder import (
     LAUNCHES,
     SCRIPT,
+    SPEC,
     Event,
     Launch,
     append_event,
@@ -23,9 +26,10 @@ from launchers.launch_folder import (
     read_launch,
     write_launch,
 )
+from launchers.layout_rules import layout_overrides
 from launchers.snapshot import git_state, take_snapshot
 from megatron_mplug2.config.load import RESOLVED_NAME, load_config, write_resolved
-from megatron_mplug2.config.schema import LayoutConfig, RunConfig
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.errors import UserError
 
 _IN_CONTAINERS = "python3"
@@ -90,20 +94,12 @@ def plan(request: Request, slurm: SlurmConfig) -> Plan:
     """Checks the config and fits it to the cluster. Raises UserError."""
     run = load_config(request.config, request.overrides)
     if request.nodes is not None:
-        _check_nodes(request.nodes, slurm)
-        data = _data_to_fill(run.layout, request.nodes * slurm.tasks_per_node)
-        run = load_config(request.config, [*request.overrides, f"layout.data={data}"])
+        check_nodes(request.nodes, slurm)
+        changes = layout_overrides(run, request.nodes * slurm.tasks_per_node)
+        run = load_config(request.config, [*request.overrides, *changes])
     shape = _shape(run.layout.world_size, slurm)
     _check_paths(run.run_dir.resolve(), slurm)
     return Plan(request=request, run=run, shape=shape, slurm=slurm)
-
-
-def _data_to_fill(layout: LayoutConfig, tasks: int) -> int:
-    model = layout.tensor * layout.pipeline
-    if tasks % model:
-        sizes = f"layout.tensor={layout.tensor} x layout.pipeline={layout.pipeline}"
-        raise UserError(f"{tasks} ranks cannot be shared out by {sizes}: choose other --nodes or another layout")
-    return tasks // model
 
 
 def _shape(world_size: int, slurm: SlurmConfig) -> Shape:
@@ -111,11 +107,12 @@ def _shape(world_size: int, slurm: SlurmConfig) -> Shape:
     if world_size % min(full, world_size):
         raise UserError(f"layout asks for {world_size} ranks, which do not fill nodes of {full}: set --nodes, or layout.data")
     nodes = -(-world_size // full)
-    _check_nodes(nodes, slurm)
+    check_nodes(nodes, slurm)
     return Shape(nodes=nodes, tasks_per_node=min(full, world_size))
 
 
-def _check_nodes(nodes: int, slurm: SlurmConfig) -> None:
+def check_nodes(nodes: int, slurm: SlurmConfig) -> None:
+    """Raises UserError where a cluster has not so many."""
     if nodes > slurm.max_nodes:
         asked = f"{nodes * slurm.tasks_per_node} ranks on {nodes} nodes"
         raise UserError(f"{asked} are more than the cluster's {slurm.max_nodes} nodes: lower layout.data or --nodes")
@@ -149,7 +146,7 @@ def launch(planned: Plan) -> tuple[Path, str]:
             shutil.rmtree(folder)
             raise
         try:
-            return folder, _submitted(folder, launched)
+            return folder, submit(folder, launched)
         except queue.RefusedError:
             shutil.rmtree(folder)
             raise
@@ -159,7 +156,7 @@ def _written(planned: Plan, folder: Path) -> Launch:
     state = git_state()
     take_snapshot(folder, state)
     write_resolved(planned.run, folder)
-    (folder / SCRIPT).write_text(render(planned.spec(folder)), encoding="utf-8")
+    write_job(folder, planned.spec(folder))
     shape = planned.shape
     launched = Launch(
         command=planned.request.command(),
@@ -172,7 +169,14 @@ def _written(planned: Plan, folder: Path) -> Launch:
     return launched
 
 
-def _submitted(folder: Path, launched: Launch) -> str:
+def write_job(folder: Path, spec: JobSpec) -> None:
+    """The script, and what it was made from."""
+    (folder / SPEC).write_bytes(TypeAdapter(JobSpec).dump_json(spec, indent=1))
+    (folder / SCRIPT).write_text(render(spec), encoding="utf-8")
+
+
+def submit(folder: Path, launched: Launch) -> str:
+    """Hands a launch's script over, and writes its job down. Raises UserError."""
     at = int(time.time())
     job = queue.submit(folder / SCRIPT)
     write_launch(folder, launched.model_copy(update={"jobs": (*launched.jobs, job)}))
@@ -187,7 +191,7 @@ def resume(run_dir: Path) -> tuple[Path, str]:
         folders = launch_folders(run_dir.resolve())
         if not folders:
             raise UserError(f"{run_dir} was not launched: use `mplug2 launch CONFIG --cluster NAME`")
-        return folders[-1], _submitted(folders[-1], read_launch(folders[-1]))
+        return folders[-1], submit(folders[-1], read_launch(folders[-1]))
 
 
 def refuse_where_used(launches: Path) -> None:
