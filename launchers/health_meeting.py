@@ -38,11 +38,12 @@ def meet(task: Task, place: torch.device, timeout_s: float) -> None:
     except RuntimeError as error:
         verdict = Verdict.VAIN if task.rank == 0 else Verdict.MISSES
         raise UnhealthyError(verdict, task.nodes[:1], f"{task.node} cannot meet at {task.address}:{task.port}: {error}") from None
-    _wait_for_all(task, store, limit)
+    wait_for_all(task, store, limit)
     _sum(task, store, place, limit)
 
 
-def _wait_for_all(task: Task, store: dist.Store, limit: timedelta) -> None:
+def wait_for_all(task: Task, store: dist.Store, limit: timedelta) -> None:
+    """Raises UnhealthyError with the nodes whose tasks have not all come."""
     keys = [f"come/{rank}" for rank in range(task.world_size)]
     try:
         store.wait(keys, limit)

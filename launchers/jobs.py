@@ -96,6 +96,14 @@ def log_path(run_dir: Path, who: str) -> Path:
     return path
 
 
+def silence(found: JobStatus) -> str | None:
+    """A line about a job that has ended and left no word, not even of its start: SLURM itself could not write its log."""
+    silent = bool(found.events) and found.events[-1].event == "submit"
+    if found.queued or not silent or found.state == "CANCELLED":
+        return None
+    return f"job {found.job} wrote nothing: {found.folder / LOGS} is not there, or its nodes cannot write into it"
+
+
 def described(event: Event) -> str:
     """An event's line for a person."""
     start = f"job {event.job} start {event.restarts}"

@@ -10,18 +10,20 @@ if ! mkdir -p "$notes"; then
   echo "error: cannot write into $launch: run_dir must be on storage that the nodes share; mplug2 jobs resume starts it again" >&2
   exit {mistake}
 fi
-event() {{ # event, exit code, what comes next; nodes (all) and reason (none)
+event() {{ # event, exit code, what comes next; which nodes, where not all; why
   printf '{{"at": %s, "job": %s, "restarts": %s, "event": "%s", "code": %s, "next": "%s", "nodes": "%s", "why": "%s"}}\\n' \\
     "$(date +%s)" "$SLURM_JOB_ID" "$restarts" "$1" "$2" "$3" "${{4:-$SLURM_JOB_NODELIST}}" "${{5:-}}" >> "$launch/{events}"
 }}
 leave() {{ # exit code, requeue or end, nodes that the next start is to leave out
   local next=$2 excluded
   if [ "$next" = requeue ] && [ "$restarts" -ge {limit} ]; then next=limit; fi
-  # A job that was cancelled or preempted meanwhile is not this script's to start again; a controller that is away has said nothing.
-  case $next$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T) in
-    requeueRUNNING | requeue) ;;
-    requeue*) next=end ;;
-  esac
+  if [ "$next" = requeue ]; then
+    # A job that was cancelled or preempted meanwhile is not this script's to start again. A controller that is away says nothing.
+    case $(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T) in
+      RUNNING | "") ;;
+      *) next=end ;;
+    esac
+  fi
   event end "$1" "$next"
   if [ "$next" = limit ]; then echo "error: started {limit} times again, which is requeue_limit: not requeued" >&2; fi
   if [ "$next" = requeue ]; then
@@ -74,7 +76,7 @@ if [ "$(grep -c '^{mark} well ' <<< "$said")" -ne {tasks} ]; then
     bad=$(awk '$2 == "misses" {{print $3}}' <<< "$said" | sort | uniq -c | sort -rn |
       awk 'NR == 1 {{most = $1; node = $2}} NR == 2 && $1 == most {{node = ""}} END {{print node}}')
   fi
-  why=$(awk -v bad="${{bad%%$'\n'*}}" '$2 != "well" && (bad == "" || $3 == bad) {{$1 = $2 = ""; print substr($0, 3); exit}}' <<< "$said")
+  why=$(awk -v bad="${{bad%%$'\\n'*}}" '$2 != "well" && (bad == "" || $3 == bad) {{$1 = $2 = $3 = ""; print substr($0, 4); exit}}' <<< "$said")
   : "${{why:=no node has answered}}"
   if [ -z "$bad" ]; then
     event unhealthy null requeue "" "$why"

@@ -115,9 +115,9 @@ def _status(run: Path) -> "JobStatus":
 
 
 def _lines(found: "JobStatus") -> list[str]:
-    from launchers.jobs import described
+    from launchers.jobs import described, silence
 
-    launched = found.launch
+    launched, silent = found.launch, silence(found)
     code = f"commit {launched.commit}{' with changes' if launched.changed else ''}" if launched.commit else "no commit"
     return [
         f"job: {found.job or '-'}  {found.state}  {found.where or '-'}",
@@ -125,6 +125,7 @@ def _lines(found: "JobStatus") -> list[str]:
         f"command: mplug2 {shlex.join(launched.command)}",
         f"step: {found.steps}",
         *(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(event.at))}  {described(event)}" for event in found.events),
+        *([silent] if silent else []),
         *([found.summary] if found.summary else []),
     ]
 
