@@ -101,7 +101,7 @@ if [ "$(grep -c '^mplug2-health well ' <<< "$said")" -ne 512 ]; then
     bad=$(awk '$2 == "misses" {print $3}' <<< "$said" | sort | uniq -c | sort -rn |
       awk 'NR == 1 {most = $1; node = $2} NR == 2 && $1 == most {node = ""} END {print node}')
   fi
-  why=$(awk -v bad="${bad%%$'\n'*}" '$2 != "well" && (bad == "" || $3 == bad) {$1 = $2 = $3 = ""; print substr($0, 4); exit}' <<< "$said")
+  why=$(awk -v bad="${bad%%$'\n'*}" '$2 != "well" && (bad == "" || $3 == bad) {print; exit}' <<< "$said" | cut -d ' ' -f 4-)
   : "${why:=no node has answered}"
   if [ -z "$bad" ]; then
     event unhealthy null requeue "" "$why"
