@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import Store, TCPStore  # torch.distributed has them too, but not for a type checker
 
 from launchers.health_task import Task, UnhealthyError, Verdict
 
@@ -33,7 +34,7 @@ def meet(task: Task, place: torch.device, timeout_s: float) -> None:
     """Waits for all tasks, and sums over them. Raises UnhealthyError."""
     limit = timedelta(seconds=timeout_s)
     try:
-        store = dist.TCPStore(task.address, task.port, task.world_size, task.rank == 0, limit, wait_for_workers=False)
+        store = TCPStore(task.address, task.port, task.world_size, task.rank == 0, limit, wait_for_workers=False)
         store.set(f"come/{task.rank}", task.node)
     except RuntimeError as error:
         verdict = Verdict.VAIN if task.rank == 0 else Verdict.MISSES
@@ -42,7 +43,7 @@ def meet(task: Task, place: torch.device, timeout_s: float) -> None:
     _sum(task, store, place, limit)
 
 
-def wait_for_all(task: Task, store: dist.Store, limit: timedelta) -> None:
+def wait_for_all(task: Task, store: Store, limit: timedelta) -> None:
     """Raises UnhealthyError with the nodes whose tasks have not all come."""
     keys = [f"come/{rank}" for rank in range(task.world_size)]
     try:
@@ -58,7 +59,7 @@ def wait_for_all(task: Task, store: dist.Store, limit: timedelta) -> None:
     raise UnhealthyError(Verdict.MISSES, missing, f"{task.node} waited {limit.total_seconds():.0f} s for it")
 
 
-def _sum(task: Task, store: dist.Store, place: torch.device, limit: timedelta) -> None:
+def _sum(task: Task, store: Store, place: torch.device, limit: timedelta) -> None:
     backend = "nccl" if place.type == "cuda" else "gloo"
     try:
         if place.type == "cuda":
@@ -74,7 +75,7 @@ def _sum(task: Task, store: dist.Store, place: torch.device, limit: timedelta) -
         raise UnhealthyError(Verdict.VAIN, [task.node], f"{backend} sums wrong over all nodes")
 
 
-def _part(task: Task, store: dist.Store, limit: timedelta) -> None:
+def _part(task: Task, store: Store, limit: timedelta) -> None:
     """Nobody goes while another still sums, and the first one, who has the store, goes last."""
     for word, waits in (("summed", True), ("gone", task.rank == 0)):
         store.set(f"{word}/{task.rank}", "")

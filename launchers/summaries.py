@@ -1,6 +1,7 @@
 """What `mplug2 jobs summary` tells of a run: its starts, and where its time went."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _table(rows: "list[tuple[str, ...]]", left: tuple[int, ...]) -> list[str]:
+def _table(rows: Sequence[tuple[str, ...]], left: tuple[int, ...]) -> list[str]:
     """Columns of equal width, numbers to the right; `left` are those of words."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     cells = [

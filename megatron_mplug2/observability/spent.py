@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class Use(StrEnum):
@@ -24,7 +25,8 @@ class Progress:
     spent: Mapping[Use, float] = field(default_factory=dict)
     """Seconds since this start was ready for its first step."""
 
-    def record(self) -> dict[str, float | dict[str, float]]:
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
         return {"productive_s": round(self.productive_s, 3), "spent": {use.value: round(seconds, 3) for use, seconds in self.spent.items()}}
 
 

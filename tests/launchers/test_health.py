@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 from launchers import health_meeting
 from launchers.cluster import Device
@@ -96,7 +96,7 @@ def test_a_node_that_does_not_come_is_missed() -> None:
 def test_a_node_that_came_half_is_missed() -> None:
     """One of its two tasks."""
     first = task(0, 4)
-    store = dist.HashStore()
+    store = HashStore()
     for rank, node in ((0, "node1"), (1, "node1"), (2, "node2")):
         store.set(f"come/{rank}", node)
     with pytest.raises(UnhealthyError) as error:

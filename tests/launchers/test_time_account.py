@@ -31,7 +31,7 @@ def job(event: str, at: int, restarts: int = 0, number: int = 7) -> Event:
 
 def parts(found: Account, number: int) -> dict[str, float]:
     """Of a start, without those that are nothing."""
-    return {part.value: pytest.approx(seconds) for part, seconds in found.starts[number].seconds.items() if seconds}
+    return {part.value: round(seconds, 6) for part, seconds in found.starts[number].seconds.items() if seconds}
 
 
 LOCAL = [
@@ -54,7 +54,7 @@ def test_a_killed_start_and_one_that_ends_well() -> None:
         "logging": 0.5,
         "shutdown": 1,
     }
-    assert (found.wall_s, found.lost_steps, found.effective) == (70, 2, pytest.approx(20 / 70))
+    assert (found.wall_s, found.lost_steps) == (70, 2) and found.effective == pytest.approx(20 / 70)
     assert [(each.step, each.reached, each.reason) for each in found.starts] == [(0, 7, "ended without a word"), (5, 12, "finished")]
 
 
