@@ -21,7 +21,7 @@ from megatron_mplug2.data.split import Split
 from tests.training.corpus import demo_config
 
 PROJECT = Path(__file__).parents[2]
-PATIENCE_S = 300
+PATIENCE_S = 800
 STEPS = 12
 
 

@@ -15,7 +15,7 @@ from tests.launchers.slurm_cluster import Slurm, needs_slurm, running_slurm
 from tests.launchers.slurm_runs import STEPS, Place
 from tests.training.corpus import make_corpus
 
-pytestmark = [pytest.mark.long, needs_slurm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, needs_slurm, pytest.mark.timeout(900)]
 
 LOOKS_AT_NODES = f"""#!/bin/sh
 case "$*" in
@@ -43,7 +43,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def two_nodes(folder: Path, corpus: Path) -> Place:
     """A run of one rank on each of two nodes."""
-    return Place(folder, corpus, "layout.data=2", "training.microbatch=2")
+    return Place(folder, corpus, "layout.data=2", "training.global_batch=4")
 
 
 def test_an_exception_and_a_preemption(slurm: Slurm, corpus: Path, tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_run_goes_on_on_fewer_nodes(slurm: Slurm, corpus: Path, tmp_path: Path
     assert place.ends() == [(ExitCode.STOPPED, "limit")], place.logs()
     refused = place.mplug2("jobs", "resume", place.run, "--nodes", "3")
     assert refused.returncode == ExitCode.MISTAKE and len(launch_folders(place.run)) == 1
-    assert "training.global_batch=8 cannot be shared out to 3 data-parallel ranks" in refused.stderr and refused.stderr.count("\n") == 1
+    assert "training.global_batch=4 cannot be shared out to 3 data-parallel ranks" in refused.stderr and refused.stderr.count("\n") == 1
     place.profile(place.faulty("undisturbed"))
     resumed = place.mplug2("jobs", "resume", place.run, "--nodes", "1")
     assert resumed.returncode == 0 and "0002 on 1 node, layout.data=1" in resumed.stdout, resumed
