@@ -19,8 +19,8 @@ from launchers.script_parts import BEGIN, CHECK, END, MEETING
 from launchers.stop_signal import STOP_SIGNAL
 from megatron_mplug2.errors import ExitCode
 
-SAID_LAST = (ExitCode.MISTAKE, ExitCode.BROKEN_DATA, ExitCode.STOPPED)
-"""What a rank says for all, the weightiest first; anything else is a failure of the job."""
+SAID_LAST = (ExitCode.MISTAKE, ExitCode.BROKEN_DATA, ExitCode.STOPPED, ExitCode.HUNG, ExitCode.FAILED)
+"""What a rank says for all, the weightiest first."""
 FINAL = (ExitCode.FINISHED, ExitCode.MISTAKE, ExitCode.BROKEN_DATA)
 """After which another start would end the same way."""
 PORT_STRIDE = 97

@@ -97,7 +97,8 @@ def run(
         (137, "echo 85 > $MPLUG2_EXIT_NOTES/1;", 85, True),
         (137, "echo 2 > $MPLUG2_EXIT_NOTES/3; echo 1 > $MPLUG2_EXIT_NOTES/0;", 2, False),
         (143, "echo 65 > $MPLUG2_EXIT_NOTES/1;", 65, False),
-        (75, "", 75, True),
+        (143, "echo 1 > $MPLUG2_EXIT_NOTES/0; echo 75 > $MPLUG2_EXIT_NOTES/1;", 75, True),
+        (143, "echo 1 > $MPLUG2_EXIT_NOTES/0;", 1, True),
     ],
 )
 def test_what_is_requeued(tmp_path: Path, code: int, said: str, left: int, requeued: bool) -> None:
