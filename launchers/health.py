@@ -47,9 +47,7 @@ def check(task: Task, launch: Path, device: Device, free_gb: float, timeout_s: f
     place = health_devices.look_at_device(task, device)
     health_meeting.leave_probe(task, launch / PROBES, health_devices.name_of(task, place))
     limit.together = True
-    health_meeting.meet(task, place, timeout_s)
-    if task.local_rank == 0:
-        health_meeting.read_probes(task, launch / PROBES)
+    health_meeting.meet(task, place, launch / PROBES, timeout_s)
 
 
 def look_at_node(task: Task, launch: Path, free_gb: float) -> None:

@@ -30,8 +30,8 @@ def leave_probe(task: Task, folder: Path, device: str) -> None:
         raise task.ill(f"it cannot write into {folder}: {error.strerror}") from None
 
 
-def meet(task: Task, place: torch.device, timeout_s: float) -> None:
-    """Waits for all tasks, and sums over them. Raises UnhealthyError."""
+def meet(task: Task, place: torch.device, probes: Path, timeout_s: float) -> None:
+    """Waits for all tasks, sums over them, and reads what they wrote. Nobody goes before all have done so. Raises UnhealthyError."""
     limit = timedelta(seconds=timeout_s)
     try:
         store = TCPStore(task.address, task.port, task.world_size, task.rank == 0, limit, wait_for_workers=False)
@@ -41,6 +41,9 @@ def meet(task: Task, place: torch.device, timeout_s: float) -> None:
         raise UnhealthyError(verdict, task.nodes[:1], f"{task.node} cannot meet at {task.address}:{task.port}: {error}") from None
     wait_for_all(task, store, limit)
     _sum(task, store, place, limit)
+    if task.local_rank == 0:
+        read_probes(task, probes)
+    _part(task, store, limit + timedelta(seconds=SEEN_WITHIN_S))
 
 
 def wait_for_all(task: Task, store: Store, limit: timedelta) -> None:
@@ -68,7 +71,6 @@ def _sum(task: Task, store: Store, place: torch.device, limit: timedelta) -> Non
         numbers = torch.full((AMOUNT,), float(task.rank), device=place)
         dist.all_reduce(numbers)
         right = bool((numbers == task.world_size * (task.world_size - 1) / 2).all())
-        _part(task, store, limit)
     except RuntimeError as error:
         raise UnhealthyError(Verdict.VAIN, [task.node], f"{backend} cannot sum over all nodes: {error}") from None
     if not right:
@@ -76,11 +78,14 @@ def _sum(task: Task, store: Store, place: torch.device, limit: timedelta) -> Non
 
 
 def _part(task: Task, store: Store, limit: timedelta) -> None:
-    """Nobody goes while another still sums, and the first one, who has the store, goes last."""
-    for word, waits in (("summed", True), ("gone", task.rank == 0)):
-        store.set(f"{word}/{task.rank}", "")
-        if waits:
-            store.wait([f"{word}/{rank}" for rank in range(task.world_size)], limit)
+    """Nobody goes while another still sums or reads, and the first one, who has the store, goes last."""
+    try:
+        for word, waits in (("done", True), ("gone", task.rank == 0)):
+            store.set(f"{word}/{task.rank}", "")
+            if waits:
+                store.wait([f"{word}/{rank}" for rank in range(task.world_size)], limit)
+    except RuntimeError as error:
+        raise UnhealthyError(Verdict.VAIN, [task.node], f"others did not come to the end of the check: {error}") from None
 
 
 def read_probes(task: Task, folder: Path) -> None:

@@ -86,10 +86,10 @@ def test_a_device_that_computes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
         look_at_device(task(0), Device.CPU)
 
 
-def test_a_node_that_does_not_come_is_missed() -> None:
+def test_a_node_that_does_not_come_is_missed(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     with pytest.raises(UnhealthyError, match="node1 waited 1 s for it") as error:
-        health_meeting.meet(task(0, port=port), torch.device("cpu"), timeout_s=1)
+        health_meeting.meet(task(0, port=port), torch.device("cpu"), tmp_path, timeout_s=1)
     assert (error.value.verdict, error.value.nodes) == (Verdict.MISSES, ["node2"])
 
 
@@ -104,10 +104,10 @@ def test_a_node_that_came_half_is_missed() -> None:
     assert (error.value.verdict, error.value.nodes) == (Verdict.MISSES, ["node2"])
 
 
-def test_the_first_node_cannot_be_reached() -> None:
+def test_the_first_node_cannot_be_reached(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     with pytest.raises(UnhealthyError, match="node2 cannot meet at 127") as error:
-        health_meeting.meet(task(1, port=port), torch.device("cpu"), timeout_s=1)
+        health_meeting.meet(task(1, port=port), torch.device("cpu"), tmp_path, timeout_s=1)
     assert (error.value.verdict, error.value.nodes) == (Verdict.MISSES, ("node1",))
 
 
