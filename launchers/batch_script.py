@@ -53,7 +53,13 @@ def render(spec: JobSpec) -> str:
     parts = [
         "#!/bin/bash",
         *(f"#SBATCH --{name}" if value is None else f"#SBATCH --{name}={shlex.quote(value)}" for name, value in _options(spec)),
-        BEGIN.format(folder=shlex.quote(str(spec.folder)), events=EVENTS, limit=spec.slurm.requeue_limit, mistake=int(ExitCode.MISTAKE)),
+        BEGIN.format(
+            folder=shlex.quote(str(spec.folder)),
+            job="$SLURM_JOB_ID",
+            events=EVENTS,
+            limit=spec.slurm.requeue_limit,
+            mistake=int(ExitCode.MISTAKE),
+        ),
         *spec.slurm.setup,
         *(f"export {name}={shlex.quote(str(value))}" for name, value in spec.slurm.environment.items()),
         MEETING.format(code=CODE, notes=FOLDER, nodes=NODES, first=FIRST_PORT, ports=PORTS, stride=PORT_STRIDE),

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from megatron_mplug2.errors import UserError
 
 LAUNCHES = "launches"
-CODE, LOGS, SCRIPT, SPEC, EVENTS, PROBES = "code", "logs", "job.sh", "job.json", "events.jsonl", "health"
+CODE, LOGS, SCRIPT, EVENTS, PROBES = "code", "logs", "job.sh", "events.jsonl", "health"
 LAUNCH = "launch.json"
 _LOCK = ".lock"
 

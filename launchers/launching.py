@@ -7,15 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from launchers import health, queue
 from launchers.batch_script import JobSpec, render
 from launchers.cluster import SlurmConfig
 from launchers.launch_folder import (
     LAUNCHES,
     SCRIPT,
-    SPEC,
     Event,
     Launch,
     append_event,
@@ -27,6 +24,7 @@ from launchers.launch_folder import (
     write_launch,
 )
 from launchers.layout_rules import layout_overrides
+from launchers.origin import Origin, write_origin
 from launchers.snapshot import git_state, take_snapshot
 from megatron_mplug2.config.load import RESOLVED_NAME, load_config, write_resolved
 from megatron_mplug2.config.schema import RunConfig
@@ -74,9 +72,16 @@ class Plan:
     shape: Shape
     slurm: SlurmConfig
 
+    @property
+    def python(self) -> str:
+        """On the nodes."""
+        return self.slurm.python or (_IN_CONTAINERS if self.slurm.container else sys.executable)
+
+    def origin(self) -> Origin:
+        return Origin(slurm=self.slurm.model_copy(update={"python": self.python}), work_dir=Path.cwd())
+
     def spec(self, folder: Path) -> JobSpec:
-        python = self.slurm.python or (_IN_CONTAINERS if self.slurm.container else sys.executable)
-        command = (python, "-m", "megatron_mplug2.cli", self.request.work, str(folder / RESOLVED_NAME))
+        command = (self.python, "-m", "megatron_mplug2.cli", self.request.work, str(folder / RESOLVED_NAME))
         return JobSpec(
             name=self.run.name,
             command=command,
@@ -86,7 +91,7 @@ class Plan:
             nodes=self.shape.nodes,
             tasks_per_node=self.shape.tasks_per_node,
             slurm=self.slurm,
-            check=health.command(python, folder, self.slurm),
+            check=health.command(self.python, folder, self.slurm),
         )
 
 
@@ -156,7 +161,8 @@ def _written(planned: Plan, folder: Path) -> Launch:
     state = git_state()
     take_snapshot(folder, state)
     write_resolved(planned.run, folder)
-    write_job(folder, planned.spec(folder))
+    write_origin(folder, planned.origin())
+    (folder / SCRIPT).write_text(render(planned.spec(folder)), encoding="utf-8")
     shape = planned.shape
     launched = Launch(
         command=planned.request.command(),
@@ -167,12 +173,6 @@ def _written(planned: Plan, folder: Path) -> Launch:
     )
     write_launch(folder, launched)
     return launched
-
-
-def write_job(folder: Path, spec: JobSpec) -> None:
-    """The script, and what it was made from."""
-    (folder / SPEC).write_bytes(TypeAdapter(JobSpec).dump_json(spec, indent=1))
-    (folder / SCRIPT).write_text(render(spec), encoding="utf-8")
 
 
 def submit(folder: Path, launched: Launch) -> str:

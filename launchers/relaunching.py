@@ -4,12 +4,12 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
 from launchers import launching
-from launchers.batch_script import JobSpec
-from launchers.launch_folder import CODE, SPEC, Launch, launch_folders, locked, new_folder, read_launch, write_launch
+from launchers.batch_script import render
+from launchers.launch_folder import CODE, SCRIPT, Launch, launch_folders, locked, new_folder, read_launch, write_launch
+from launchers.launching import Plan, Request, Work
 from launchers.layout_rules import layout_overrides
+from launchers.origin import Origin, read_origin, write_origin
 from launchers.queue import RefusedError
 from launchers.snapshot import DIFF
 from megatron_mplug2.config.load import RESOLVED_NAME, load_config, write_resolved
@@ -31,51 +31,29 @@ def relaunch(run_dir: Path, nodes: int) -> Relaunched:
         before = next(reversed(launch_folders(run_dir.resolve())), None)
         if before is None:
             raise UserError(f"{run_dir} was not launched: use `mplug2 launch CONFIG --cluster NAME --nodes {nodes}`")
-        spec = _read_spec(before)
-        changes = _changes(before, spec, nodes)
+        origin, config = read_origin(before), before / RESOLVED_NAME
+        launching.check_nodes(nodes, origin.slurm)
+        changes = layout_overrides(load_config(config), nodes * origin.slurm.tasks_per_node)
+        request = Request(work=Work(read_launch(before).command[0]), config=config, overrides=changes)
+        planned = launching.plan(request, origin.slurm)
         folder = new_folder(launches)
         try:
-            launched = _write(before, folder, replace(_moved(spec, folder), nodes=nodes), changes)
+            launched = _written(before, folder, planned, origin)
             return Relaunched(folder=folder, job=launching.submit(folder, launched), changes=changes)
         except (RefusedError, OSError):
             shutil.rmtree(folder)
             raise
 
 
-def _read_spec(folder: Path) -> JobSpec:
-    try:
-        return TypeAdapter(JobSpec).validate_json((folder / SPEC).read_bytes())
-    except (OSError, ValidationError) as error:
-        raise UserError(f"{folder / SPEC} cannot be read: {' '.join(str(error).split())}; launch the run anew, with --nodes") from None
-
-
-def _changes(before: Path, spec: JobSpec, nodes: int) -> tuple[str, ...]:
-    if not (before / RESOLVED_NAME).exists():
-        raise UserError(f"{before} is not a launch of ranks: only these can change their number of nodes")
-    launching.check_nodes(nodes, spec.slurm)
-    changes = layout_overrides(load_config(before / RESOLVED_NAME), nodes * spec.slurm.tasks_per_node)
-    load_config(before / RESOLVED_NAME, changes)
-    return changes
-
-
-def _moved(spec: JobSpec, folder: Path) -> JobSpec:
-    """With the new launch's folder in the place of the old one's, in its commands too."""
-
-    def moved(word: str) -> str:
-        path = Path(word)
-        return str(folder / path.relative_to(spec.folder)) if path.is_relative_to(spec.folder) else word
-
-    check = None if spec.check is None else tuple(map(moved, spec.check))
-    return replace(spec, folder=folder, tasks_per_node=spec.slurm.tasks_per_node, command=tuple(map(moved, spec.command)), check=check)
-
-
-def _write(before: Path, folder: Path, spec: JobSpec, changes: tuple[str, ...]) -> Launch:
+def _written(before: Path, folder: Path, planned: Plan, origin: Origin) -> Launch:
     shutil.copytree(before / CODE, folder / CODE)
     if (before / DIFF).exists():
         shutil.copy2(before / DIFF, folder / DIFF)
-    write_resolved(load_config(before / RESOLVED_NAME, changes), folder)
-    launching.write_job(folder, spec)
-    old = read_launch(before)
-    launched = old.model_copy(update={"nodes": spec.nodes, "tasks_per_node": spec.tasks_per_node, "jobs": ()})
+    write_resolved(planned.run, folder)
+    write_origin(folder, origin)
+    spec = replace(planned.spec(folder), work_dir=origin.work_dir, run_dir=folder.parents[1])
+    (folder / SCRIPT).write_text(render(spec), encoding="utf-8")
+    shape = {"nodes": planned.shape.nodes, "tasks_per_node": planned.shape.tasks_per_node}
+    launched = read_launch(before).model_copy(update={**shape, "jobs": ()})
     write_launch(folder, launched)
     return launched

@@ -16,6 +16,7 @@
 # Written by `mplug2 launch`. What it does when the ranks have ended: launchers/batch_script.py of the project.
 set -e -o pipefail
 launch=/shared/runs/large/launches/0001
+job=$SLURM_JOB_ID
 restarts=${SLURM_RESTART_COUNT:-0}
 notes=$launch/exits/$SLURM_JOB_ID.$restarts
 if ! mkdir -p "$notes"; then
@@ -31,7 +32,7 @@ leave() { # exit code, requeue or end, nodes that the next start is to leave out
   if [ "$next" = requeue ] && [ "$restarts" -ge 20 ]; then next=limit; fi
   if [ "$next" = requeue ]; then
     # A job that was cancelled or preempted meanwhile is not this script's to start again. A controller that is away says nothing.
-    case $(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T) in
+    case $(squeue --noheader --jobs "$job" --format %T) in
       RUNNING | "") ;;
       *) next=end ;;
     esac
@@ -46,11 +47,11 @@ leave() { # exit code, requeue or end, nodes that the next start is to leave out
         exit "$1"
       fi
       sleep $pause
-      if scontrol requeue "$SLURM_JOB_ID"; then break; fi
+      if scontrol requeue "$job"; then break; fi
     done
     if [ -n "${3:-}" ]; then # only a job that waits lets its nodes be chosen anew
-      excluded=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/.*ExcNodeList=\([^ ]*\).*/\1/p' | grep -vx '(null)') || true
-      scontrol update "JobId=$SLURM_JOB_ID" "ExcNodeList=${excluded:+$excluded,}$3" ||
+      excluded=$(scontrol show job "$job" | sed -n 's/.*ExcNodeList=\([^ ]*\).*/\1/p' | grep -vx '(null)') || true
+      scontrol update "JobId=$job" "ExcNodeList=${excluded:+$excluded,}$3" ||
         echo "error: SLURM does not leave $3 out of the next start (see above)" >&2
     fi
   fi
