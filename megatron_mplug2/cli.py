@@ -102,7 +102,11 @@ def main() -> None:
     command_begins()
     warnings.filterwarnings("ignore", module="megatron")  # tells at every start which optional packages are not there
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of names that Megatron-Core uses
-    code = _run()
+    try:
+        code = _run()
+    except Exception:  # a defect: the interpreter shows it
+        write_exit_note(ExitCode.FAILED, os.environ)
+        raise
     write_exit_note(code, os.environ)
     sys.exit(code)
 

@@ -27,3 +27,12 @@ def test_the_command_leaves_it(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == ExitCode.MISTAKE
     assert (tmp_path / "3").read_text() == "2\n"
+
+
+def test_a_defect_leaves_one_too(tmp_path: Path) -> None:
+    """srun would tell of the ranks that it killed because of this one."""
+    environ = {**os.environ, "PYTHONPATH": str(PROJECT), FOLDER: str(tmp_path), "SLURM_PROCID": "3"}
+    program = "import sys; from megatron_mplug2 import cli; cli.app = lambda: [][1]; cli.main()"
+    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == ExitCode.FAILED and "IndexError" in done.stderr
+    assert (tmp_path / "3").read_text() == "1\n"
