@@ -10,19 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launchers.array import ARRAY_JOB, TASK, Array
-from launchers.cluster import Device, SlurmConfig
+from launchers.cluster import Device, HealthConfig, SlurmConfig
 from launchers.exit_notes import FOLDER
-from launchers.launch_folder import CODE, LOGS, events_name
+from launchers.health import MARK
+from launchers.health_task import NODES
+from launchers.launch_folder import CODE, LOGS, PROBES, events_name
 from launchers.ports import FIRST_PORT, PORTS
+from launchers.script_parts import BEGIN, CHECK, END, MEETING
 from launchers.stop_signal import STOP_SIGNAL
 from megatron_mplug2.errors import ExitCode
 
-SAID_LAST = (ExitCode.MISTAKE, ExitCode.BROKEN_DATA, ExitCode.STOPPED)
-"""What a rank says for all, the weightiest first; anything else is a failure of the job."""
+SAID_LAST = (ExitCode.MISTAKE, ExitCode.BROKEN_DATA, ExitCode.STOPPED, ExitCode.HUNG, ExitCode.FAILED)
+"""What a rank says for all, the weightiest first."""
 FINAL = (ExitCode.FINISHED, ExitCode.MISTAKE, ExitCode.BROKEN_DATA)
 """After which another start would end the same way."""
 PORT_STRIDE = 97
-"""Between the ports of a job's starts, so that one doesn't meet what is left of the one before."""
+"""Between the ports of a job's starts, so that one doesn't meet what is left of the one before; the health check is half-way."""
+EARLY_S = 20
+"""How long the other tasks of a health check may take to say what they find, once one has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +45,8 @@ class JobSpec:
     nodes: int
     tasks_per_node: int
     slurm: SlurmConfig
+    check: tuple[str, ...] | None = None
+    """What each task runs first, to look at its node (`launchers.health`); None where nobody looks."""
     array: Array | None = None
     """Whose tasks are jobs like this one."""
     ranks_per_task: int = 1
@@ -55,20 +62,38 @@ def render(spec: JobSpec) -> str:
     parts = [
         "#!/bin/bash",
         *(f"#SBATCH --{name}" if value is None else f"#SBATCH --{name}={shlex.quote(value)}" for name, value in _options(spec)),
-        _BEGIN.format(folder=shlex.quote(str(spec.folder)), events=events_name(f"${TASK}" if spec.array else None)),
+        BEGIN.format(
+            folder=shlex.quote(str(spec.folder)),
+            job=ARRAY_JOB if spec.array else "$SLURM_JOB_ID",
+            events=events_name(f"${TASK}" if spec.array else None),
+            limit=spec.slurm.requeue_limit,
+            mistake=int(ExitCode.MISTAKE),
+        ),
         *spec.slurm.setup,
         *(f"export {name}={shlex.quote(str(value))}" for name, value in spec.slurm.environment.items()),
-        _MEETING.format(code=CODE, notes=FOLDER, first=FIRST_PORT, ports=PORTS, stride=PORT_STRIDE),
-        " \\\n  ".join(["srun", *map(shlex.quote, _srun_options(spec)), shlex.join(spec.command)]) + " || code=$?",
-        _END.format(
-            said_last=_words(SAID_LAST, " "),
-            final=_words(FINAL, " | "),
-            limit=spec.slurm.requeue_limit,
-            finished=int(ExitCode.FINISHED),
-            job=ARRAY_JOB if spec.array else "$SLURM_JOB_ID",
-        ),
+        MEETING.format(code=CODE, notes=FOLDER, nodes=NODES, first=FIRST_PORT, ports=PORTS, stride=PORT_STRIDE),
+        *([_check(spec, spec.slurm.health, spec.check)] if spec.slurm.health and spec.check else []),
+        "code=0",
+        _srun(_ranks_options(spec), spec.command) + " || code=$?",
+        END.format(said_last=_words(SAID_LAST, " "), final=_words(FINAL, " | "), finished=int(ExitCode.FINISHED)),
     ]
     return "\n".join(parts)
+
+
+def _srun(options: list[str], command: tuple[str, ...]) -> str:
+    return " \\\n  ".join(["srun", *map(shlex.quote, options), shlex.join(command)])
+
+
+def _check(spec: JobSpec, health: HealthConfig, command: tuple[str, ...]) -> str:
+    return CHECK.format(
+        probes=PROBES,
+        offset=PORT_STRIDE // 2,
+        limit=2 * health.timeout_s,
+        step=_srun([*_step_options(spec), "--kill-on-bad-exit=0", f"--wait={EARLY_S}"], command),
+        mark=MARK,
+        tasks=spec.nodes * spec.tasks_per_node,
+        bad_node=int(ExitCode.BAD_NODE),
+    )
 
 
 def _words(codes: tuple[ExitCode, ...], between: str) -> str:
@@ -103,10 +128,15 @@ def _memory(gigabytes: int | None) -> str | None:
     return None if gigabytes is None else f"{gigabytes}G" if gigabytes else "0"
 
 
-def _srun_options(spec: JobSpec) -> list[str]:
-    # srun does not take over --cpus-per-task since SLURM 22.05, and lets the siblings of a dead task live.
-    options = ["--kill-on-bad-exit=1", f"--cpus-per-task={spec.cpus_per_task}", "--unbuffered", "--open-mode=append"]
-    options.append(f"--output={_logs(spec)}.log" if spec.array else f"--output={_logs(spec)}_%t.log")
+def _ranks_options(spec: JobSpec) -> list[str]:
+    # srun lets the siblings of a dead task live.
+    log = f"--output={_logs(spec)}.log" if spec.array else f"--output={_logs(spec)}_%t.log"
+    return ["--kill-on-bad-exit=1", *_step_options(spec), "--unbuffered", "--open-mode=append", log]
+
+
+def _step_options(spec: JobSpec) -> list[str]:
+    # srun does not take over --cpus-per-task since SLURM 22.05.
+    options = [f"--cpus-per-task={spec.cpus_per_task}"]
     if (container := spec.slurm.container) is not None:
         # The launch lies in the run's folder, or in a study's.
         launch = () if spec.folder.is_relative_to(spec.run_dir) else (spec.folder,)
@@ -125,49 +155,3 @@ def _logs(spec: JobSpec) -> str:
 def _pattern(path: Path) -> str:
     """A path in which SLURM replaces nothing."""
     return str(path).replace("%", "%%")
-
-
-_BEGIN = """
-# Written by `mplug2 launch`. What it does when the ranks have ended: launchers/batch_script.py of the project.
-set -e -o pipefail
-launch={folder}
-restarts=${{SLURM_RESTART_COUNT:-0}}
-notes=$launch/exits/$SLURM_JOB_ID.$restarts
-mkdir -p "$notes"
-event() {{ # start or end, exit code, what comes next
-  printf '{{"at": %s, "job": %s, "restarts": %s, "nodes": "%s", "event": "%s", "code": %s, "next": "%s"}}\\n' \\
-    "$(date +%s)" "$SLURM_JOB_ID" "$restarts" "$SLURM_JOB_NODELIST" "$@" >> "$launch/{events}"
-}}
-event start null run
-trap 'event end $? end' ERR # a set-up that fails would fail again: no requeue
-"""
-
-_MEETING = """
-export PYTHONPATH=$launch/{code}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1 {notes}=$notes
-# Named here, since a container has no scontrol.
-: "${{MASTER_ADDR:=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}}"
-export MASTER_ADDR MASTER_PORT=$(({first} + (SLURM_JOB_ID + {stride} * restarts) % {ports}))
-
-code=0"""
-
-_END = """
-# A rank that ends takes the others with it, and srun then tells of those that it killed: what a rank said itself weighs more.
-if [ "$code" -ne {finished} ]; then
-  for said in {said_last}; do
-    if grep -qsx "$said" "$notes"/*; then
-      code=$said
-      break
-    fi
-  done
-fi
-case $code in
-  {final}) next=end ;;
-  *) if [ "$restarts" -lt {limit} ]; then next=requeue; else next=limit; fi ;;
-esac
-# A job that was cancelled or preempted meanwhile is not this script's to start again.
-if [ $next = requeue ] && [ "$(squeue --noheader --jobs "{job}" --format %T)" != RUNNING ]; then next=end; fi
-event end "$code" $next
-if [ $next = limit ]; then echo "error: started {limit} times again, which is requeue_limit: not requeued" >&2; fi
-if [ $next = requeue ]; then scontrol requeue "{job}"; fi
-exit "$code"
-"""

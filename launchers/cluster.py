@@ -37,6 +37,15 @@ class ContainerConfig(Frozen):
     mounts: tuple[Line, ...] = ()
 
 
+class HealthConfig(Frozen):
+    """What the nodes of a job are asked before each of its starts (`launchers.health`)."""
+
+    timeout_s: int = Field(default=120, gt=0)
+    """How long a node waits for the others, and for their sum. Twice that is all that the check may take, imports too."""
+    free_gb: float = Field(default=1.0, ge=0)
+    """In a node's temporary folder, in 10^9 bytes: where data workers and compilers write."""
+
+
 class LocalConfig(Frozen):
     """This machine."""
 
@@ -72,6 +81,8 @@ class SlurmConfig(Frozen):
     environment: dict[Variable, Line | int] = Field(default_factory=dict)
     container: ContainerConfig | None = None
     launcher: Launcher = Launcher.SRUN
+    health: HealthConfig | None = HealthConfig()
+    """On unless it is set to null: it takes the seconds of an import at each start, where a bad node takes all its starts from a job."""
 
 
 class Cluster(Frozen):

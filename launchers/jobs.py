@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launchers import queue
-from launchers.launch_folder import LOGS, Event, Launch, launch_folders, read_events, read_launch
+from launchers.launch_folder import LOGS, SUBMITTED, Event, Launch, launch_folders, read_events, read_launch
 from launchers.queue import UNKNOWN, QueuedJob
 from megatron_mplug2.errors import ExitCode, UserError
 from megatron_mplug2.observability.last_step import last_train_step
@@ -96,11 +96,25 @@ def log_path(run_dir: Path, who: str) -> Path:
     return path
 
 
+def silence(found: JobStatus) -> str | None:
+    """A line about a job that has ended and left no word, not even of its start: SLURM itself could not write its log."""
+    silent = bool(found.events) and found.events[-1].event == SUBMITTED
+    if found.queued or not silent or found.state == "CANCELLED":
+        return None
+    return f"job {found.job} wrote nothing: {found.folder / LOGS} is not there, or its nodes cannot write into it"
+
+
 def described(event: Event) -> str:
     """An event's line for a person."""
+    start = f"job {event.job} start {event.restarts}"
+    if event.event == SUBMITTED:
+        return f"job {event.job} submitted"
+    if event.event == "unhealthy":
+        then = {"exclude": f"{event.nodes} left out of the next start", "end": "on every node"}.get(event.next, "no node surely to blame")
+        return f"{start} failed its health check, {then}: {event.why}"
     if event.code is None:
-        return f"job {event.job} start {event.restarts} on {event.nodes}"
+        return f"{start} on {event.nodes}"
     known = {int(code): code.name.lower().replace("_", " ") for code in ExitCode}
     how = known.get(event.code, f"signal {event.code - 128}" if event.code > 128 else "failed")
     then = {"requeue": "requeued", "limit": "not requeued: requeue_limit reached"}.get(event.next, "not requeued")
-    return f"job {event.job} start {event.restarts} ended with {event.code} ({how}), {then}"
+    return f"{start} ended with {event.code} ({how}), {then}"

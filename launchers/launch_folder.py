@@ -13,8 +13,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from megatron_mplug2.errors import ExitCode, UserError
 
 LAUNCHES = "launches"
-CODE, LOGS, SCRIPT, EVENTS = "code", "logs", "job.sh", "events.jsonl"
-_LAUNCH = "launch.json"
+CODE, LOGS, SCRIPT, EVENTS, PROBES = "code", "logs", "job.sh", "events.jsonl", "health"
+LAUNCH = "launch.json"
+SUBMITTED = "submit"
+"""The event of a launch that hands its script over; the others are the script's."""
 _LOCK = ".lock"
 
 
@@ -42,7 +44,7 @@ class Launch(BaseModel):
 
 
 class Event(BaseModel):
-    """A line of the job's script about one start of a job."""
+    """A line of the job's script about one start of a job; or of the launch, which submits it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,11 +53,15 @@ class Event(BaseModel):
     job: int
     restarts: int
     event: str
+    """`submit`, `start`, `unhealthy` or `end`."""
     nodes: str = ""
+    """Of the start; of `unhealthy` those that are left out next time."""
     code: int | None = None
     """What the start ended with, as `errors.ExitCode`."""
     next: str = ""
-    """`requeue`, `end`, or `limit` where it would have been requeued once too often."""
+    """`requeue`, `end`, or `limit` where it would have been requeued once too often; of `unhealthy` `exclude` where a node is to blame."""
+    why: str = ""
+    """Of `unhealthy`."""
 
 
 @contextmanager
@@ -91,32 +97,32 @@ def new_folder(launches: Path) -> Path:
 def launch_folders(run_dir: Path) -> list[Path]:
     """Of a run, the oldest first; without those whose launch was not finished."""
     folders = (run_dir / LAUNCHES).glob("[0-9]*")
-    return sorted(folder for folder in folders if (folder / _LAUNCH).exists())
+    return sorted(folder for folder in folders if (folder / LAUNCH).exists())
 
 
 def write_launch(folder: Path, launch: Launch) -> None:
-    unfinished = folder / f".{_LAUNCH}.{os.getpid()}"
+    unfinished = folder / f".{LAUNCH}.{os.getpid()}"
     unfinished.write_text(launch.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(folder / _LAUNCH)
+    unfinished.replace(folder / LAUNCH)
 
 
 def read_launch(folder: Path) -> Launch:
     """Raises UserError where it cannot be read."""
     try:
-        return Launch.model_validate_json((folder / _LAUNCH).read_text(encoding="utf-8"))
+        return Launch.model_validate_json((folder / LAUNCH).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValidationError) as error:
-        raise UserError(f"{folder / _LAUNCH} cannot be read: {' '.join(str(error).split())}") from None
+        raise UserError(f"{folder / LAUNCH} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def append_event(folder: Path, event: Event) -> None:
+    """As a job's script does."""
+    with (folder / EVENTS).open("a", encoding="utf-8") as file:
+        file.write(event.model_dump_json() + "\n")
 
 
 def events_name(part: str | int | None) -> str:
     """The file in which a job, or a part of an array, tells of its starts: one each, since nodes share a folder, not the end of a file."""
     return EVENTS if part is None else f"events-{part}.jsonl"
-
-
-def append_event(folder: Path, event: Event) -> None:
-    """As a job's script does."""
-    with (folder / events_name(None)).open("a", encoding="utf-8") as file:
-        file.write(event.model_dump_json() + "\n")
 
 
 def read_events(folder: Path) -> list[Event]:

@@ -2,22 +2,38 @@
 
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from launchers import queue
+from launchers import health, queue
 from launchers.batch_script import JobSpec, render
 from launchers.cluster import Launcher, SlurmConfig
 from launchers.command_line import Command
-from launchers.launch_folder import LAUNCHES, SCRIPT, Launch, launch_folders, locked, new_folder, next_folder, read_launch, write_launch
+from launchers.launch_folder import (
+    LAUNCHES,
+    SCRIPT,
+    SUBMITTED,
+    Event,
+    Launch,
+    append_event,
+    launch_folders,
+    locked,
+    new_folder,
+    next_folder,
+    read_launch,
+    write_launch,
+)
 from launchers.launchable import Launchable, Prior, Shape
+from launchers.layout_rules import layout_overrides
+from launchers.origin import Origin, write_origin
 from launchers.snapshot import git_state, take_snapshot
 from launchers.torchrun import CLI, agent_command
 from megatron_mplug2.config.load import RESOLVED_NAME, load_config, write_resolved
-from megatron_mplug2.config.schema import LayoutConfig, RunConfig
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.errors import UserError
 
 _IN_CONTAINERS = "python3"
@@ -70,6 +86,7 @@ class Plan:
 
     def write_inputs(self, folder: Path) -> None:
         write_resolved(self.run, folder)
+        write_origin(folder, Origin(slurm=self.slurm.model_copy(update={"python": python(self.slurm)}), work_dir=Path.cwd()))
 
     def spec(self, folder: Path) -> JobSpec:
         torchrun = self.slurm.launcher is Launcher.TORCHRUN
@@ -85,6 +102,7 @@ class Plan:
             tasks_per_node=1 if torchrun else ranks,
             ranks_per_task=ranks if torchrun else 1,
             slurm=self.slurm,
+            check=health.command(python(self.slurm), folder, self.slurm),
         )
 
 
@@ -102,20 +120,12 @@ def plan(request: Request, slurm: SlurmConfig, home: Path | None = None) -> Plan
     """Checks the config and fits it to the cluster; the run's own folder is its home, if no other is given. Raises UserError."""
     run = load_config(request.config, request.overrides)
     if request.nodes is not None:
-        _check_nodes(request.nodes, slurm)
-        data = _data_to_fill(run.layout, request.nodes * slurm.tasks_per_node)
-        run = load_config(request.config, [*request.overrides, f"layout.data={data}"])
+        check_nodes(request.nodes, slurm)
+        changes = layout_overrides(run, request.nodes * slurm.tasks_per_node)
+        run = load_config(request.config, [*request.overrides, *changes])
     shape = _shape(run.layout.world_size, slurm)
     check_path("run_dir", run.run_dir.resolve(), slurm)
     return Plan(request=request, run=run, shape=shape, slurm=slurm, home=home or run.run_dir.resolve(), command=request.command())
-
-
-def _data_to_fill(layout: LayoutConfig, tasks: int) -> int:
-    model = layout.tensor * layout.pipeline
-    if tasks % model:
-        sizes = f"layout.tensor={layout.tensor} x layout.pipeline={layout.pipeline}"
-        raise UserError(f"{tasks} ranks cannot be shared out by {sizes}: choose other --nodes or another layout")
-    return tasks // model
 
 
 def _shape(world_size: int, slurm: SlurmConfig) -> Shape:
@@ -123,11 +133,12 @@ def _shape(world_size: int, slurm: SlurmConfig) -> Shape:
     if world_size % min(full, world_size):
         raise UserError(f"layout asks for {world_size} ranks, which do not fill nodes of {full}: set --nodes, or layout.data")
     nodes = -(-world_size // full)
-    _check_nodes(nodes, slurm)
+    check_nodes(nodes, slurm)
     return Shape(nodes=nodes, tasks_per_node=min(full, world_size))
 
 
-def _check_nodes(nodes: int, slurm: SlurmConfig) -> None:
+def check_nodes(nodes: int, slurm: SlurmConfig) -> None:
+    """Raises UserError where a cluster has not so many."""
     if nodes > slurm.max_nodes:
         asked = f"{nodes * slurm.tasks_per_node} ranks on {nodes} nodes"
         raise UserError(f"{asked} are more than the cluster's {slurm.max_nodes} nodes: lower layout.data or --nodes")
@@ -161,7 +172,7 @@ def launch(planned: Launchable, after: Sequence[Prior] = ()) -> tuple[Path, str]
             shutil.rmtree(folder)
             raise
         try:
-            return folder, _submitted(folder, launched, [prior.job for prior in after if prior.job is not None])
+            return folder, submit(folder, launched, [prior.job for prior in after if prior.job is not None])
         except queue.RefusedError:
             shutil.rmtree(folder)
             raise
@@ -187,9 +198,12 @@ def _written(planned: Launchable, folder: Path, after: Sequence[Prior]) -> Launc
     return launched
 
 
-def _submitted(folder: Path, launched: Launch, after: Sequence[str] = ()) -> str:
+def submit(folder: Path, launched: Launch, after: Sequence[str] = ()) -> str:
+    """Hands a launch's script over, and writes its job down. Raises UserError."""
+    at = int(time.time())
     job = queue.submit(folder / SCRIPT, after)
     write_launch(folder, launched.model_copy(update={"jobs": (*launched.jobs, job)}))
+    append_event(folder, Event(at=at, job=int(job), restarts=0, event=SUBMITTED))
     return job
 
 
@@ -200,7 +214,7 @@ def resume(run_dir: Path) -> tuple[Path, str]:
         folders = launch_folders(run_dir.resolve())
         if not folders:
             raise UserError(f"{run_dir} was not launched: use `mplug2 launch CONFIG --cluster NAME`")
-        return folders[-1], _submitted(folders[-1], read_launch(folders[-1]))
+        return folders[-1], submit(folders[-1], read_launch(folders[-1]))
 
 
 def refuse_where_used(launches: Path, apart_from: Path | None = None) -> None:

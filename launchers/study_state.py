@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from launchers.jobs import described
-from launchers.launch_folder import LAUNCHES, SCRIPT, Launch, finished, launch_folders, read_events, read_launch
+from launchers.launch_folder import LAUNCHES, SCRIPT, SUBMITTED, Launch, finished, launch_folders, read_events, read_launch
 from launchers.queue import QueuedJob
 from launchers.study import Step, Study
 
@@ -85,7 +85,7 @@ def _waits(before: Sequence[StepState]) -> str:
 
 def _ended(folder: Path, launched: Launch, before: Sequence[StepState]) -> str:
     """The first thing that went wrong, or else where it stopped."""
-    events = read_events(folder)
+    events = [event for event in read_events(folder) if event.event != SUBMITTED]
     last = {event.job: event for event in events}  # of an array, of each part
     wrong = [event for event in last.values() if event.code]
     if wrong:

@@ -17,6 +17,7 @@ from megatron_mplug2.conversion_commands import app as convert
 from megatron_mplug2.errors import ExitCode, RankError, UserError
 from megatron_mplug2.launch_commands import app as jobs
 from megatron_mplug2.launch_commands import launch
+from megatron_mplug2.observability.spent import command_begins
 from megatron_mplug2.plan_command import plan
 from megatron_mplug2.predict_command import predict
 from megatron_mplug2.report_command import report
@@ -135,9 +136,14 @@ def show_config(config: ConfigFile, overrides: Overrides = None) -> None:
 
 def main() -> None:
     """Runs the command and exits as `errors.ExitCode` says. A person's mistake and a failed rank are told without a traceback."""
+    command_begins()
     warnings.filterwarnings("ignore", module="megatron")  # tells at every start which optional packages are not there
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of names that Megatron-Core uses
-    code = _run()
+    try:
+        code = _run()
+    except Exception:  # a defect: the interpreter shows it
+        write_exit_note(ExitCode.FAILED, os.environ)
+        raise
     write_exit_note(code, os.environ)
     sys.exit(code)
 

@@ -13,6 +13,8 @@ class ExitCode(IntEnum):
     """A person's: the same command ends the same way until somebody mends it."""
     BROKEN_DATA = 65
     """The corpus has more bad samples than a run may pass over: the same until it is mended. EX_DATAERR of sysexits.h."""
+    BAD_NODE = 69
+    """A node cannot do the work, says the check before a job's start: the same command goes on elsewhere. EX_UNAVAILABLE of sysexits.h."""
     HUNG = 75
     """A watchdog ended a stuck run and has said why: the same command goes on. EX_TEMPFAIL of sysexits.h."""
     STOPPED = 85

@@ -136,9 +136,9 @@ def _status(run: Path) -> "JobStatus":
 
 
 def _lines(found: "JobStatus") -> list[str]:
-    from launchers.jobs import described
+    from launchers.jobs import described, silence
 
-    launched = found.launch
+    launched, silent = found.launch, silence(found)
     code = f"commit {launched.commit}{' with changes' if launched.changed else ''}" if launched.commit else "no commit"
     return [
         f"job: {found.job or '-'}  {found.state}  {found.where or '-'}",
@@ -146,6 +146,7 @@ def _lines(found: "JobStatus") -> list[str]:
         f"command: mplug2 {shlex.join(launched.command)}",
         f"step: {found.steps}",
         *(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(event.at))}  {described(event)}" for event in found.events),
+        *([silent] if silent else []),
         *([found.summary] if found.summary else []),
     ]
 
@@ -179,13 +180,41 @@ def cancel(run: RunFolder) -> None:
 
 
 @app.command()
-def resume(run: RunFolder) -> None:
+def resume(
+    run: RunFolder,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="On so many nodes: layout.data follows, the global batch stays", show_default=False)
+    ] = None,
+) -> None:
     """Submit a run's newest launch again, with the code and config that it was launched with."""
-    from launchers import launching
+    from launchers import launching, relaunching
     from launchers.launch_folder import finished
 
     found = _status(run)
     if finished(found.folder, found.launch):
         raise UserError(f"{run} is finished after step {found.steps}: nothing is left to do")
-    folder, job = launching.resume(run)
-    typer.echo(f"job {job}: {folder} again")
+    if nodes is None:
+        folder, job = launching.resume(run)
+        typer.echo(f"job {job}: {folder} again")
+    else:
+        again = relaunching.relaunch(run, nodes)
+        typer.echo(f"job {again.job}: {again.folder} on {nodes} node{'s' if nodes > 1 else ''}, {' '.join(again.changes)}")
+
+
+@app.command()
+def summary(
+    place: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder, or one of runs")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print seconds by what they went into, as JSON")] = False,
+) -> None:
+    """Show every start of a run, and where its time went; with or without SLURM."""
+    import json
+
+    from launchers.summaries import lines_of, summaries
+
+    found = summaries(place)
+    if as_json:
+        typer.echo(json.dumps([each.record() for each in found], indent=1))
+        return
+    for each in found:
+        for line in lines_of(each):
+            typer.echo(line)

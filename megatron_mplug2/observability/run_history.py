@@ -11,11 +11,13 @@ from typing import Any
 
 from megatron_mplug2.config.schema import LayoutConfig
 from megatron_mplug2.observability.last_step import last_train_step
+from megatron_mplug2.observability.spent import Progress
 
 HISTORY_NAME = "history.jsonl"
 SUMMARY_NAME = "run_summary.json"
 
-FINISHED = "finished"
+FINISHED, STOPPED = "finished", "stopped"
+"""Reasons of an end in good order; any other is an accident."""
 
 
 MOST_STEPS = 2**60
@@ -40,22 +42,26 @@ class RunHistory:
         self._run_dir, self._steps = run_dir, steps
         self._events, _ = read_history(run_dir)
 
-    def started(self, step: int, layout: LayoutConfig, stage_starts: Sequence[int]) -> int:
-        """The run begins after `step` steps, its chain of blocks cut at `stage_starts`. Returns the steps that an earlier start had done
-        and that are done again.
+    def started(
+        self, step: int, layout: LayoutConfig, stage_starts: Sequence[int], *, productive_s: float = 0.0, began: float | None = None
+    ) -> int:
+        """The run is ready for its first step, after `step` steps, its chain of blocks cut at `stage_starts`. Returns the steps that an
+        earlier start had done and that are done again.
 
-        To be called before the run's record forgets them.
+        `productive_s`: of the steps that made the weights which it begins with. `began`: when its command did. To be called before the
+        run's record forgets the steps that were lost.
         """
         lost = max(0, self._reached() - step)
         if self._events and self._events[-1]["event"] != Event.END:
-            self._add(Event.END, step=self._reached(), reason="ended without a word", at=_last_sign(self._run_dir))
+            self._add(Event.END, step=self._reached(), reason="ended without a word", at=last_sign(self._run_dir))
         sizes = {"tensor": layout.tensor, "pipeline": layout.pipeline, "data": layout.data}
-        self._add(Event.START, step=step, world_size=layout.world_size, lost_steps=lost, **sizes, stage_starts=list(stage_starts))
+        times = {"productive_s": round(productive_s, 3), "began": None if began is None else round(began, 3)}
+        self._add(Event.START, step=step, world_size=layout.world_size, lost_steps=lost, **sizes, stage_starts=list(stage_starts), **times)
         return lost
 
-    def saving(self, step: int) -> None:
+    def saving(self, step: int, progress: Progress = Progress()) -> None:  # noqa: B008 (frozen)
         """A checkpoint of the weights after `step` steps was begun."""
-        self._add(Event.CHECKPOINT, step=step)
+        self._add(Event.CHECKPOINT, step=step, **progress.record())
 
     def bad_step(self, step: int, reason: str) -> None:
         """The step after `step` steps made no update."""
@@ -65,9 +71,9 @@ class RunHistory:
         """After `step` steps the weights went back to those after `to` steps."""
         self._add(Event.ROLL_BACK, step=step, to=to, lost_steps=step - to)
 
-    def ended(self, step: int, reason: str) -> None:
+    def ended(self, step: int, reason: str, progress: Progress = Progress()) -> None:  # noqa: B008 (frozen)
         """After `step` steps; `reason` in one line."""
-        self._add(Event.END, step=step, reason=reason)
+        self._add(Event.END, step=step, reason=reason, **progress.record())
 
     def summarise(self, step: int, productive_s: float, steps_left_out: int) -> dict[str, Any]:
         """Writes the summary and returns it. `productive_s`: of the steps that made the weights, over all starts."""
@@ -94,7 +100,7 @@ class RunHistory:
         ends = [event["step"] for event in self._events if event["event"] == Event.END]
         return max([0 if logged is None else logged + 1, *ends[-1:]])
 
-    def _add(self, event: Event, *, step: int, at: float | None = None, **values: str | int | list[int]) -> None:
+    def _add(self, event: Event, *, step: int, at: float | None = None, **values: Any) -> None:
         entry = {"event": event, "at": round(time.time() if at is None else at, 3), "step": step, **values}
         self._events.append(entry)
         _replace(self._run_dir / HISTORY_NAME, "".join(json.dumps(line) + "\n" for line in self._events))
@@ -110,10 +116,10 @@ def summary_line(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _last_sign(run_dir: Path) -> float:
-    """When the run's record was written last."""
+def last_sign(run_dir: Path) -> float:
+    """When the run's record was written last, in seconds since 1970; 0 where there is none."""
     names = [HISTORY_NAME, "metrics.jsonl"]
-    return max((run_dir / name).stat().st_mtime for name in names if (run_dir / name).exists())
+    return max(((run_dir / name).stat().st_mtime for name in names if (run_dir / name).exists()), default=0.0)
 
 
 def read_history(run_dir: Path) -> tuple[list[dict[str, Any]], int]:

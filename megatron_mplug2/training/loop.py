@@ -16,6 +16,7 @@ from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.state import DataState
 from megatron_mplug2.errors import ExitCode
 from megatron_mplug2.observability.beats import forget_beats
+from megatron_mplug2.observability.run_history import STOPPED
 from megatron_mplug2.observability.sections import Section, SectionClock
 from megatron_mplug2.observability.watchdog import Watchdog
 from megatron_mplug2.parallel.determinism import be_deterministic
@@ -145,7 +146,7 @@ class _Training:
             if stopping and planned.step != last:
                 with clock.within(Section.CHECKPOINT):
                     self._saver.finish()
-                self._recorder.stopping("stopped")
+                self._recorder.stopping(STOPPED)
                 return ExitCode.STOPPED
             clock.enter(Section.DATA_WAIT, planned.step + 1)
         with clock.within(Section.CHECKPOINT):

@@ -17,6 +17,7 @@ from megatron_mplug2.observability.metrics import StepMetrics, UseMetrics
 from megatron_mplug2.observability.progress import TrainingProgress
 from megatron_mplug2.observability.run_history import FINISHED, RunHistory, summary_line
 from megatron_mplug2.observability.sections import Section, SectionClock
+from megatron_mplug2.observability.spent import Progress, SpentClock, Use, command_began
 from megatron_mplug2.observability.stragglers import find_straggler, section_times
 from megatron_mplug2.observability.throughput import Throughput
 from megatron_mplug2.parallel.device import device, peak_memory_gb
@@ -48,7 +49,7 @@ class Recorder:
         self._done, self._steps_left_out = first_step, health.steps_left_out
         self.productive_s = health.productive_s
         """As in `HealthState`, up to the last step."""
-        self._marked = time.monotonic()
+        self._time = SpentClock()
         self._wait_s = 0.0
         self._interval = _Interval()
         self._end = FINISHED
@@ -57,7 +58,7 @@ class Recorder:
         if self._speaks:
             write_resolved(config, config.run_dir)
             self._history = RunHistory(config.run_dir, config.steps)
-            lost = self._history.started(first_step, config.layout, stage_starts)
+            lost = self._history.started(first_step, config.layout, stage_starts, productive_s=self.productive_s, began=command_began())
             self._log = self._open.enter_context(RunLog(config.run_dir, first_step))
             self._progress = self._open.enter_context(TrainingProgress(config.steps, first_step))
             if lost:
@@ -69,13 +70,12 @@ class Recorder:
 
     def batch_arrived(self) -> None:
         """Call when the step's batch is there."""
-        self._wait_s = time.monotonic() - self._marked
+        self._wait_s = time.monotonic() - self._time.mark
 
     def step(self, work: StepWork, result: StepResult, *, substituted: int) -> None:
         """Call when the step is done. `substituted`: bad samples so far. Collective over the world where the step is logged."""
-        now = time.monotonic()
+        step_s = self._time.took(Use.STEPS)
         self._samples.add(self._config.training.global_batch)
-        step_s = now - self._marked
         self._interval.add(step_s, self._flops.of(work.task, work.phase))
         self._done = work.step + 1
         if result.bad is None:
@@ -101,24 +101,26 @@ class Recorder:
                 self._history.bad_step(work.step, result.bad.reason)
         if self.logs(work.step):
             self._write(metrics)
-        self._marked = time.monotonic()
+        self._time.took(Use.LOGGING)
 
     def validation(self, step: int, values: Mapping[str, float]) -> None:
+        """Call when a validation is done."""
+        self._time.took(Use.VALIDATION)
         if self._speaks:
             self._log.validation(step, values)
             self.note(f"validation after step {step + 1}: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items()))
-        self._marked = time.monotonic()
 
     def saved(self, health: HealthState) -> None:
         """Call when a checkpoint was begun."""
+        self._time.took(Use.CHECKPOINT)
         self._steps_left_out = health.steps_left_out
         if self._speaks:
-            self._history.saving(self._done)
+            self._history.saving(self._done, self._progress_so_far())
             self._history.summarise(self._done, self.productive_s, self._steps_left_out)
-        self._marked = time.monotonic()
 
     def rolled_back(self, back: RolledBack) -> None:
         """Call after the bad step was told to `step`."""
+        self._time.took(Use.CHECKPOINT)
         self.productive_s = back.productive_s
         if self._speaks:
             self._history.rolled_back(self._done, back.steps)
@@ -131,13 +133,15 @@ class Recorder:
     def ended(self, reason: str) -> None:
         """Writes the end down. Called at the context's end, or by the watchdog instead."""
         if self._speaks:
-            self._history.ended(self._done, reason)
+            self._history.ended(self._done, reason, self._progress_so_far())
             self.note(summary_line(self._history.summarise(self._done, self.productive_s, self._steps_left_out)))
 
     def note(self, text: str) -> None:
         if self._speaks:
             self._progress.note(text)
-        self._marked = time.monotonic()
+
+    def _progress_so_far(self) -> Progress:
+        return Progress(productive_s=self.productive_s, spent=self._time.spent)
 
     def _write(self, metrics: StepMetrics) -> None:
         ranks = self._everyones()

@@ -66,8 +66,8 @@ def test_answers_are_trained_until_patience_ends_and_the_best_are_evaluated(corp
     run(config)  # it is finished
     assert len(lines(config, "train")) == 4
     run(config, evaluate)
-    results = json.loads((config.run_dir / "evaluation.json").read_text())
-    assert results["step"] == 2 and results["qa"]["all"] is not None
+    results = json.loads((config.run_dir / "evaluation-video_qa.json").read_text())
+    assert results["step"] == 2 and "exact match" in results["scores"]
 
 
 @pytest.mark.long
@@ -85,7 +85,7 @@ def test_a_killed_run_goes_on_bit_for_bit_with_averages_and_best(corpus: Path, t
     assert any(key.startswith("average/") for key in tensors) and tensors.keys() == resumed.keys()
     assert all(torch.equal(tensors[key], resumed[key]) for key in tensors)
     run(ended, evaluate)
-    assert (ended.run_dir / "evaluation.json").exists()
+    assert (ended.run_dir / "evaluation-video_caption.json").exists()
 
 
 @pytest.mark.long

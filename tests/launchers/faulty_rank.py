@@ -1,20 +1,28 @@
-"""Stands for `python -m megatron_mplug2.cli` in a job: the command, with a fault in each of the job's first two starts.
+"""Stands for `python -m megatron_mplug2.cli` in a job: the command, with a plan's faults in the job's starts, and a record of what is read.
 
-In start 0 rank 3 is killed at step 7; in start 1 SLURM is told to send the signal of a time limit at step 8; later ones run undisturbed.
+python faulty_rank.py PLAN -m megatron_mplug2.cli pretrain CONFIG
 """
 
+import json
 import os
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from launchers import local
 from megatron_mplug2 import cli
+from megatron_mplug2.training import step as step_module
 from megatron_mplug2.training.engine import Engine
+from megatron_mplug2.training.step import StepLosses, StepWork
 
-KILLED_AT, STOPPED_AT = 7, 8
+FIRST_AT, SECOND_AT = 7, 8
+"""Steps in which the faults of the first and the second start come."""
+DYING = "dying"
+"""File in the run folder, in which a rank names its node and then waits for its death."""
+PATIENCE_S = 120
 
 
 def kill(engine: Engine) -> None:
@@ -25,16 +33,72 @@ def reach_the_time_limit(engine: Engine) -> None:
     subprocess.run(["scancel", "--signal=USR2", os.environ["SLURM_JOB_ID"]], check=True, timeout=60)
 
 
+def be_preempted(engine: Engine) -> None:
+    """Submits an urgent job for all nodes, and goes on when the signal is there that it brings."""
+    signals = {signal.SIGUSR2, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    environ = {name: os.environ[name] for name in ("PATH", "SLURM_CONF")}
+    urgent = ["sbatch", "--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 1"]
+    subprocess.run(urgent, env=environ, check=True, timeout=60)
+    come = signal.sigtimedwait(signals, PATIENCE_S)
+    assert come is not None, "not preempted"
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    os.kill(os.getpid(), come.si_signo)
+
+
+def die_with_the_node(engine: Engine) -> None:
+    (engine.config.run_dir / DYING).write_text(os.environ["SLURMD_NODENAME"])
+    signal.alarm(PATIENCE_S)
+    signal.pause()
+
+
+def plans() -> dict[str, dict[int, tuple[int, int, Callable[[Engine], None]]]]:
+    """By name: start -> step, rank and fault."""
+    from tests.training.faults import break_off
+
+    return {
+        "killed-then-limited": {0: (FIRST_AT, 3, kill), 1: (SECOND_AT, 0, reach_the_time_limit)},
+        "broken-then-preempted": {0: (FIRST_AT, 1, break_off), 1: (SECOND_AT, 0, be_preempted)},
+        "limited": {0: (FIRST_AT, 0, reach_the_time_limit)},
+        "node-dies": {0: (FIRST_AT, 1, die_with_the_node)},
+        "undisturbed": {},
+    }
+
+
+@contextmanager
+def recording(start: str) -> Iterator[None]:
+    """Writes the ids of a step's samples, before what may end it."""
+    before = step_module.backward
+
+    def backward(engine: Engine, work: StepWork) -> StepLosses:
+        topology = engine.topology
+        if topology.tensor_rank == 0 and topology.pipeline_rank == 0:
+            folder = engine.config.run_dir / "samples"
+            folder.mkdir(exist_ok=True)
+            numbers = range(topology.data_rank, engine.config.training.global_batch, topology.data_size)
+            batches = {number: batch.sample_ids.tolist() for number, batch in zip(numbers, work.batches, strict=False)}
+            with (folder / f"{start}-{topology.data_rank}.jsonl").open("a") as file:
+                file.write(json.dumps({"step": work.step, "start": start, "batches": batches}) + "\n")
+        return before(engine, work)
+
+    setattr(step_module, "backward", backward)  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(step_module, "backward", before)  # noqa: B010
+
+
 def main() -> None:
-    assert "/launches/0001/code/" in str(local.__file__), "the code of the snapshot"
+    assert "/launches/" in str(local.__file__), "the code of the snapshot"
     sys.path.append(str(Path(__file__).parents[2]))
     from tests.training.faults import fault_at
 
-    faults = {0: fault_at(KILLED_AT, 3, kill), 1: fault_at(STOPPED_AT, 0, reach_the_time_limit)}
+    start = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    plan = plans()[sys.argv[1]]
     with ExitStack() as stack:
-        start = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        if start in faults:
-            stack.enter_context(faults[start])
+        if start in plan:
+            stack.enter_context(fault_at(*plan[start]))
+        stack.enter_context(recording(f"{os.environ['SLURM_JOB_ID']}.{start}"))
         sys.argv = ["mplug2", *sys.argv[sys.argv.index("megatron_mplug2.cli") + 1 :]]
         cli.main()
 

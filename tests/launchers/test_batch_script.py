@@ -1,13 +1,17 @@
 """The batch script as text, against golden files, and its hostile parts under a real shell. No SLURM is needed."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from launchers import health
 from launchers.batch_script import JobSpec, render
 from launchers.cluster import ContainerConfig, Device, SlurmConfig, load_cluster
+from launchers.launch_folder import read_events
+from megatron_mplug2.errors import ExitCode
 
 GOLDEN = Path(__file__).parent / "golden"
 PLAIN = SlurmConfig(max_nodes=1, tasks_per_node=2, device=Device.CPU, cpus_per_task=4, time_limit_min=60)
@@ -41,6 +45,7 @@ def spec(nodes: int, slurm: SlurmConfig, folder: Path = Path("/shared/runs/large
         nodes=nodes,
         tasks_per_node=slurm.tasks_per_node,
         slurm=slurm,
+        check=health.command("python3", folder, slurm),
     )
 
 
@@ -51,14 +56,25 @@ def test_golden(nodes: int, slurm: SlurmConfig) -> None:
 
 
 STAND_INS = {
-    "srun": 'printf "%s\\n" "$@" > srun.args; echo "$TOLD" > srun.env; {said} exit {code}',
-    "scontrol": 'case $1 in show) echo node1 ;; *) echo "$@" >> scontrol.args ;; esac',
+    "srun": """case "$*" in *launchers.health*) cat health.said; exit ;; esac
+printf "%s\\n" "$@" > srun.args; echo "$TOLD" > srun.env; {said} exit {code}""",
+    "scontrol": """case "$1 $2" in
+  "show hostnames") printf 'node1\\nnode2\\n' ;;
+  "show job") echo "   ReqNodeList=(null) ExcNodeList=$(cat excluded 2> /dev/null || echo '(null)')" ;;
+  *) echo "$@" >> scontrol.args ;;
+esac""",
     "squeue": "echo {state}",
 }
 
 
-def run(folder: Path, slurm: SlurmConfig, *, code: int, said: str = "", state: str = "RUNNING", restarts: int = 0) -> int:
-    """The script, in `folder`, with programs in the place of SLURM's."""
+WELL = "".join(f"mplug2-health well node{node} \n" for node in (1, 1, 2, 2))
+
+
+def run(
+    folder: Path, slurm: SlurmConfig, *, code: int, said: str = "", state: str = "RUNNING", restarts: int = 0, nodes: str = WELL
+) -> int:
+    """The script, in `folder`, with programs in the place of SLURM's. `nodes`: what they say of their health."""
+    (folder / "health.said").write_text(nodes)
     programs = folder / "bin"
     programs.mkdir()
     for name, body in STAND_INS.items():
@@ -68,7 +84,7 @@ def run(folder: Path, slurm: SlurmConfig, *, code: int, said: str = "", state: s
         (programs / name).chmod(0o755)
     (folder / "job.sh").write_text(render(spec(2, slurm, folder)))
     environ = {"PATH": f"{programs}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-2]"}
-    environ["SLURM_RESTART_COUNT"] = str(restarts)
+    environ |= {"SLURM_RESTART_COUNT": str(restarts), "SLURM_JOB_NUM_NODES": "2", "SLURMD_NODENAME": "node1"}
     return subprocess.run(["bash", "job.sh"], cwd=folder, env=environ, capture_output=True, timeout=60, check=False).returncode
 
 
@@ -81,7 +97,8 @@ def run(folder: Path, slurm: SlurmConfig, *, code: int, said: str = "", state: s
         (137, "echo 85 > $MPLUG2_EXIT_NOTES/1;", 85, True),
         (137, "echo 2 > $MPLUG2_EXIT_NOTES/3; echo 1 > $MPLUG2_EXIT_NOTES/0;", 2, False),
         (143, "echo 65 > $MPLUG2_EXIT_NOTES/1;", 65, False),
-        (75, "", 75, True),
+        (143, "echo 1 > $MPLUG2_EXIT_NOTES/0; echo 75 > $MPLUG2_EXIT_NOTES/1;", 75, True),
+        (143, "echo 1 > $MPLUG2_EXIT_NOTES/0;", 1, True),
     ],
 )
 def test_what_is_requeued(tmp_path: Path, code: int, said: str, left: int, requeued: bool) -> None:
@@ -112,3 +129,67 @@ def test_a_set_up_that_fails_ends_the_job(tmp_path: Path) -> None:
     assert run(tmp_path, PLAIN.model_copy(update={"setup": ("false",)}), code=0) == 1
     assert not (tmp_path / "srun.args").exists() and not (tmp_path / "scontrol.args").exists()
     assert '"event": "end", "code": 1, "next": "end"' in (tmp_path / "events.jsonl").read_text()
+
+
+def mark(*lines: str) -> str:
+    return "a library's line\n" + "".join(f"mplug2-health {line}\n" for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "bad", "said"),
+    [
+        (mark("well node1", "ill node2 it has no GPU", "misses node1 not there"), "node2", "it has no GPU"),
+        (mark("misses node2 not there", "misses node2 not there", "misses node1 no way"), "node2", "not there"),
+        (mark("misses node2 not there", "misses node1 no way"), None, "not there"),
+        (mark("vain node1 nccl cannot sum", "well node2 "), None, "nccl cannot sum"),
+        ("", None, "no node has answered"),
+    ],
+    ids=["it says so itself", "most miss it", "each the other", "all together", "silence"],
+)
+def test_a_bad_node_is_left_out_of_the_next_start(tmp_path: Path, nodes: str, bad: str | None, said: str) -> None:
+    (tmp_path / "excluded").write_text("node9")
+    assert run(tmp_path, PLAIN, code=0, nodes=nodes) == ExitCode.BAD_NODE
+    assert not (tmp_path / "srun.args").exists(), "the ranks are not started"
+    told = (tmp_path / "scontrol.args").read_text().splitlines()
+    assert told == ["requeue 7", *([f"update JobId=7 ExcNodeList=node9,{bad}"] if bad else [])]
+    health, end = read_events(tmp_path)[-2:]
+    assert (health.event, health.next, health.why) == ("unhealthy", "exclude" if bad else "requeue", said)
+    assert bad is None or health.nodes == bad
+    assert (end.event, end.code, end.next) == ("end", ExitCode.BAD_NODE, "requeue")
+
+
+def test_a_check_that_fails_on_every_node_would_fail_again(tmp_path: Path) -> None:
+    assert run(tmp_path, PLAIN, code=0, nodes=mark("ill node1 no room", "ill node2 no room")) == ExitCode.BAD_NODE
+    assert not (tmp_path / "scontrol.args").exists()
+    assert [(event.event, event.next) for event in read_events(tmp_path)[-2:]] == [("unhealthy", "end"), ("end", "end")]
+
+
+def test_bad_nodes_come_to_an_end_too(tmp_path: Path) -> None:
+    run(tmp_path, PLAIN, code=0, nodes=mark("ill node2 no room"), restarts=20)
+    assert not (tmp_path / "scontrol.args").exists() and read_events(tmp_path)[-1].next == "limit"
+
+
+def test_a_profile_may_want_no_check(tmp_path: Path) -> None:
+    assert run(tmp_path, PLAIN.model_copy(update={"health": None}), code=0, nodes="") == 0
+    assert (tmp_path / "srun.args").exists()
+
+
+def test_without_scontrol_nothing_is_begun(tmp_path: Path) -> None:
+    """The script itself runs in a container that has none."""
+    (tmp_path / "job.sh").write_text(render(spec(2, PLAIN, tmp_path)))
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("mkdir", "date"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+    environ = {"PATH": str(programs), "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node1", "SLURMD_NODENAME": "node1"}
+    bash = [str(shutil.which("bash")), "job.sh"]
+    done = subprocess.run(bash, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (ExitCode.MISTAKE, "")
+    assert done.stderr.startswith("error: no scontrol on node1, by which") and done.stderr.count("\n") == 1
+    assert [(event.event, event.code) for event in read_events(tmp_path)] == [("start", None), ("end", ExitCode.MISTAKE)]
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "exits").write_text("no folder")
+    assert run(tmp_path, PLAIN, code=0) == ExitCode.MISTAKE
+    assert not (tmp_path / "srun.args").exists() and not (tmp_path / "scontrol.args").exists()

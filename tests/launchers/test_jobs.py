@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from launchers.jobs import described, log_path, status_of
-from launchers.launch_folder import EVENTS, Event, Launch, new_folder, write_launch
+from launchers.jobs import described, log_path, silence, status_of
+from launchers.launch_folder import EVENTS, Event, Launch, append_event, new_folder, write_launch
 from launchers.queue import QueuedJob
 from megatron_mplug2.errors import ExitCode, UserError
 
@@ -75,6 +75,29 @@ def test_a_queued_job_is_known_by_its_script(run: Path) -> None:
     ]
     found = status_of(run, queued)
     assert (found.job, found.state, found.where, found.queued) == ("9", "PENDING", "Priority", True)
+
+
+def test_a_job_that_could_not_write_is_told(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run / "launches/0001"
+    programs(tmp_path, monkeypatch, scontrol="echo JobState=FAILED")
+    assert silence(status_of(run, [])) is None
+    append_event(folder, Event(at=9, job=8, restarts=0, event="submit"))
+    assert silence(status_of(run, [])) == f"job 7 wrote nothing: {folder}/logs is not there, or its nodes cannot write into it"
+    programs(tmp_path, monkeypatch, scontrol="echo JobState=CANCELLED")
+    assert silence(status_of(run, [])) is None
+
+
+@pytest.mark.parametrize(
+    ("then", "said"),
+    [
+        ("exclude", "node2 left out of the next start: it has no GPU"),
+        ("requeue", "no node surely to blame: it has no GPU"),
+        ("end", "on every node: it has no GPU"),
+    ],
+)
+def test_a_health_check_has_words(then: str, said: str) -> None:
+    event = Event(at=1, job=7, restarts=2, event="unhealthy", nodes="node2", next=then, why="it has no GPU")
+    assert described(event) == f"job 7 start 2 failed its health check, {said}"
 
 
 def test_what_is_not_there(run: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_dry_run_prints_the_script_and_writes_nothing(tmp_path: Path) -> None:
     done = mplug2(tmp_path, "launch", str(LARGE), "--cluster", "slurm_8x8", "--dry-run", "--exclude", "node3", path="/usr/nowhere")
     assert (done.returncode, done.stderr) == (0, "")
     *script, imported = done.stdout.splitlines()
-    assert script[0] == "#!/bin/bash" and script[-1] == 'exit "$code"' and imported == "# False"
+    assert script[0] == "#!/bin/bash" and script[-1] == "esac" and imported == "# False"
     assert {"#SBATCH --nodes=4", "#SBATCH --gpus-per-node=8", "#SBATCH --exclude=node3"} <= set(script)
     assert list(tmp_path.iterdir()) == []
 

@@ -8,13 +8,15 @@ import pytest
 
 from megatron_mplug2.config.schema import LayoutConfig
 from megatron_mplug2.observability.log import RunLog
-from megatron_mplug2.observability.run_history import FINISHED, HISTORY_NAME, SUMMARY_NAME, RunHistory, summary_line
+from megatron_mplug2.observability.run_history import FINISHED, HISTORY_NAME, STOPPED, SUMMARY_NAME, RunHistory, summary_line
+from megatron_mplug2.observability.spent import Progress, SpentClock, Use
 from tests.observability.samples import metrics_of
 
 
 def events(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / HISTORY_NAME).read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "at"} for line in lines]
+    times = ("at", "began", "productive_s", "spent")
+    return [{name: value for name, value in line.items() if name not in times} for line in lines]
 
 
 def log_steps(folder: Path, first: int, last: int) -> None:
@@ -37,6 +39,20 @@ def test_a_killed_start_is_told_by_the_next(tmp_path: Path) -> None:
         {"event": "end", "step": 12, "reason": "finished"},
     ]
     assert RunHistory(tmp_path, 12).started(12, LayoutConfig(), [0]) == 0
+
+
+def test_each_checkpoint_tells_where_the_time_went(tmp_path: Path) -> None:
+    """So that a start that is killed has told of all that it saved."""
+    history = RunHistory(tmp_path, 12)
+    history.started(0, LayoutConfig(), [0], productive_s=1.5, began=1000.0)
+    clock = SpentClock()
+    clock.took(Use.STEPS)
+    history.saving(4, Progress(productive_s=2.5, spent=clock.spent))
+    history.ended(5, STOPPED, Progress(productive_s=3.5, spent={Use.CHECKPOINT: 0.12345}))
+    start, checkpoint, end = (json.loads(line) for line in (tmp_path / HISTORY_NAME).read_text().splitlines())
+    assert (start["productive_s"], start["began"]) == (1.5, 1000.0)
+    assert checkpoint["productive_s"] == 2.5 and list(checkpoint["spent"]) == ["steps", "logging", "validation", "checkpoint"]
+    assert (end["productive_s"], end["spent"]) == (3.5, {"checkpoint": 0.123})
 
 
 def test_the_summary_counts_over_all_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,112 @@
+"""The parts of a batch script that are the same for all jobs, for `str.format` by `launchers.batch_script`."""
+
+BEGIN = """
+# Written by `mplug2 launch`. What it does when the ranks have ended: launchers/batch_script.py of the project.
+set -e -o pipefail
+launch={folder}
+job={job}
+restarts=${{SLURM_RESTART_COUNT:-0}}
+notes=$launch/exits/$SLURM_JOB_ID.$restarts
+if ! mkdir -p "$notes"; then
+  echo "error: cannot write into $launch: run_dir must be on storage that the nodes share; mplug2 jobs resume starts it again" >&2
+  exit {mistake}
+fi
+event() {{ # event, exit code, what comes next; which nodes, where not all; why
+  printf '{{"at": %s, "job": %s, "restarts": %s, "event": "%s", "code": %s, "next": "%s", "nodes": "%s", "why": "%s"}}\\n' \\
+    "$(date +%s)" "$SLURM_JOB_ID" "$restarts" "$1" "$2" "$3" "${{4:-$SLURM_JOB_NODELIST}}" "${{5:-}}" >> "$launch/{events}"
+}}
+leave() {{ # exit code, requeue or end, nodes that the next start is to leave out
+  local next=$2 excluded
+  if [ "$next" = requeue ] && [ "$restarts" -ge {limit} ]; then next=limit; fi
+  if [ "$next" = requeue ]; then
+    # A job that was cancelled or preempted meanwhile is not this script's to start again. A controller that is away says nothing.
+    case $(squeue --noheader --jobs "$job" --format %T) in
+      RUNNING | "") ;;
+      *) next=end ;;
+    esac
+  fi
+  event end "$1" "$next"
+  if [ "$next" = limit ]; then echo "error: started {limit} times again, which is requeue_limit: not requeued" >&2; fi
+  if [ "$next" = requeue ]; then
+    trap '' TERM # comes with a requeue
+    for pause in 0 10 60 120 end; do
+      if [ $pause = end ]; then
+        echo "error: SLURM did not take the job back (see above): mplug2 jobs resume starts it again" >&2
+        exit "$1"
+      fi
+      sleep $pause
+      if scontrol requeue "$job"; then break; fi
+    done
+    if [ -n "${{3:-}}" ]; then # only a job that waits lets its nodes be chosen anew
+      excluded=$(scontrol show job "$job" | sed -n 's/.*ExcNodeList=\\([^ ]*\\).*/\\1/p' | grep -vx '(null)') || true
+      scontrol update "JobId=$job" "ExcNodeList=${{excluded:+$excluded,}}$3" ||
+        echo "error: SLURM does not leave $3 out of the next start (see above)" >&2
+    fi
+  fi
+  exit "$1"
+}}
+event start null run
+trap 'event end $? end' ERR # a set-up that fails would fail again: no requeue
+if ! command -v scontrol > /dev/null; then
+  echo "error: no scontrol on $SLURMD_NODENAME, by which this job is started again: a container belongs into the cluster's profile" >&2
+  leave {mistake} end
+fi
+"""
+
+MEETING = """
+port() {{ # of this start, by its use
+  echo $(({first} + (SLURM_JOB_ID + {stride} * restarts + $1) % {ports}))
+}}
+export PYTHONPATH=$launch/{code}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1 {notes}=$notes
+# Named here, since a container has no scontrol.
+{nodes}=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -s -d ' ')
+: "${{MASTER_ADDR:=${{{nodes}%% *}}}}"
+export {nodes} MASTER_ADDR MASTER_PORT=$(port 0)
+"""
+
+CHECK = """# The nodes are looked at first: launchers/health.py. What they say comes through srun, which needs no folder.
+rm -rf "$launch/{probes}"
+said=$(MASTER_PORT=$(port {offset}) timeout --kill-after=30 {limit} \\
+  {step}) || true
+rm -rf "$launch/{probes}"
+echo "$said" >&2
+said=$(grep '^{mark} ' <<< "$said") || true
+if [ "$(grep -c '^{mark} well ' <<< "$said")" -ne {tasks} ]; then
+  bad=$(awk '$2 == "ill" {{print $3}}' <<< "$said" | sort -u)
+  if [ -z "$bad" ]; then # then the node that most miss, where it is one
+    bad=$(awk '$2 == "misses" {{print $3}}' <<< "$said" | sort | uniq -c | sort -rn |
+      awk 'NR == 1 {{most = $1; node = $2}} NR == 2 && $1 == most {{node = ""}} END {{print node}}')
+  fi
+  why=$(awk -v bad="${{bad%%$'\\n'*}}" '$2 != "well" && (bad == "" || $3 == bad) {{print; exit}}' <<< "$said" | cut -d ' ' -f 4-)
+  : "${{why:=no node has answered}}"
+  if [ -z "$bad" ]; then
+    event unhealthy null requeue "" "$why"
+    echo "error: the health check failed, and no node is surely to blame: $why" >&2
+    leave {bad_node} requeue
+  elif [ "$SLURM_JOB_NUM_NODES" -gt 1 ] && [ "$(wc -l <<< "$bad")" -eq "$SLURM_JOB_NUM_NODES" ]; then
+    event unhealthy null end "" "$why"
+    echo "error: the health check failed on every node: $why" >&2
+    leave {bad_node} end
+  fi
+  bad=$(paste -s -d , <<< "$bad")
+  event unhealthy null exclude "$bad" "$why"
+  echo "error: the health check failed, the next start leaves out $bad: $why" >&2
+  leave {bad_node} requeue "$bad"
+fi
+"""
+
+END = """
+# A rank that ends takes the others with it, and srun then tells of those that it killed: what a rank said itself weighs more.
+if [ "$code" -ne {finished} ]; then
+  for said in {said_last}; do
+    if grep -qsx "$said" "$notes"/*; then
+      code=$said
+      break
+    fi
+  done
+fi
+case $code in
+  {final}) leave "$code" end ;;
+  *) leave "$code" requeue ;;
+esac
+"""
