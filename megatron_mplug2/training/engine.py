@@ -74,7 +74,7 @@ class Engine:
             self.ddp.start_param_sync(force_sync=True)
 
     @contextmanager
-    def whole_weights(self) -> Iterator[None]:
+    def evaluated(self) -> Iterator[None]:
         """Each rank has them at all times."""
         self.finish_gathering()
         yield

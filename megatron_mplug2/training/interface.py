@@ -71,7 +71,7 @@ class TrainingEngine(Protocol):
     def finish_gathering(self) -> None:
         """Makes all weights current, for a look at them before the next forward pass."""
 
-    def whole_weights(self) -> AbstractContextManager[None]:
+    def evaluated(self) -> AbstractContextManager[None]:
         """Around an evaluation by modules of the stage: every rank has every weight of its stage."""
 
     def weights_loaded(self) -> None:

@@ -156,7 +156,7 @@ class _Training:
     def _validate(self, step: int, stopping: bool) -> None:
         training, last = self._engine.config.training, self._engine.config.steps - 1
         if training.validate_every and not stopping and ((step + 1) % training.validate_every == 0 or step == last):
-            with self._engine.clock.within(Section.VALIDATION), self._engine.whole_weights():
+            with self._engine.clock.within(Section.VALIDATION), self._engine.evaluated():
                 self._recorder.validation(step, validate(self._engine, self._data.peers, self._data.ledger))
 
     def _save(self, step: int) -> None:

@@ -66,9 +66,9 @@ def clip(optimizer: MegatronOptimizer, limit: float, norm: float) -> None:
             clip_grad_by_total_norm_fp32(params, max_norm=limit, total_norm=norm)
 
 
-def rule_of(weight: Weight, settings: Settings) -> ParamGroupOverride:
+def rule_of(weight: Weight, config: RunConfig) -> ParamGroupOverride:
     """Highest and lowest rate, and factor of the weight decay, as `LearningRate` reads them in an optimizer's groups."""
-    return _overrides(settings)[ParamKey(attr=_mark(group_of(weight.name), decays(weight, settings)))]
+    return _overrides(config.optimizer)[ParamKey(attr=_mark(group_of(weight.name), decays(weight, config.optimizer)))]
 
 
 def _mark(group: ParamGroup, decayed: bool) -> str:

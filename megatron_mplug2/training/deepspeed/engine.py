@@ -105,7 +105,7 @@ class DeepSpeedEngine:
         """Nothing overlaps the next forward pass."""
 
     @contextmanager
-    def whole_weights(self) -> Iterator[None]:
+    def evaluated(self) -> Iterator[None]:
         if self.config.deepspeed.zero_stage != WEIGHTS_STAGE:
             yield
             return

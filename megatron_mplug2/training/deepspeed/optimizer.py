@@ -20,7 +20,7 @@ def make_adamw(config: RunConfig, weights: Sequence[Weight]) -> torch.optim.Adam
     groups: dict[tuple[float, ...], dict[str, Any]] = {}
     for weight in weights:
         if weight.param.requires_grad:
-            rule = rule_of(weight, config.optimizer)
+            rule = rule_of(weight, config)
             group = groups.setdefault(tuple(rule.values()), {**rule, "params": []})
             group["params"].append(weight.param)
     settings = config.optimizer
