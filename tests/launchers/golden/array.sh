@@ -15,24 +15,66 @@
 # Written by `mplug2 launch`. What it does when the ranks have ended: launchers/batch_script.py of the project.
 set -e -o pipefail
 launch=/shared/study/shards/launches/0001
+job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 restarts=${SLURM_RESTART_COUNT:-0}
 notes=$launch/exits/$SLURM_JOB_ID.$restarts
-mkdir -p "$notes"
-event() { # start or end, exit code, what comes next
-  printf '{"at": %s, "job": %s, "restarts": %s, "nodes": "%s", "event": "%s", "code": %s, "next": "%s"}\n' \
-    "$(date +%s)" "$SLURM_JOB_ID" "$restarts" "$SLURM_JOB_NODELIST" "$@" >> "$launch/events-$SLURM_ARRAY_TASK_ID.jsonl"
+if ! mkdir -p "$notes"; then
+  echo "error: cannot write into $launch: run_dir must be on storage that the nodes share; mplug2 jobs resume starts it again" >&2
+  exit 2
+fi
+event() { # event, exit code, what comes next; which nodes, where not all; why
+  printf '{"at": %s, "job": %s, "restarts": %s, "event": "%s", "code": %s, "next": "%s", "nodes": "%s", "why": "%s"}\n' \
+    "$(date +%s)" "$SLURM_JOB_ID" "$restarts" "$1" "$2" "$3" "${4:-$SLURM_JOB_NODELIST}" "${5:-}" >> "$launch/events-$SLURM_ARRAY_TASK_ID.jsonl"
+}
+leave() { # exit code, requeue or end, nodes that the next start is to leave out
+  local next=$2 excluded
+  if [ "$next" = requeue ] && [ "$restarts" -ge 20 ]; then next=limit; fi
+  if [ "$next" = requeue ]; then
+    # A job that was cancelled or preempted meanwhile is not this script's to start again. A controller that is away says nothing.
+    case $(squeue --noheader --jobs "$job" --format %T) in
+      RUNNING | "") ;;
+      *) next=end ;;
+    esac
+  fi
+  event end "$1" "$next"
+  if [ "$next" = limit ]; then echo "error: started 20 times again, which is requeue_limit: not requeued" >&2; fi
+  if [ "$next" = requeue ]; then
+    trap '' TERM # comes with a requeue
+    for pause in 0 10 60 120 end; do
+      if [ $pause = end ]; then
+        echo "error: SLURM did not take the job back (see above): mplug2 jobs resume starts it again" >&2
+        exit "$1"
+      fi
+      sleep $pause
+      if scontrol requeue "$job"; then break; fi
+    done
+    if [ -n "${3:-}" ]; then # only a job that waits lets its nodes be chosen anew
+      excluded=$(scontrol show job "$job" | sed -n 's/.*ExcNodeList=\([^ ]*\).*/\1/p' | grep -vx '(null)') || true
+      scontrol update "JobId=$job" "ExcNodeList=${excluded:+$excluded,}$3" ||
+        echo "error: SLURM does not leave $3 out of the next start (see above)" >&2
+    fi
+  fi
+  exit "$1"
 }
 event start null run
 trap 'event end $? end' ERR # a set-up that fails would fail again: no requeue
+if ! command -v scontrol > /dev/null; then
+  echo "error: no scontrol on $SLURMD_NODENAME, by which this job is started again: a container belongs into the cluster's profile" >&2
+  leave 2 end
+fi
 
 export NCCL_DEBUG=WARN
 export NCCL_IB_HCA=mlx5
 export TORCH_NCCL_ASYNC_ERROR_HANDLING=1
 
+port() { # of this start, by its use
+  echo $((20000 + (SLURM_JOB_ID + 97 * restarts + $1) % 10000))
+}
 export PYTHONPATH=$launch/code${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1 MPLUG2_EXIT_NOTES=$notes
 # Named here, since a container has no scontrol.
-: "${MASTER_ADDR:=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}"
-export MASTER_ADDR MASTER_PORT=$((20000 + (SLURM_JOB_ID + 97 * restarts) % 10000))
+MPLUG2_NODES=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -s -d ' ')
+: "${MASTER_ADDR:=${MPLUG2_NODES%% *}}"
+export MPLUG2_NODES MASTER_ADDR MASTER_PORT=$(port 0)
 
 code=0
 srun \
@@ -45,7 +87,7 @@ srun \
 
 # A rank that ends takes the others with it, and srun then tells of those that it killed: what a rank said itself weighs more.
 if [ "$code" -ne 0 ]; then
-  for said in 2 65 85; do
+  for said in 2 65 85 75 1; do
     if grep -qsx "$said" "$notes"/*; then
       code=$said
       break
@@ -53,12 +95,6 @@ if [ "$code" -ne 0 ]; then
   done
 fi
 case $code in
-  0 | 2 | 65) next=end ;;
-  *) if [ "$restarts" -lt 20 ]; then next=requeue; else next=limit; fi ;;
+  0 | 2 | 65) leave "$code" end ;;
+  *) leave "$code" requeue ;;
 esac
-# A job that was cancelled or preempted meanwhile is not this script's to start again.
-if [ $next = requeue ] && [ "$(squeue --noheader --jobs "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" --format %T)" != RUNNING ]; then next=end; fi
-event end "$code" $next
-if [ $next = limit ]; then echo "error: started 20 times again, which is requeue_limit: not requeued" >&2; fi
-if [ $next = requeue ]; then scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"; fi
-exit "$code"
