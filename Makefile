@@ -39,7 +39,7 @@ test-all: test
 	  echo "no Java, and none can be installed: tests of caption measures are skipped (apt-get install $(JAVA))" >&2
 	@command -v slurmctld >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends $(SLURM); } || \
 	  echo "no SLURM, and none can be installed: tests that submit jobs are skipped (apt-get install $(SLURM))" >&2
-	$(BIN)/python -m pytest -m long --session-timeout 2700
+	$(BIN)/python -m pytest -m long --session-timeout 3600
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -27,7 +27,7 @@ SIZES = {
     Split.VALIDATION: Sizes(motions=2, orders=1, pictures=2, documents=2),
     Split.TEST: Sizes(motions=10, orders=2, pictures=6, documents=2),
 }
-DIRECTION = {"r1", "r5", "r10", "r1_rerank", "chance_r1", "gallery"}
+DIRECTION = {"r1", "r5", "r10", "r1_rerank", "r5_rerank", "r10_rerank", "chance_r1", "gallery"}
 QUESTIONS = {"all", "motion", "motion_reversed_opposite", "motion_single_frame", "chance_motion"}
 
 
