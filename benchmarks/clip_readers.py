@@ -29,7 +29,7 @@ from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.tokenizer import Tokenizer
 
 CONFIG = Path(__file__).parents[1] / "configs" / "pretrain" / "demo.yaml"
-WORKERS, BATCH, EPOCHS = 2, 8, 6
+WORKERS, BATCH, EPOCHS = 2, 8, 12
 FRAMES, RESOLUTION = 8, 224
 AHEAD = 4
 """Batches that are prepared: for the peers two a worker, torch's default."""

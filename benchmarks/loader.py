@@ -1,7 +1,7 @@
 """How fast clips come as batches: our loader, against a plain torch DataLoader with PyAV over files, webdataset's own pipeline with PyAV
 over the same tars, and the limit: our decoder alone, in as many processes, without any loader.
 
-    python -m benchmarks.loader [--clips 48] [--rounds 4]
+    python -m benchmarks.loader [--clips 48] [--rounds 3]
 
 H.264 clips of 5 s that the script draws, as they are found and as `mplug2 data transcode` makes them; 8 frames of 224 pixels from each, one
 random crop, 2 processes, batches of 8. All ways take turns, so that whatever else the machine does hits all alike.
@@ -39,7 +39,7 @@ Seconds = dict[str, list[float]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=48, help="a multiple of 8")
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
