@@ -76,7 +76,7 @@ def find_in(place: Path) -> Found:
     folder = from_rank_0(place if any(place.glob("step-*")) else checkpoint_folder(place))
     found = find(folder)
     if not isinstance(found, Found):
-        raise UserError(f"no checkpoint in {folder}")
+        raise UserError(f"no checkpoint in {folder}: train first, or name a run that has one")
     return found
 
 

@@ -125,7 +125,7 @@ def test_what_is_named_must_be_there(tmp_path: Path) -> None:
     said = {
         "visio": "initialise_from.modules: the model has no 'visio'; its modules begin with decoder, fusion, heads, text, ",
         "vision": f"{checkpoint} is of another model: 28 missing (vision.blocks.2.",
-        "nothing": f"no checkpoint in {tmp_path}/nothing/checkpoints",
+        "nothing": f"no checkpoint in {tmp_path}/nothing/checkpoints: train first, or name a run that has one",
     }
     for module, line in said.items():
         place = tmp_path / "nothing" if module == "nothing" else source
