@@ -54,7 +54,7 @@ def main() -> None:
     dtype = torch.bfloat16 if on_gpu() else torch.float32
     before = matmul_tflops(dtype)
     with tempfile.TemporaryDirectory() as folder:
-        config = _config(asked, Path(folder))
+        config = config_of(asked, Path(folder))
         dist.init_process_group(backend(), init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
         seconds = _take_turns({OURS: _ours(config), REFERENCE: _reference(config, dtype)}, asked.rounds)
         dist.destroy_process_group()
@@ -71,7 +71,7 @@ def main() -> None:
     print(f"written to {write('step', command, case | {'rounds': asked.rounds, 'load_before': load}, figures)}")
 
 
-def _config(asked: argparse.Namespace, folder: Path) -> RunConfig:
+def config_of(asked: argparse.Namespace, folder: Path) -> RunConfig:
     presets = {"tiny": ("demo", 32), "base": ("base", 224), "large": ("large", 224)}
     name, resolution = presets[asked.model]
     return load_config(
@@ -95,7 +95,7 @@ def _config(asked: argparse.Namespace, folder: Path) -> RunConfig:
     )
 
 
-def _batch(config: RunConfig) -> PairBatch:
+def batch_of(config: RunConfig) -> PairBatch:
     generator = torch.Generator().manual_seed(0)
     samples, phase = config.training.global_batch, config.schedule[0]
     shape = samples, 3, phase.frames, phase.resolution, phase.resolution
@@ -115,7 +115,7 @@ def _batch(config: RunConfig) -> PairBatch:
 
 def _ours(config: RunConfig) -> Step:
     engine, guard = make_engine(config), Guard(config, {})
-    work = StepWork(step=0, task=Task.VIDEO_TEXT, phase=config.schedule[0], batches=[moved(_batch(config), device())])
+    work = StepWork(step=0, task=Task.VIDEO_TEXT, phase=config.schedule[0], batches=[moved(batch_of(config), device())])
     return lambda: _done(train_step(engine, work, guard))
 
 
@@ -125,7 +125,7 @@ def _reference(config: RunConfig, dtype: torch.dtype) -> Step:
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=1e-5, betas=(settings.beta1, settings.beta2), eps=settings.eps, weight_decay=settings.weight_decay
     )
-    batch = moved(_batch(config), device())
+    batch = moved(batch_of(config), device())
     assert isinstance(batch, PairBatch) and batch.media is not None
     media, instructions, targets = batch.media.float() / 255, batch.instructions, batch.targets
 
@@ -160,7 +160,7 @@ def _take_turns(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
 def _figures(config: RunConfig, seconds: dict[str, list[float]], ceiling: float) -> dict[str, Any]:
     samples, flops = config.training.global_batch, StepFlops(config).of(Task.VIDEO_TEXT, config.schedule[0])
     figures: dict[str, Any] = {"model_tflop_per_step": round(1e-12 * flops, 4), "matmul_ceiling_tflops": round(ceiling, 4)}
-    figures["reference_tflop_per_step_by_torchs_counter"] = round(1e-12 * _counted(config), 4)
+    figures["reference_tflop_per_step_by_torchs_counter"] = round(1e-12 * counted(config), 4)
     for name, taken in seconds.items():
         middle = statistics.median(taken)
         share = 1e-12 * flops / middle / ceiling
@@ -172,9 +172,9 @@ def _figures(config: RunConfig, seconds: dict[str, list[float]], ceiling: float)
     return figures
 
 
-def _counted(config: RunConfig) -> int:
+def counted(config: RunConfig) -> int:
     """Operations of the reference's forward and backward pass."""
-    batch = _batch(config)
+    batch = batch_of(config)
     assert batch.media is not None
     model = ReferenceModel(config.model).to(device())
     with FlopCounterMode(display=False) as counter:

@@ -43,7 +43,8 @@ def test_the_demo_finds_its_config_from_anywhere(tmp_path: Path) -> None:
 
 def test_there_is_no_checkpoint_to_evaluate(tmp_path: Path) -> None:
     done = run("evaluate", DEMO, f"run_dir={tmp_path}")
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: no checkpoint in {tmp_path}/checkpoints: train first, or name a run that has one\n")
+    told = f"error: no checkpoint in {tmp_path}/checkpoints: train first, or name a run that has one\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
 
 
 def test_a_missing_file_is_one_line_and_exit_code_2() -> None:
