@@ -8,9 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 
 from launchers import local
 from megatron_mplug2 import cli
@@ -34,16 +36,24 @@ def reach_the_time_limit(engine: Engine) -> None:
 
 
 def be_preempted(engine: Engine) -> None:
-    """Submits an urgent job for all nodes, and goes on when the signal is there that it brings."""
-    signals = {signal.SIGUSR2, signal.SIGTERM}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    """Submits an urgent job for all nodes, and goes on when the signal is there that it brings, and is handled as ever."""
+    handlers, come = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}, []
+
+    def handled(number: int, frame: FrameType | None) -> None:
+        come.append(number)
+        handler = handlers[signal.Signals(number)]
+        assert callable(handler)
+        handler(number, frame)
+
+    for number in handlers:
+        signal.signal(number, handled)
     environ = {name: os.environ[name] for name in ("PATH", "SLURM_CONF")}
     urgent = ["sbatch", "--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 1"]
     subprocess.run(urgent, env=environ, check=True, timeout=60)
-    come = signal.sigtimedwait(signals, PATIENCE_S)
-    assert come is not None, "not preempted"
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    os.kill(os.getpid(), come.si_signo)
+    deadline = time.monotonic() + PATIENCE_S
+    while not come:
+        assert time.monotonic() < deadline, "not preempted"
+        time.sleep(0.05)
 
 
 def die_with_the_node(engine: Engine) -> None:

@@ -60,7 +60,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
 {nodes}
-PartitionName=main Nodes={all} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
+PartitionName=main Nodes={all} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=120
 PartitionName={urgent} Nodes={all} MaxTime=INFINITE State=UP PriorityTier=2 PreemptMode=OFF
 """
 
