@@ -34,7 +34,7 @@ def relaunch(run_dir: Path, nodes: int) -> Relaunched:
         origin, config = read_origin(before), before / RESOLVED_NAME
         launching.check_nodes(nodes, origin.slurm)
         changes = layout_overrides(load_config(config), nodes * origin.slurm.tasks_per_node)
-        request = Request(work=Work(read_launch(before).command[0]), config=config, overrides=changes)
+        request = Request(work=Work(read_launch(before).command[0]), config=config, overrides=changes, options=origin.options)
         planned = launching.plan(request, origin.slurm)
         folder = new_folder(launches)
         try:
