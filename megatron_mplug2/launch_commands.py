@@ -154,7 +154,7 @@ def _lines(found: "JobStatus") -> list[str]:
 @app.command()
 def logs(
     run: RunFolder,
-    rank: Annotated[str, typer.Option(help="Rank, or `batch` for the job's script")] = "0",
+    rank: Annotated[str, typer.Option(help="Rank, or `batch` for the job's script; of an array a part, or its `3_batch`")] = "0",
     lines: Annotated[int, typer.Option(min=1, help="How many of the last ones")] = 40,
 ) -> None:
     """Show the last lines of what a rank of the newest job printed, over all its starts."""
