@@ -228,7 +228,10 @@ def resume(run_dir: Path) -> tuple[Path, str]:
         folders = launch_folders(run_dir.resolve())
         if not folders:
             raise UserError(f"{run_dir} was not launched: use `mplug2 launch CONFIG --cluster NAME`")
-        return folders[-1], submit(folders[-1], read_launch(folders[-1]))
+        launched = read_launch(folders[-1])
+        if launched.run_dir is not None:
+            refuse_where_used(launched.run_dir / LAUNCHES)
+        return folders[-1], submit(folders[-1], launched)
 
 
 def refuse_where_used(launches: Path, apart_from: Path | None = None) -> None:
