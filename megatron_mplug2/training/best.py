@@ -1,5 +1,6 @@
 """Which checkpoint of a run is its best one by a figure of validation, and when a better one is waited for no longer."""
 
+import math
 from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -50,7 +51,7 @@ class BestSoFar:
         if figure not in figures:
             raise UserError(f"downstream.best.figure={figure} is no figure of this run's validation; there are {', '.join(figures)}")
         value = from_rank_0(figures[figure])  # ranks may round otherwise
-        if self.best is None or self._better(value, self.best.value):
+        if self.best is None or math.isnan(self.best.value) or self._better(value, self.best.value):
             self.best = Best(step=steps, value=value)
             return True
         self.best = self.best.model_copy(update={"waited": self.best.waited + 1})

@@ -34,6 +34,11 @@ def test_without_patience_it_waits_for_ever() -> None:
     assert seen[-1] == (False, 10, False)
 
 
+def test_what_is_no_number_is_the_best_until_there_is_one() -> None:
+    ((seen, best),) = run_ranks(1, watched, BestConfig(figure="loss"), [float("nan"), 3.0, float("nan")])
+    assert [better for better, *_ in seen] == [True, True, False] and best == Best(step=20, value=3.0, waited=1)
+
+
 def test_a_resume_waits_on() -> None:
     begun = Best(step=5, value=0.5, waited=1)
     ((seen, _),) = run_ranks(1, watched, BestConfig(figure="loss", patience=2), [0.7], begun)
