@@ -10,6 +10,7 @@ import pytest
 
 from megatron_mplug2.config.schema import LayoutConfig, RunConfig, Task
 from megatron_mplug2.models.mplug2 import Stage
+from megatron_mplug2.training import engine as engine_module
 from megatron_mplug2.training import passes
 from megatron_mplug2.training import step as step_module
 from tests.ranks import run_ranks
@@ -96,7 +97,7 @@ def work_of(config: RunConfig) -> Work:
         return passes.run_features(*arguments, **options)
 
     Stage._run = counting  # type: ignore[method-assign, assignment]
-    step_module.run_features = feature_pass  # type: ignore[attr-defined]
+    engine_module.run_features = feature_pass  # type: ignore[attr-defined]
     step_module.backward(engine, cases.work(config, 0, Task.VIDEO_TEXT, 0, 1))
     return done
 
