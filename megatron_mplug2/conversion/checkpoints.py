@@ -33,9 +33,6 @@ from megatron_mplug2.data.evaluation_batches import last_phase
 from megatron_mplug2.data.tokenizer import Tokenizer
 from megatron_mplug2.errors import UserError
 
-EVALUATION = "evaluation.json"
-"""What `mplug2 evaluate` leaves in a run's folder."""
-
 
 def checkpoint_to_folder(place: Path, out: Path) -> Report:
     """Exports a checkpoint's own folder; or of a run's the best one, if it keeps that, else the one that was written last. Every byte of it
@@ -71,7 +68,7 @@ def checkpoint_to_folder(place: Path, out: Path) -> Report:
         caption_prompt=None,
     )
     parameters = sum(weight.size.numel() for weight in weights)
-    results = _results(contents.checkpoint.parent.parent, contents.state.step)
+    results = _results(contents.checkpoint.parent.parent / _evaluation_name(config), contents.state.step)
     card = model_card(f"mPLUG-2, {config.name}", settings, processor, parameters, _facts(config, contents), results)
     write_folder(out, weights, settings, processor, vocab=config.data.vocab, card=card)
     ignored = tuple(kind for kind in contents.optimizer_kinds() if kind != AVERAGE)
@@ -173,13 +170,18 @@ def _facts(config: RunConfig, contents: Contents) -> dict[str, str]:
     }
 
 
-def _results(run_dir: Path, step: int) -> str:
+def _evaluation_name(config: RunConfig) -> str:
+    """What `mplug2 evaluate` leaves in a run's folder."""
+    return "evaluation.json" if config.downstream is None else f"evaluation-{config.downstream.family}.json"
+
+
+def _results(path: Path, step: int) -> str:
     """A table of the figures that `mplug2 evaluate` found for this step; nothing where there are none."""
     try:
-        results = json.loads((run_dir / EVALUATION).read_bytes())
+        results = json.loads(path.read_bytes())
         if results["step"] != step:
             return ""
-        figures = _figures(results, "")
+        figures = _figures(results.get("scores", results), "")  # of a family; of a pretraining all
     except (OSError, ValueError, KeyError, TypeError):
         return ""
     rows = "".join(f"| {name} | {figure:.2f} |\n" for name, figure in figures)

@@ -13,7 +13,7 @@ from data_tools.tokenizer import train_tokenizer
 from data_tools.tokenizer_kind import TokenizerKind
 from megatron_mplug2.checkpoint import commit, store
 from megatron_mplug2.config.schema import InitialiseConfig, RunConfig, Task
-from megatron_mplug2.conversion.checkpoints import checkpoint_to_folder, folder_to_checkpoint
+from megatron_mplug2.conversion.checkpoints import _results, checkpoint_to_folder, folder_to_checkpoint
 from megatron_mplug2.conversion.huggingface.folder import MODELLING
 from megatron_mplug2.conversion.huggingface.tokenizer_files import write_tokenizer
 from megatron_mplug2.conversion.huggingface.weight_files import read_weights
@@ -232,6 +232,13 @@ def test_the_card_is_filled_from_the_run(config: RunConfig, folder: Path) -> Non
     card = (folder / "README.md").read_text()
     assert f"step {config.steps} of {config.steps}" in card and "- global batch: 8" in card
     assert "| retrieval.video.t2v.r1 |" in card and "trust_remote_code=True" in card
+
+
+def test_the_card_of_a_finetuned_run_has_its_family_s_scores(tmp_path: Path) -> None:
+    found = {"family": "video_qa", "scores": {"exact match": 50.0}, "chance": {"exact match": 10.0}, "step": 3}
+    (tmp_path / "evaluation-video_qa.json").write_text(json.dumps(found))
+    assert _results(tmp_path / "evaluation-video_qa.json", 3).endswith("|---|---|\n| exact match | 50.00 |\n")
+    assert _results(tmp_path / "evaluation-video_qa.json", 4) == "", "of another checkpoint"
 
 
 def test_a_damaged_checkpoint_is_one_line(config: RunConfig, tmp_path: Path) -> None:
