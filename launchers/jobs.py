@@ -74,11 +74,12 @@ def _summary(run_dir: Path) -> str | None:
 
 
 def _ended(folder: Path, launched: Launch, job: str | None, events: Sequence[Event]) -> str:
-    if job is None:
+    if job is None and not events:
         return NOT_SUBMITTED
-    state = queue.ended_state(job)
+    state = UNKNOWN if job is None else queue.ended_state(job)  # a study's step runs here without one
     # Each part of an array has a number of its own.
-    if state == UNKNOWN and events and events[-1].code is not None and (launched.parts or str(events[-1].job) == job):
+    known = job is None or launched.parts or (events and str(events[-1].job) == job)
+    if state == UNKNOWN and known and events and events[-1].code is not None:
         return "COMPLETED" if finished(folder, launched) else "FAILED"
     return state
 

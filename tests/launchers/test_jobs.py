@@ -145,6 +145,16 @@ def test_a_step_of_a_study_tells_of_its_run(run: Path, tmp_path: Path, monkeypat
     assert [start.begin for start in found.account.starts] == [1, 1]
 
 
+def test_a_step_that_ran_here_has_no_job(run: Path) -> None:
+    launched = read_launch(run / "launches/0001")
+    write_launch(run / "launches/0001", launched.model_copy(update={"jobs": ()}))
+    assert status_of(run, []).state == "FAILED"
+    append_event(run / "launches/0001", Event(at=2, job=0, restarts=0, event="end", code=0))
+    assert (status_of(run, []).state, status_of(run, []).job) == ("COMPLETED", None)
+    (run / "launches/0001" / EVENTS).unlink()
+    assert status_of(run, []).state == "NOT SUBMITTED"
+
+
 def test_every_exit_code_has_words() -> None:
     for code in ExitCode:
         event = Event(at=1, job=7, restarts=0, event="end", code=code, next="end")
