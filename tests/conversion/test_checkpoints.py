@@ -196,7 +196,7 @@ def save_averages(config: RunConfig) -> None:
         for step in (1, 2):
             for average in engine.ema.averages:
                 average.add_(1)
-            saver.save(DataState(steps=step, datasets={}, vocabulary=vocabulary), HealthState(best=Best(step=1, value=0.5)))
+            saver.save(DataState(steps=step, datasets={}, vocabulary=vocabulary), HealthState(best=Best(step=1, figure="loss", value=0.5)))
 
 
 def test_the_averages_of_the_best_checkpoint_are_exported(config: RunConfig, tmp_path: Path) -> None:
