@@ -1,5 +1,7 @@
 """What a cluster is, from a file of `configs/cluster`: this machine, or a SLURM partition with the shape of its nodes."""
 
+import re
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -8,12 +10,16 @@ from pydantic import Field, StringConstraints, model_validator
 
 from launchers.yaml_file import read_yaml
 from megatron_mplug2.config.schema import Frozen
+from megatron_mplug2.errors import UserError
 
 PROFILES = Path(__file__).parents[1] / "configs/cluster"
 
 Line = Annotated[str, StringConstraints(pattern=r"^[^\r\n\x00]+$")]
 """A value of one line: it becomes a part of a line of the batch script."""
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+_NODES = re.compile(r"[A-Za-z0-9._,\[\]-]+")
 
 
 class Device(StrEnum):
@@ -96,6 +102,14 @@ class Cluster(Frozen):
         if (self.local is None) == (self.slurm is None):
             raise ValueError("a cluster is either local or slurm: give one of these sections")
         return self
+
+
+def without_nodes(slurm: SlurmConfig, nodes: Sequence[str]) -> SlurmConfig:
+    """A profile that leaves out more nodes. Raises UserError for what is no name of a node, or of several such as `node[1-3]`."""
+    for node in nodes:
+        if not _NODES.fullmatch(node):
+            raise UserError(f"--exclude {node!r}: is no name of a node; give one, or several such as node[1-3]")
+    return slurm.model_copy(update={"exclude": (*slurm.exclude, *nodes)})
 
 
 def load_cluster(name: str) -> Cluster:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launchers import queue
-from launchers.launch_folder import LOGS, SUBMITTED, Event, Launch, launch_folders, read_events, read_launch
+from launchers.launch_folder import LOGS, SUBMITTED, Event, Launch, finished, launch_folders, read_events, read_launch, record_folder
 from launchers.queue import UNKNOWN, QueuedJob
 from megatron_mplug2.errors import ExitCode, UserError
 from megatron_mplug2.observability.last_step import last_train_step
@@ -15,6 +15,8 @@ from megatron_mplug2.observability.run_history import SUMMARY_NAME, summary_line
 BATCH = "batch"
 """Where the job's script writes, beside the ranks."""
 NOT_SUBMITTED = "NOT SUBMITTED"
+_NAMED = 16
+"""Logs in a message."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +50,19 @@ def status_of(run_dir: Path, jobs: Sequence[QueuedJob]) -> JobStatus:
     launched, events = read_launch(folder), read_events(folder)
     live = next((job for job in jobs if job.script.is_relative_to(folder.resolve())), None)
     job = live.job if live else next(reversed(launched.jobs), None)
-    last = last_train_step(run_dir)
+    record = record_folder(run_dir, launched)
+    last = last_train_step(record)
     return JobStatus(
         run_dir=run_dir,
         folder=folder,
         launch=launched,
         job=job,
         queued=live is not None,
-        state=live.state if live else _ended(job, events),
+        state=live.state if live else _ended(folder, launched, job, events),
         where=(live.nodes or live.reason) if live else "",
         steps=0 if last is None else last + 1,
         events=events,
-        summary=_summary(run_dir),
+        summary=_summary(record),
     )
 
 
@@ -70,12 +73,14 @@ def _summary(run_dir: Path) -> str | None:
         return None
 
 
-def _ended(job: str | None, events: Sequence[Event]) -> str:
-    if job is None:
+def _ended(folder: Path, launched: Launch, job: str | None, events: Sequence[Event]) -> str:
+    if job is None and not events:
         return NOT_SUBMITTED
-    state = queue.ended_state(job)
-    if state == UNKNOWN and events and str(events[-1].job) == job and events[-1].code is not None:
-        return "COMPLETED" if events[-1].code == ExitCode.FINISHED else "FAILED"
+    state = UNKNOWN if job is None else queue.ended_state(job)  # a study's step runs here without one
+    # Each part of an array has a number of its own.
+    known = job is None or launched.parts or (events and str(events[-1].job) == job)
+    if state == UNKNOWN and known and events and events[-1].code is not None:
+        return "COMPLETED" if finished(folder, launched) else "FAILED"
     return state
 
 
@@ -85,14 +90,16 @@ def runs_below(place: Path) -> list[Path]:
 
 
 def log_path(run_dir: Path, who: str) -> Path:
-    """The newest job's log of a rank, or of BATCH. Raises UserError where there is none (yet)."""
+    """The newest job's log of a rank or of BATCH; of an array's part or its `PART_batch`. Raises UserError where there is none (yet)."""
     folders = launch_folders(run_dir)
     jobs = read_launch(folders[-1]).jobs if folders else ()
     if not jobs:
         raise UserError(f"{run_dir} has no job: `mplug2 jobs list {run_dir}` shows its launches")
     path = folders[-1] / LOGS / f"{jobs[-1]}_{who}.log"
     if not path.exists():
-        raise UserError(f"{path} is not there: the job has not started, or has no such rank")
+        there = sorted(log.stem.removeprefix(f"{jobs[-1]}_") for log in path.parent.glob(f"{jobs[-1]}_*.log"))
+        named = ", ".join(there[:_NAMED]) + (", ..." if len(there) > _NAMED else "")
+        raise UserError(f"{path} is not there: " + (f"name one of --rank {named}" if there else "the job has not started"))
     return path
 
 

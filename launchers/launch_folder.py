@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from megatron_mplug2.errors import ExitCode, UserError
+from megatron_mplug2.observability.run_history import HISTORY_NAME
 
 LAUNCHES = "launches"
 CODE, LOGS, SCRIPT, EVENTS, PROBES = "code", "logs", "job.sh", "events.jsonl", "health"
@@ -98,6 +99,11 @@ def launch_folders(run_dir: Path) -> list[Path]:
     """Of a run, the oldest first; without those whose launch was not finished."""
     folders = (run_dir / LAUNCHES).glob("[0-9]*")
     return sorted(folder for folder in folders if (folder / LAUNCH).exists())
+
+
+def record_folder(place: Path, launched: Launch) -> Path:
+    """Where the run of a launch from `place` writes what it does: a study's launches lie elsewhere; a run's folder may have been moved."""
+    return place if launched.run_dir is None or (place / HISTORY_NAME).exists() else launched.run_dir
 
 
 def write_launch(folder: Path, launch: Launch) -> None:

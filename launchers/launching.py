@@ -54,18 +54,22 @@ class Request:
     work: Work
     config: Path
     overrides: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    """Of the command itself, such as `--answers FILE`."""
     nodes: int | None = None
     """None: as many as the layout needs."""
 
     def command(self) -> tuple[str, ...]:
         """After `mplug2`."""
-        return (self.work, str(self.config), *self.overrides)
+        return (self.work, str(self.config), *self.overrides, *self.options)
 
 
 def request_of(command: Command, nodes: int | None = None) -> Request:
     """Of one of the commands in `Work`."""
     config, overrides = command.values["config"], command.values["overrides"]
-    return Request(work=Work(command.name[0]), config=Path(config), overrides=tuple(overrides or ()), nodes=nodes)
+    answers = command.values.get("answers")
+    options = () if answers is None else (f"--answers={answers}",)
+    return Request(work=Work(command.name[0]), config=Path(config), overrides=tuple(overrides or ()), options=options, nodes=nodes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +90,12 @@ class Plan:
 
     def write_inputs(self, folder: Path) -> None:
         write_resolved(self.run, folder)
-        write_origin(folder, Origin(slurm=self.slurm.model_copy(update={"python": python(self.slurm)}), work_dir=Path.cwd()))
+        slurm = self.slurm.model_copy(update={"python": python(self.slurm)})
+        write_origin(folder, Origin(slurm=slurm, work_dir=Path.cwd(), options=self.request.options))
 
     def spec(self, folder: Path) -> JobSpec:
         torchrun = self.slurm.launcher is Launcher.TORCHRUN
-        command = (self.request.work, str(folder / RESOLVED_NAME))
+        command = (self.request.work, str(folder / RESOLVED_NAME), *self.request.options)
         ranks = self.shape.tasks_per_node
         return JobSpec(
             name=self.run.name,
@@ -119,6 +124,7 @@ def mplug2(slurm: SlurmConfig) -> tuple[str, ...]:
 def plan(request: Request, slurm: SlurmConfig, home: Path | None = None) -> Plan:
     """Checks the config and fits it to the cluster; the run's own folder is its home, if no other is given. Raises UserError."""
     run = load_config(request.config, request.overrides)
+    _check_work(request, run)
     if request.nodes is not None:
         check_nodes(request.nodes, slurm)
         changes = layout_overrides(run, request.nodes * slurm.tasks_per_node)
@@ -126,6 +132,14 @@ def plan(request: Request, slurm: SlurmConfig, home: Path | None = None) -> Plan
     shape = _shape(run.layout.world_size, slurm)
     check_path("run_dir", run.run_dir.resolve(), slurm)
     return Plan(request=request, run=run, shape=shape, slurm=slurm, home=home or run.run_dir.resolve(), command=request.command())
+
+
+def _check_work(request: Request, run: RunConfig) -> None:
+    """Before a job waits for hours to say the same."""
+    if request.work is Work.PRETRAIN and run.downstream is not None:
+        raise UserError(f"{request.config}: downstream.family={run.downstream.family} is finetuned: launch `finetune {request.config}`")
+    if request.work is Work.FINETUNE and run.downstream is None:
+        raise UserError(f"{request.config}: downstream.family is missing, which `finetune` needs: set it, or launch `pretrain`")
 
 
 def _shape(world_size: int, slurm: SlurmConfig) -> Shape:
@@ -214,7 +228,10 @@ def resume(run_dir: Path) -> tuple[Path, str]:
         folders = launch_folders(run_dir.resolve())
         if not folders:
             raise UserError(f"{run_dir} was not launched: use `mplug2 launch CONFIG --cluster NAME`")
-        return folders[-1], submit(folders[-1], read_launch(folders[-1]))
+        launched = read_launch(folders[-1])
+        if launched.run_dir is not None:
+            refuse_where_used(launched.run_dir / LAUNCHES)
+        return folders[-1], submit(folders[-1], launched)
 
 
 def refuse_where_used(launches: Path, apart_from: Path | None = None) -> None:

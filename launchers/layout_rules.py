@@ -19,7 +19,8 @@ def layout_overrides(run: RunConfig, ranks: int) -> tuple[str, ...]:
     data = ranks // model
     share, rest = divmod(training.global_batch, data)
     # Where groups matter, a microbatch is a whole number of them already.
-    unit = run.objectives.vlm.group if training.microbatch % run.objectives.vlm.group == 0 else 1
+    vlm = run.objectives.vlm
+    unit = vlm.group if vlm.weight and training.microbatch % vlm.group == 0 else 1
     fitting = [size for size in range(unit, training.microbatch + 1, unit) if share and share % size == 0]
     if rest or not fitting:
         whole = f"microbatches of {unit} samples" if unit > 1 else "samples"

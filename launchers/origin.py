@@ -16,6 +16,8 @@ class Origin(BaseModel):
     slurm: SlurmConfig
     """With the excluded nodes of the command line, and the interpreter."""
     work_dir: Path
+    options: tuple[str, ...] = ()
+    """Of the command, beside its config."""
 
 
 def write_origin(folder: Path, origin: Origin) -> None:

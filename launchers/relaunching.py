@@ -5,14 +5,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launchers import launching
-from launchers.batch_script import render
-from launchers.launch_folder import CODE, SCRIPT, Launch, launch_folders, locked, new_folder, read_launch, write_launch
-from launchers.launching import Plan, Request, Work
+from launchers.batch_script import JobSpec, render
+from launchers.launch_folder import CODE, LAUNCHES, SCRIPT, launch_folders, locked, new_folder, read_launch, write_launch
+from launchers.launching import Request, Work
 from launchers.layout_rules import layout_overrides
 from launchers.origin import Origin, read_origin, write_origin
 from launchers.queue import RefusedError
 from launchers.snapshot import DIFF
 from megatron_mplug2.config.load import RESOLVED_NAME, load_config, write_resolved
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.errors import UserError
 
 
@@ -31,29 +32,29 @@ def relaunch(run_dir: Path, nodes: int) -> Relaunched:
         before = next(reversed(launch_folders(run_dir.resolve())), None)
         if before is None:
             raise UserError(f"{run_dir} was not launched: use `mplug2 launch CONFIG --cluster NAME --nodes {nodes}`")
-        origin, config = read_origin(before), before / RESOLVED_NAME
+        origin, config, launched = read_origin(before), before / RESOLVED_NAME, read_launch(before)
+        used = launched.run_dir or run_dir.resolve()  # a study's launches lie elsewhere
+        launching.refuse_where_used(used / LAUNCHES)
         launching.check_nodes(nodes, origin.slurm)
         changes = layout_overrides(load_config(config), nodes * origin.slurm.tasks_per_node)
-        request = Request(work=Work(read_launch(before).command[0]), config=config, overrides=changes)
+        request = Request(work=Work(launched.command[0]), config=config, overrides=changes, options=origin.options)
         planned = launching.plan(request, origin.slurm)
         folder = new_folder(launches)
         try:
-            launched = _written(before, folder, planned, origin)
-            return Relaunched(folder=folder, job=launching.submit(folder, launched), changes=changes)
+            _write(before, folder, replace(planned.spec(folder), work_dir=origin.work_dir, run_dir=used), planned.run, origin)
+            shape = {"nodes": planned.shape.nodes, "tasks_per_node": planned.shape.tasks_per_node}
+            again = launched.model_copy(update={**shape, "jobs": ()})
+            write_launch(folder, again)
+            return Relaunched(folder=folder, job=launching.submit(folder, again), changes=changes)
         except (RefusedError, OSError):
             shutil.rmtree(folder)
             raise
 
 
-def _written(before: Path, folder: Path, planned: Plan, origin: Origin) -> Launch:
+def _write(before: Path, folder: Path, spec: JobSpec, run: RunConfig, origin: Origin) -> None:
     shutil.copytree(before / CODE, folder / CODE)
     if (before / DIFF).exists():
         shutil.copy2(before / DIFF, folder / DIFF)
-    write_resolved(planned.run, folder)
+    write_resolved(run, folder)
     write_origin(folder, origin)
-    spec = replace(planned.spec(folder), work_dir=origin.work_dir, run_dir=folder.parents[1])
     (folder / SCRIPT).write_text(render(spec), encoding="utf-8")
-    shape = {"nodes": planned.shape.nodes, "tasks_per_node": planned.shape.tasks_per_node}
-    launched = read_launch(before).model_copy(update={**shape, "jobs": ()})
-    write_launch(folder, launched)
-    return launched

@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from launchers.launch_folder import launch_folders, read_events
+from launchers.launch_folder import launch_folders, read_events, read_launch, record_folder
 from launchers.time_account import Account, Part, account
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.observability.last_step import last_train_step
 from megatron_mplug2.observability.run_history import HISTORY_NAME, last_sign, read_history
 
+TRAINING = ("pretrain", "finetune")
+"""Commands that write a run's history."""
 MOST_LETTERS = 60
 """Of a reason in the table."""
 
@@ -47,13 +49,16 @@ def summaries(place: Path) -> list[Summary]:
 
 def summary_of(run_dir: Path) -> Summary | None:
     """None where nothing was started in a folder."""
-    launches = launch_folders(run_dir)
+    launches = {folder: read_launch(folder) for folder in launch_folders(run_dir)}
     if not launches and not (run_dir / HISTORY_NAME).exists():
         return None
-    history, _ = read_history(run_dir)
-    events = [event for folder in launches for event in read_events(folder)]
-    last = last_train_step(run_dir)
-    return Summary(run_dir=run_dir, steps=0 if last is None else last + 1, account=account(history, events, last_sign=last_sign(run_dir)))
+    # A run's folder has its evaluations too, which are no starts of it.
+    training = {folder: launched for folder, launched in launches.items() if launched.command[0] in TRAINING}
+    record = next((record_folder(run_dir, launched) for launched in training.values()), run_dir)
+    history, _ = read_history(record)
+    events = [event for folder in (training if history or training else launches) for event in read_events(folder)]
+    last = last_train_step(record)
+    return Summary(run_dir=run_dir, steps=0 if last is None else last + 1, account=account(history, events, last_sign=last_sign(record)))
 
 
 def lines_of(summary: Summary) -> list[str]:

@@ -102,7 +102,8 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE", help="Choose among these answers to questions, one on each line", show_default=False)
     ] = None,
 ) -> None:
-    """Evaluate the run's latest checkpoint on its test split: retrieval, captions and questions, or what `downstream.family` names.
+    """Evaluate the run's best checkpoint, if it keeps that, else its newest, on its test split: retrieval, captions and questions, or what
+    `downstream.family` names.
 
     Starts or joins ranks as `pretrain` does; the layout may be another than that of the training.
     """

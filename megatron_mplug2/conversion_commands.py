@@ -49,7 +49,7 @@ def export(
     place: Annotated[Path, typer.Argument(metavar="RUN_OR_CHECKPOINT", help="A run's folder, or a checkpoint's")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make, which AutoModel loads")],
 ) -> None:
-    """Make a Hugging Face folder of a run's newest checkpoint, or of the one that is named."""
+    """Make a Hugging Face folder of a run's best checkpoint, if it keeps that, else its newest; or of the one that is named."""
     from megatron_mplug2.conversion.checkpoints import checkpoint_to_folder
 
     _tell(checkpoint_to_folder(place, out), out)

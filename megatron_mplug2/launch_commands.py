@@ -49,7 +49,7 @@ def launch(
     mplug2 launch --cluster NAME --parts 8 -- data shard listing DIR --out DIR
     """
     from launchers.array import Array
-    from launchers.cluster import load_cluster
+    from launchers.cluster import load_cluster, without_nodes
     from launchers.command_line import commands_beside, read_command
     from launchers.tool_job import plan_command
 
@@ -60,7 +60,7 @@ def launch(
     array = None if parts is None else Array(parts=parts, at_once=at_once)
     profile = load_cluster(cluster)
     if profile.slurm is not None:
-        slurm = profile.slurm.model_copy(update={"exclude": (*profile.slurm.exclude, *(exclude or ()))})
+        slurm = without_nodes(profile.slurm, exclude or ())
         _launch_on_slurm(plan_command(command, slurm, nodes=nodes, array=array), dry_run)
     elif profile.local is not None:
         if nodes not in (None, 1):
@@ -154,7 +154,7 @@ def _lines(found: "JobStatus") -> list[str]:
 @app.command()
 def logs(
     run: RunFolder,
-    rank: Annotated[str, typer.Option(help="Rank, or `batch` for the job's script")] = "0",
+    rank: Annotated[str, typer.Option(help="Rank, or `batch` for the job's script; of an array a part, or its `3_batch`")] = "0",
     lines: Annotated[int, typer.Option(min=1, help="How many of the last ones")] = 40,
 ) -> None:
     """Show the last lines of what a rank of the newest job printed, over all its starts."""

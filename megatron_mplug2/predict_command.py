@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _DEFAULT = Decoding()
 _PLACE = typer.Argument(
-    metavar="RUN|CHECKPOINT|FOLDER", help="A run (its newest good checkpoint is taken), a checkpoint, or a folder of `mplug2 convert`"
+    metavar="RUN|CHECKPOINT|FOLDER", help="A run (its best or newest checkpoint), a checkpoint, or a folder of `mplug2 convert`"
 )
 _FILES = typer.Argument(metavar="FILE...", help="Pictures and clips")
 _QUESTION = typer.Option(help="Answer this about each file, instead of a caption")

@@ -101,6 +101,13 @@ def checkpoint_of(place: Path) -> Path:
     return complete[0].path
 
 
+def best_checkpoint_of(place: Path) -> Path:
+    """`checkpoint_of`, but of a run that keeps its best checkpoint (`downstream.best`) that one, as `store.find_best`."""
+    checkpoint = checkpoint_of(place)
+    best = store.read_run(checkpoint).best_step
+    return checkpoint if checkpoint == place or best is None else checkpoint.with_name(commit.folder_name(best))
+
+
 def inspect(checkpoint: Path) -> Contents:
     """Raises UserError where it is no checkpoint, or its small files are damaged; the tensors' own files are not read."""
     content = read_commit(checkpoint)

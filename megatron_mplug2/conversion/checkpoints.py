@@ -14,7 +14,7 @@ from data_tools.fresh_file import check_free
 from data_tools.fresh_folder import fresh_folder
 from megatron_mplug2.checkpoint import commit, inspection, storage, store
 from megatron_mplug2.checkpoint.commit_file import checksum
-from megatron_mplug2.checkpoint.contents import WEIGHT, key_of
+from megatron_mplug2.checkpoint.contents import AVERAGE, WEIGHT, key_of
 from megatron_mplug2.checkpoint.inspection import Contents
 from megatron_mplug2.checkpoint.pieces import Piece
 from megatron_mplug2.checkpoint.state import RunState
@@ -33,14 +33,13 @@ from megatron_mplug2.data.evaluation_batches import last_phase
 from megatron_mplug2.data.tokenizer import Tokenizer
 from megatron_mplug2.errors import UserError
 
-EVALUATION = "evaluation.json"
-"""What `mplug2 evaluate` leaves in a run's folder."""
-
 
 def checkpoint_to_folder(place: Path, out: Path) -> Report:
-    """Exports a checkpoint's own folder, or the one that was written last of a run's folder, every byte of it verified.
+    """Exports a checkpoint's own folder; or of a run's the best one, if it keeps that, else the one that was written last. Every byte of it
+    is verified.
 
-    Captions and answers come as in `mplug2 evaluate`. The weights are in the checkpoint's precision, the optimizer's where it keeps one.
+    Captions and answers come as in `mplug2 evaluate`, from averages over steps where the run keeps them. The weights are in the
+    checkpoint's precision, the optimizer's where it keeps one.
 
     Raises:
         UserError: there is no checkpoint or it is damaged, the run's vocabulary is another now, or `out` is taken.
@@ -69,10 +68,11 @@ def checkpoint_to_folder(place: Path, out: Path) -> Report:
         caption_prompt=None,
     )
     parameters = sum(weight.size.numel() for weight in weights)
-    results = _results(contents.checkpoint.parent.parent, contents.state.step)
+    results = _results(contents.checkpoint.parent.parent / _evaluation_name(config), contents.state.step)
     card = model_card(f"mPLUG-2, {config.name}", settings, processor, parameters, _facts(config, contents), results)
     write_folder(out, weights, settings, processor, vocab=config.data.vocab, card=card)
-    return Report(used=tuple(weight.name for weight in weights), ignored=tuple(contents.optimizer_kinds()), missing=())
+    ignored = tuple(kind for kind in contents.optimizer_kinds() if kind != AVERAGE)
+    return Report(used=tuple(weight.name for weight in weights), ignored=ignored, missing=())
 
 
 def folder_to_checkpoint(folder: Path, out: Path) -> Report:
@@ -104,7 +104,7 @@ def write_checkpoint(out: Path, weights: Sequence[LazyWeight], model: ModelConfi
 
 
 def _verified(place: Path) -> Contents:
-    checkpoint = inspection.checkpoint_of(place)
+    checkpoint = inspection.best_checkpoint_of(place)
     _, faults = inspection.verify(checkpoint)
     if faults:
         raise UserError(f"{faults[0]}: name another checkpoint, RUN/checkpoints/step-...")
@@ -128,10 +128,13 @@ def _run_config(contents: Contents) -> RunConfig:
 
 def _stored(contents: Contents) -> list[LazyWeight]:
     stored = StoredTensors(contents.checkpoint, contents.commit.files)
+    there = {tensor.key for tensor in contents.tensors}
 
     def read(name: str, size: torch.Size, dtype: torch.dtype) -> torch.Tensor:
         tensor = torch.empty(size, dtype=dtype)
-        stored.read([Piece(key=key_of(WEIGHT, name), full_size=size, offsets=(0,) * len(size), tensor=tensor)])
+        average = key_of(AVERAGE, name)  # as `store.load_weights`
+        key = average if average in there else key_of(WEIGHT, name)
+        stored.read([Piece(key=key, full_size=size, offsets=(0,) * len(size), tensor=tensor)])
         return tensor
 
     return [
@@ -167,13 +170,18 @@ def _facts(config: RunConfig, contents: Contents) -> dict[str, str]:
     }
 
 
-def _results(run_dir: Path, step: int) -> str:
+def _evaluation_name(config: RunConfig) -> str:
+    """What `mplug2 evaluate` leaves in a run's folder."""
+    return "evaluation.json" if config.downstream is None else f"evaluation-{config.downstream.family}.json"
+
+
+def _results(path: Path, step: int) -> str:
     """A table of the figures that `mplug2 evaluate` found for this step; nothing where there are none."""
     try:
-        results = json.loads((run_dir / EVALUATION).read_bytes())
+        results = json.loads(path.read_bytes())
         if results["step"] != step:
             return ""
-        figures = _figures(results, "")
+        figures = _figures(results.get("scores", results), "")  # of a family; of a pretraining all
     except (OSError, ValueError, KeyError, TypeError):
         return ""
     rows = "".join(f"| {name} | {figure:.2f} |\n" for name, figure in figures)

@@ -2,6 +2,7 @@
 
 from megatron_mplug2.checkpoint import inspection, store
 from megatron_mplug2.config.schema import Family, FamilyKind, InitialiseConfig, ObjectivesConfig, RunConfig
+from megatron_mplug2.downstream.measures import figures
 from megatron_mplug2.errors import UserError
 
 _ENCODERS = ("vision", "text", "universal")
@@ -26,10 +27,11 @@ def check_finetuning(config: RunConfig) -> None:
     """Before ranks start. Looks into the checkpoint that a run begins with, not into its tensors.
 
     Raises:
-        UserError: the run has no family, there is no checkpoint to begin with, or it lacks a module that the family needs and that
-            `initialise_from.modules` names.
+        UserError: the run has no family, its validation does not tell `downstream.best.figure`, there is no checkpoint to begin with, or it
+            lacks a module that the family needs and that `initialise_from.modules` names.
     """
     family, begun = family_of(config), config.initialise_from
+    _check_figure(config)
     goes_on = any(store.checkpoint_folder(config.run_dir).glob("step-*"))
     if begun is None or goes_on:
         return
@@ -41,6 +43,13 @@ def check_finetuning(config: RunConfig) -> None:
                 f"{checkpoint} has no {module}, which downstream.family={family} needs: "
                 "begin with another checkpoint, or leave it out of initialise_from.modules, to be trained from nothing"
             )
+
+
+def _check_figure(config: RunConfig) -> None:
+    """The first validation would tell, hours later."""
+    best, known = config.downstream.best if config.downstream else None, figures(config)
+    if best is not None and best.figure not in known:
+        raise UserError(f"downstream.best.figure={best.figure} is no figure of this run's validation; there are {', '.join(known)}")
 
 
 def _named(module: str, begun: InitialiseConfig) -> bool:

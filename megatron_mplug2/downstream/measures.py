@@ -18,6 +18,8 @@ from megatron_mplug2.evaluation.generation.speaker import Speaker
 from megatron_mplug2.evaluation.inference import Inference
 from megatron_mplug2.evaluation.metrics.exact_match import same
 from megatron_mplug2.evaluation.questions import Answer
+from megatron_mplug2.evaluation.validation import RETRIEVAL
+from megatron_mplug2.objectives.weighted import of_task, weighted
 from megatron_mplug2.training.interface import TrainingEngine
 
 BATCH = 32
@@ -29,8 +31,8 @@ Said = TypeVar("Said", CaptionPrediction, Answer)
 def measure(engine: TrainingEngine) -> dict[str, float]:
     """Of the samples that a validation takes: `video_qa/exact` in percent, or `video_caption/cider`, and so on by family.
 
-    Nothing with pipeline stages, where the model cannot speak, and nothing for retrieval. Collective over the world; raises UserError for
-    unusable data.
+    Nothing with pipeline stages, where the model cannot speak, nothing for retrieval, and nothing where no sample has a question or
+    caption. Collective over the world; raises UserError for unusable data.
     """
     config = engine.config
     if config.downstream is None or engine.topology.pipeline_size > 1:
@@ -40,10 +42,27 @@ def measure(engine: TrainingEngine) -> dict[str, float]:
     if family.kind is FamilyKind.QA:
         answers = look.together(list(look.answers()))
         right = [same(one.said, one.question.answer) for one in answers]
-        return {f"{family}/exact": 100 * sum(right) / max(len(right), 1)}
+        return {f"{family}/exact": 100 * sum(right) / len(right)} if right else {}
     if family.kind is FamilyKind.CAPTION:
-        return {f"{family}/cider": cider(look.together(list(look.captions())))}
+        captions = look.together(list(look.captions()))
+        return {f"{family}/cider": cider(captions)} if captions else {}
     return {}
+
+
+def figures(config: RunConfig) -> list[str]:
+    """Names of all that a validation of a run with a family tells: losses, retrieval, and what `measure` does."""
+    if config.downstream is None:
+        return []
+    family = config.downstream.family
+    names = [f"{family.task}/loss/{objective}" for objective in of_task(weighted(config.objectives), family.task)]
+    if config.layout.pipeline > 1:
+        return names
+    of_kind = {
+        FamilyKind.QA: [f"{family}/exact"],
+        FamilyKind.CAPTION: [f"{family}/cider"],
+        FamilyKind.RETRIEVAL: [f"{family.task}/retrieval/{name}" for name in RETRIEVAL],
+    }
+    return names + of_kind[family.kind]
 
 
 class _Look:

@@ -46,7 +46,7 @@ class FamilyNames:
 
 
 def evaluate(config: RunConfig, answers: AnswerList | None = None) -> None:
-    """Evaluates the run's newest good checkpoint on its test split.
+    """Evaluates the run's best checkpoint, if it keeps that, else its newest good one, on its test split.
 
     Of a pretraining: writes `evaluation.json`, `predictions.jsonl` and `samples.jsonl` into the run folder. Of a downstream family, such as
     video_qa: `evaluation-video_qa.json`, `predictions-video_qa.jsonl` and the page `evaluation-video_qa.html`; its questions are answered

@@ -13,10 +13,12 @@ from megatron_mplug2.evaluation.metrics.recall import recall
 from megatron_mplug2.evaluation.ranking import Identities, candidates
 
 BATCH = 32
+RETRIEVAL = ("t2v_r1", "v2t_r1")
+"""Names of the figures."""
 
 
 def validation_retrieval(inference: Inference, config: RunConfig, task: Task, samples: int) -> dict[str, float]:
-    """R@1 in percent among the first `samples` of the validation split, by name: `t2v_r1`, `v2t_r1`. For pictures or clips.
+    """R@1 in percent among the first `samples` of the validation split, by name (`RETRIEVAL`). For pictures or clips.
 
     Collective over the world. Raises UserError for unusable data.
     """
@@ -40,7 +42,7 @@ def validation_retrieval(inference: Inference, config: RunConfig, task: Task, sa
     ids, _ = gather_samples(ids, ids[:, 0], topology.data_group)
     similarity = features[:, 1] @ features[:, 0].T
     hits = Identities(media=ids[:, 1], meaning=ids[:, 2]).hits()
-    return {"t2v_r1": _r1(similarity, hits), "v2t_r1": _r1(similarity.T, hits)}
+    return dict(zip(RETRIEVAL, (_r1(similarity, hits), _r1(similarity.T, hits)), strict=True))
 
 
 def _features(inference: Inference, batch: EvaluationBatch, task: Task, samples: int) -> tuple[torch.Tensor, torch.Tensor]:

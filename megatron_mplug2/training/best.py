@@ -1,5 +1,6 @@
 """Which checkpoint of a run is its best one by a figure of validation, and when a better one is waited for no longer."""
 
+import math
 from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +17,8 @@ class Best(BaseModel):
 
     step: int = Field(gt=0)
     """Steps done when it was made."""
+    figure: str
+    """By which it is."""
     value: float
     waited: int = Field(default=0, ge=0)
     """Validations since, none of them better."""
@@ -25,8 +28,9 @@ class BestSoFar:
     """Sees every validation. The same on all ranks."""
 
     def __init__(self, settings: BestConfig | None, best: Best | None) -> None:
-        """`best`: of the checkpoint that the run goes on from."""
-        self._settings, self.best = settings, best
+        """`best`: of the checkpoint that the run goes on from; one by another figure is none."""
+        asked = settings is not None and best is not None and best.figure == settings.figure
+        self._settings, self.best = settings, best if asked else None
 
     @property
     def step(self) -> int | None:
@@ -50,8 +54,8 @@ class BestSoFar:
         if figure not in figures:
             raise UserError(f"downstream.best.figure={figure} is no figure of this run's validation; there are {', '.join(figures)}")
         value = from_rank_0(figures[figure])  # ranks may round otherwise
-        if self.best is None or self._better(value, self.best.value):
-            self.best = Best(step=steps, value=value)
+        if self.best is None or math.isnan(self.best.value) or self._better(value, self.best.value):
+            self.best = Best(step=steps, figure=figure, value=value)
             return True
         self.best = self.best.model_copy(update={"waited": self.best.waited + 1})
         return False

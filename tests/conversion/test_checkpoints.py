@@ -13,16 +13,19 @@ from data_tools.tokenizer import train_tokenizer
 from data_tools.tokenizer_kind import TokenizerKind
 from megatron_mplug2.checkpoint import commit, store
 from megatron_mplug2.config.schema import InitialiseConfig, RunConfig, Task
-from megatron_mplug2.conversion.checkpoints import checkpoint_to_folder, folder_to_checkpoint
+from megatron_mplug2.conversion.checkpoints import _results, checkpoint_to_folder, folder_to_checkpoint
 from megatron_mplug2.conversion.huggingface.folder import MODELLING
 from megatron_mplug2.conversion.huggingface.tokenizer_files import write_tokenizer
 from megatron_mplug2.conversion.huggingface.weight_files import read_weights
+from megatron_mplug2.data.state import DataState
 from megatron_mplug2.data.tokenizer import Tokenizer
 from megatron_mplug2.data.video_file import VideoFile
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.evaluation import evaluate, model
 from megatron_mplug2.training import checkpoints, loop
+from megatron_mplug2.training.best import Best
 from megatron_mplug2.training.engine import make_engine
+from megatron_mplug2.training.health_state import HealthState
 from tests.conversion.exported import elsewhere
 from tests.data.corpus import clip, make_config, picture, sentence, write_corpus
 from tests.models.sizes import model_of
@@ -184,6 +187,30 @@ def test_there_and_back_is_bit_exact(config: RunConfig, folder: Path, tmp_path: 
     assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []
 
 
+def save_averages(config: RunConfig) -> None:
+    """After steps 1 and 2, of which the first is the best: weights as they begin, averages above them by as much as the step."""
+    engine = make_engine(config)
+    assert engine.ema is not None
+    vocabulary = Tokenizer(config.data.vocab, config.model.text.vocab_size).fingerprint
+    with checkpoints.Saver(engine, note=print) as saver:
+        for step in (1, 2):
+            for average in engine.ema.averages:
+                average.add_(1)
+            saver.save(DataState(steps=step, datasets={}, vocabulary=vocabulary), HealthState(best=Best(step=1, figure="loss", value=0.5)))
+
+
+def test_the_averages_of_the_best_checkpoint_are_exported(config: RunConfig, tmp_path: Path) -> None:
+    """What an evaluation takes; of a checkpoint that is named, its own."""
+    training = config.training.model_copy(update={"ema": 0.9})
+    averaged = one_rank(config).model_copy(update={"run_dir": tmp_path / "run", "training": training})
+    run_ranks(1, save_averages, averaged)
+    for place, above in (("run", 1), ("run/checkpoints/step-00000002", 2)):
+        report = checkpoint_to_folder(tmp_path / place, tmp_path / f"out{above}")
+        assert "average" not in report.ignored
+        found = {weight.name: weight.read() for weight in read_weights(tmp_path / f"out{above}")}
+        assert torch.all(found["decoder.layers.0.mlp.linear_fc1.bias"] == above)
+
+
 def begun(config: RunConfig) -> dict[str, torch.Tensor]:
     engine = make_engine(config)
     checkpoints.start(engine)
@@ -205,6 +232,13 @@ def test_the_card_is_filled_from_the_run(config: RunConfig, folder: Path) -> Non
     card = (folder / "README.md").read_text()
     assert f"step {config.steps} of {config.steps}" in card and "- global batch: 8" in card
     assert "| retrieval.video.t2v.r1 |" in card and "trust_remote_code=True" in card
+
+
+def test_the_card_of_a_finetuned_run_has_its_family_s_scores(tmp_path: Path) -> None:
+    found = {"family": "video_qa", "scores": {"exact match": 50.0}, "chance": {"exact match": 10.0}, "step": 3}
+    (tmp_path / "evaluation-video_qa.json").write_text(json.dumps(found))
+    assert _results(tmp_path / "evaluation-video_qa.json", 3).endswith("|---|---|\n| exact match | 50.00 |\n")
+    assert _results(tmp_path / "evaluation-video_qa.json", 4) == "", "of another checkpoint"
 
 
 def test_a_damaged_checkpoint_is_one_line(config: RunConfig, tmp_path: Path) -> None:

@@ -43,6 +43,15 @@ def test_a_missing_module_is_named(checkpoint: Path, tmp_path: Path) -> None:
     check_finetuning(load_config(FOLDER / "msrvtt_retrieval.yaml", [*places, anew]))
 
 
+def test_a_figure_that_validation_does_not_tell(tmp_path: Path) -> None:
+    anew = ["initialise_from=null", f"run_dir={tmp_path}"]
+    check_finetuning(load_config(FOLDER / "msrvtt_retrieval.yaml", [*anew, "downstream.best.figure=video_text/retrieval/v2t_r1"]))
+    with pytest.raises(UserError, match=r"figure=video_qa/exat is no figure .* there are video_text/loss/lm, video_qa/exact$"):
+        check_finetuning(load_config(FOLDER / "demo_qa.yaml", [*anew, "downstream.best.figure=video_qa/exat"]))
+    with pytest.raises(UserError, match=r"there are video_text/loss/lm$"):
+        check_finetuning(load_config(FOLDER / "demo_qa.yaml", [*anew, "layout.pipeline=2"]))
+
+
 def test_no_family_and_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"downstream\.family is missing"):
         check_finetuning(load_config(FOLDER.parent / "pretrain/demo.yaml"))

@@ -14,6 +14,7 @@ from megatron_mplug2.checkpoint import commit
 from megatron_mplug2.config.load import load_config
 from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.downstream.finetune import finetune
+from megatron_mplug2.downstream.measures import figures
 from megatron_mplug2.evaluation.evaluate import evaluate
 from tests.config.test_finetune_configs import FOLDER
 from tests.training import test_resume as runs
@@ -60,7 +61,7 @@ def test_answers_are_trained_until_patience_ends_and_the_best_are_evaluated(corp
     assert [line["step"] for line in lines(config, "train")] == [0, 1, 2, 3]
     assert all(line.keys() >= {"loss/lm"} and not line.keys() & {"loss/vlc", "loss/vlm"} for line in lines(config, "train"))
     first, second = lines(config, "validation")
-    assert first.keys() == {"kind", "step", "video_text/loss/lm", "video_qa/exact"}
+    assert first.keys() == {"kind", "step", *figures(config)} == {"kind", "step", "video_text/loss/lm", "video_qa/exact"}
     assert second["video_text/loss/lm"] == pytest.approx(first["video_text/loss/lm"], abs=1e-5)
     assert commit.committed_steps(config.run_dir / "checkpoints") == [2, 4]
     run(config)  # it is finished
@@ -97,5 +98,5 @@ def test_retrieval_is_trained_on_a_pipeline(corpus: Path, tmp_path: Path) -> Non
     config = config_of("demo_qa", corpus, tmp_path / "run", [*weights, *family, *layout])
     run(config)
     first, second = lines(config, "validation")
-    assert first.keys() == {"kind", "step", "video_text/loss/vlc", "video_text/loss/vlm"}
+    assert first.keys() == {"kind", "step", *figures(config)} == {"kind", "step", "video_text/loss/vlc", "video_text/loss/vlm"}
     assert second["video_text/loss/vlm"] < first["video_text/loss/vlm"]

@@ -9,7 +9,7 @@ import pytest
 
 from launchers.array import Array, part_command
 from launchers.batch_script import render
-from launchers.cluster import SlurmConfig, load_cluster
+from launchers.cluster import Launcher, SlurmConfig, load_cluster
 from launchers.launch_folder import Launch, append_event, events_name, finished, read_events
 from launchers.launching import Plan
 from launchers.tool_job import ToolPlan, home_of, plan_command
@@ -18,6 +18,7 @@ from tests.launchers.commands import event, read
 
 GOLDEN = Path(__file__).parent / "golden"
 PROJECT = Path(__file__).parents[2]
+FINETUNING = PROJECT / "configs/finetune/msrvtt_qa.yaml"
 SHARD = ("data", "shard", "listing", "it's $(touch obeyed)", "--out", "b")
 
 
@@ -80,6 +81,26 @@ def test_ranks_are_planned_from_their_config() -> None:
     planned = plan_command(read(["pretrain", str(PROJECT / "configs/pretrain/large.yaml"), "name=mine"]), slurm(), nodes=8)
     assert isinstance(planned, Plan)
     assert (planned.shape.nodes, planned.run.name, planned.home) == (8, "mine", (Path.cwd() / "runs/large").resolve())
+
+
+@pytest.mark.parametrize("launcher", Launcher)
+def test_answers_to_choose_among_go_with_an_evaluation(launcher: Launcher) -> None:
+    words = ["evaluate", f"--answers={SHARD[3]}", str(FINETUNING), "training.seed=3"]
+    planned = plan_command(read(words), slurm().model_copy(update={"launcher": launcher}))
+    assert planned.spec(Path("/launch")).command[-3:] == ("evaluate", "/launch/config.yaml", f"--answers={SHARD[3]}")
+    assert planned.command == tuple(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("pretrain", str(FINETUNING)), "downstream.family=video_qa is finetuned: launch `finetune"),
+        (("finetune", str(PROJECT / "configs/pretrain/large.yaml")), "downstream.family is missing"),
+    ],
+)
+def test_another_command_s_config_is_told_before_a_job_waits(words: tuple[str, ...], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        plan_command(read(words), slurm())
 
 
 def test_an_array_is_finished_when_all_its_parts_are(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launchers.cluster import PROFILES, load_cluster
+from launchers.cluster import PROFILES, SlurmConfig, load_cluster, without_nodes
 from megatron_mplug2.errors import UserError
 
 SLURM = {"max_nodes": 2, "tasks_per_node": 2, "device": "cpu", "cpus_per_task": 1, "time_limit_min": 10}
@@ -61,3 +61,11 @@ def test_a_profile_that_is_not_there() -> None:
         UserError, match=r"--cluster nowhere: cannot read .*nowhere\.yaml .*one of local_cpu, one_gpu, slurm_8x8, template$"
     ):
         load_cluster("nowhere")
+
+
+def test_nodes_are_left_out_by_name() -> None:
+    slurm = SlurmConfig.model_validate({**SLURM, "exclude": ["a1"]})
+    assert without_nodes(slurm, ["b[2-3,7]", "c-1.d"]).exclude == ("a1", "b[2-3,7]", "c-1.d")
+    for name in ("", "a\ntouch obeyed", "a b", "$(touch obeyed)"):
+        with pytest.raises(UserError, match="is no name of a node"):
+            without_nodes(slurm, [name])

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from launchers.jobs import described, log_path, silence, status_of
-from launchers.launch_folder import EVENTS, Event, Launch, append_event, new_folder, write_launch
+from launchers.launch_folder import EVENTS, Event, Launch, append_event, events_name, new_folder, read_launch, write_launch
 from launchers.queue import QueuedJob
+from launchers.summaries import summary_of
 from megatron_mplug2.errors import ExitCode, UserError
 
 FORGOTTEN = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
@@ -105,6 +106,53 @@ def test_what_is_not_there(run: Path, tmp_path: Path) -> None:
         status_of(tmp_path, [])
     with pytest.raises(UserError, match=r"0001/logs/7_5\.log is not there"):
         log_path(run, "5")
+
+
+def test_an_array_s_logs_and_end_are_those_of_its_parts(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts have numbers of their own, which its own is not among while it is one job for all that waits."""
+    folder = run / "launches/0001"
+    (folder / EVENTS).unlink()
+    launched = Launch(command=("data", "shard"), commit=None, changed=False, nodes=1, tasks_per_node=1, parts=2, jobs=("7",))
+    write_launch(folder, launched)
+    append_event(folder, Event(at=1, job=7, restarts=0, event="submit"))
+    for part in (1, 2):
+        (folder / f"logs/7_{part}.log").touch()
+        (folder / events_name(part)).write_text(Event(at=2, job=7 + part, restarts=0, event="end", code=0).model_dump_json() + "\n")
+    assert log_path(run, "2").name == "7_2.log"
+    with pytest.raises(UserError, match=r"7_0\.log is not there: name one of --rank 1, 2$"):
+        log_path(run, "0")
+    programs(tmp_path, monkeypatch, scontrol=FORGOTTEN, sacct=NO_ACCOUNTING)
+    assert status_of(run, []).state == "COMPLETED"
+    (folder / events_name(1)).write_text(Event(at=2, job=8, restarts=0, event="end", code=1).model_dump_json() + "\n")
+    assert status_of(run, []).state == "FAILED", "whichever part ended last"
+
+
+def test_a_step_of_a_study_tells_of_its_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its launches lie in the study's folder; an evaluation of the run is no start of it."""
+    programs(tmp_path, monkeypatch, scontrol=FORGOTTEN, sacct=NO_ACCOUNTING)
+    trained = tmp_path / "trained"
+    trained.mkdir()
+    (trained / "metrics.jsonl").write_text('{"kind": "train", "step": 4}\n')
+    (trained / "history.jsonl").write_text('{"event": "start", "at": 1, "step": 0}\n')
+    launched = read_launch(run / "launches/0001")
+    write_launch(run / "launches/0001", launched.model_copy(update={"run_dir": trained}))
+    evaluation = new_folder(run / "launches")
+    write_launch(evaluation, launched.model_copy(update={"run_dir": trained, "command": ("evaluate", "a.yaml")}))
+    append_event(evaluation, Event(at=90, job=8, restarts=0, event="start"))
+    assert status_of(run, []).steps == 5
+    found = summary_of(run)
+    assert found is not None and found.steps == 5
+    assert [start.begin for start in found.account.starts] == [1, 1]
+
+
+def test_a_step_that_ran_here_has_no_job(run: Path) -> None:
+    launched = read_launch(run / "launches/0001")
+    write_launch(run / "launches/0001", launched.model_copy(update={"jobs": ()}))
+    assert status_of(run, []).state == "FAILED"
+    append_event(run / "launches/0001", Event(at=2, job=0, restarts=0, event="end", code=0))
+    assert (status_of(run, []).state, status_of(run, []).job) == ("COMPLETED", None)
+    (run / "launches/0001" / EVENTS).unlink()
+    assert status_of(run, []).state == "NOT SUBMITTED"
 
 
 def test_every_exit_code_has_words() -> None:

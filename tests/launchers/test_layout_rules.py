@@ -25,6 +25,7 @@ def test_the_data_parallel_size_follows_and_the_microbatch_where_it_must() -> No
     assert overrides(16) == ("layout.data=8", "training.microbatch=8")
     assert overrides(6, "training.global_batch=48", "layout.data=3") == ("layout.data=3",)
     assert overrides(8, "training.global_batch=48", "layout.data=3") == ("layout.data=4", "training.microbatch=12")
+    assert overrides(64, "objectives.vlm.weight=0") == ("layout.data=32", "training.microbatch=2"), "groups are VLM's alone"
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_the_best_one_and_the_end_of_patience(better: Better, sign: int) -> None
     ((seen, best),) = run_ranks(1, watched, settings, figures)
     steps = [10, 20, 20, 40, 40, 40]
     wanted = zip((True, True, False, True, False, False), steps, [False] * 5 + [True], strict=True)
-    assert seen == list(wanted) and best == Best(step=40, value=sign * 1.0, waited=2)
+    assert seen == list(wanted) and best == Best(step=40, figure="loss", value=sign * 1.0, waited=2)
 
 
 def test_without_patience_it_waits_for_ever() -> None:
@@ -34,10 +34,22 @@ def test_without_patience_it_waits_for_ever() -> None:
     assert seen[-1] == (False, 10, False)
 
 
+def test_what_is_no_number_is_the_best_until_there_is_one() -> None:
+    ((seen, best),) = run_ranks(1, watched, BestConfig(figure="loss"), [float("nan"), 3.0, float("nan")])
+    assert [better for better, *_ in seen] == [True, True, False] and best == Best(step=20, figure="loss", value=3.0, waited=1)
+
+
 def test_a_resume_waits_on() -> None:
-    begun = Best(step=5, value=0.5, waited=1)
+    begun = Best(step=5, figure="loss", value=0.5, waited=1)
     ((seen, _),) = run_ranks(1, watched, BestConfig(figure="loss", patience=2), [0.7], begun)
     assert seen == [(False, 5, True)]
+
+
+def test_the_best_by_another_figure_is_forgotten() -> None:
+    begun = Best(step=5, figure="other", value=0.1, waited=1)
+    ((seen, _),) = run_ranks(1, watched, BestConfig(figure="loss", patience=2), [0.7], begun)
+    assert seen == [(True, 10, False)]
+    assert BestSoFar(None, begun).step is None
 
 
 def test_a_figure_that_is_not_there_is_told_with_those_that_are() -> None:
