@@ -17,7 +17,7 @@ FLOORS = (
     ("config",),
     ("data", "parallel"),
     ("models", "objectives", "checkpoint", "pages", "data_tools"),
-    ("evaluation", "conversion", "observability", "launchers"),
+    ("evaluation", "conversion", "observability", "planner", "launchers"),
     ("training",),
     ("downstream",),
     (
