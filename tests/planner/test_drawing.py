@@ -33,7 +33,8 @@ def test_the_legend_has_the_kinds_that_are_there() -> None:
 def test_the_page_stands_for_itself(tmp_path: Path) -> None:
     write_timeline(tmp_path / "step.html", "base <1>", "a note", training_timeline(TIMES, 8))
     text = (tmp_path / "step.html").read_text()
-    assert "base &lt;1&gt;" in text and "http:" not in text and "https:" not in text and list(tmp_path.iterdir()) == [tmp_path / "step.html"]
+    assert "base &lt;1&gt;" in text and "http:" not in text and "https:" not in text
+    assert list(tmp_path.iterdir()) == [tmp_path / "step.html"]
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
