@@ -24,6 +24,7 @@ FLOORS = (
         "checkpoint_commands",
         "conversion_commands",
         "launch_commands",
+        "layouts_command",
         "plan_command",
         "predict_command",
         "report_command",

@@ -1,7 +1,8 @@
 """A model of a step's time on hardware that is not here: the simulated schedule, and what comes before the next step's.
 
-It is a sum of sizes over bandwidths with assumed shares of what hardware can do (`COMPUTE_SHARE`, `LINK_SHARE`, `MEMORY_SHARE`). The
-loader, the similarities of VLC, tied embeddings, momentum encoders and stragglers take no time here.
+It is a sum of sizes over bandwidths with assumed shares of what hardware can do (`COMPUTE_SHARE`, `LINK_SHARE`, `MEMORY_SHARE`). Launches
+of kernels, the loader, the similarities of VLC, tied embeddings, averages of weights and stragglers take no time here, and what runs
+beside passes does not slow them: small microbatches on many tensor-parallel ranks look better than they are.
 """
 
 from collections.abc import Sequence
@@ -89,7 +90,7 @@ def _model(config: RunConfig, cluster: Cluster, partition: Partition, shape: Bat
         compute=work.compute,
         tensor=work.tensor,
         features=features.duration,
-        waiting=training.duration - work.total,
+        waiting=max(0.0, training.duration - work.total),  # not less by rounding
         gradients=gradients,
         optimizer=max(end.optimizer),
         weights=weights,
