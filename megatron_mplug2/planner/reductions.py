@@ -27,9 +27,8 @@ class Reductions:
     """Elements of each all-reduce of one microbatch."""
 
     forward: tuple[int, ...] = ()
-    """The backward pass makes as many, of the gradients of what came in."""
     backward: tuple[int, ...] = ()
-    """That only the backward pass makes: gradients of what cross-attention looks at."""
+    """As many as forward in blocks, of the gradients of what came in; then of what cross-attention looks at."""
 
 
 def reductions(unit: Unit, shape: BatchShape, config: RunConfig) -> Reductions:
@@ -44,7 +43,8 @@ def _self_block(length: int, rows: int, config: RunConfig) -> tuple[int, ...]:
 def _cross_block(length: int, rows: int, memory: int, memory_rows: int, config: RunConfig) -> Reductions:
     """Self-attention, cross-attention and FFN."""
     hidden = config.model.text.hidden
-    return Reductions(forward=(length * rows * hidden,) * 3, backward=(memory * memory_rows * hidden,))
+    inside = (length * rows * hidden,) * 3
+    return Reductions(forward=inside, backward=(*inside, memory * memory_rows * hidden))
 
 
 @singledispatch
@@ -57,7 +57,8 @@ def _reductions(unit: Unit, shape: BatchShape, config: RunConfig) -> Reductions:
 def _vision_block(unit: VisionBlockUnit, shape: BatchShape, config: RunConfig) -> Reductions:
     vision = config.model.vision
     temporal = vision.temporal_modules if shape.task is Task.VIDEO_TEXT or unit.temporal_on_images else 0
-    return Reductions(forward=(shape.frame_tokens * shape.samples * shape.frames * vision.width,) * (2 + temporal))
+    inside = (shape.frame_tokens * shape.samples * shape.frames * vision.width,) * (2 + temporal)
+    return Reductions(forward=inside, backward=inside)
 
 
 @_reductions.register
@@ -72,18 +73,19 @@ def _decoder_embedding(unit: DecoderEmbeddingUnit, shape: BatchShape, config: Ru
 
 @_reductions.register
 def _text_layer(unit: TextLayerUnit, shape: BatchShape, config: RunConfig) -> Reductions:
-    return Reductions(forward=_self_block(shape.text_length, shape.text_rows, config))
+    inside = _self_block(shape.text_length, shape.text_rows, config)
+    return Reductions(forward=inside, backward=inside)
 
 
 @_reductions.register
 def _universal(unit: UniversalUnit, shape: BatchShape, config: RunConfig) -> Reductions:
     text = _self_block(shape.text_length, shape.text_rows, config)
     if shape.task is Task.TEXT:
-        return Reductions(forward=text)
+        return Reductions(forward=text, backward=text)
     visual, queries = shape.visual_length, config.model.text.queries
     stream, memory = (visual, queries) if unit.last else (queries, visual)
     vision = _cross_block(stream, shape.samples, memory, shape.samples, config)
-    return Reductions(forward=(*text, *vision.forward), backward=vision.backward)
+    return Reductions(forward=(*text, *vision.forward), backward=(*text, *vision.backward))
 
 
 @_reductions.register
@@ -99,8 +101,8 @@ def _decoder_layer(unit: DecoderLayerUnit, shape: BatchShape, config: RunConfig)
 
 @_reductions.register
 def _masked_lm(unit: MaskedLMUnit, shape: BatchShape, config: RunConfig) -> Reductions:
-    asked = round(shape.text_length * shape.samples * shape.texts * config.objectives.mlm.probability)
-    return Reductions(backward=(asked * config.model.text.hidden,))
+    """All tokens, of which the logits take those that are asked for."""
+    return Reductions(backward=(shape.text_length * shape.samples * shape.texts * config.model.text.hidden,))
 
 
 @_reductions.register

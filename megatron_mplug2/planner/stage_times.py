@@ -115,9 +115,9 @@ class _Model:
         parts = self._parts[unit.name]
         if not parts:
             return NONE
-        forward, made = self.forward(unit), reductions(unit, self._shape, self._config)
+        forward, sums = self.forward(unit), reductions(unit, self._shape, self._config).backward
         again = forward if recomputed(self._config, unit) else NONE
-        return Seconds(parts * forward.compute, self._sums((*made.forward, *made.backward))) + again
+        return Seconds(parts * forward.compute, self._sums(sums)) + again
 
     def _sums(self, sizes: Iterable[int]) -> float:
         return sum(self._group.all_reduce(element_bytes(self._config) * size) for size in sizes)
