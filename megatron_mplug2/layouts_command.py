@@ -42,12 +42,10 @@ def _models() -> list[str]:
 
 def layout_lines(run: RunConfig, gpus: int, gpu: str | None, node: int, memory_gb: float | None, timeline: Path | None) -> Iterator[str]:
     """Raises UserError for an unknown GPU, and after the reasons where no layout can be had."""
-    from megatron_mplug2.planner.hardware import GB, GPUS, Cluster, known_gpu
+    from megatron_mplug2.planner.hardware import GB
     from megatron_mplug2.planner.layouts import compare_layouts
 
-    if gpu is None:
-        raise UserError(f"--gpus {gpus} needs --gpu: name one of {', '.join(GPUS)}")
-    cluster = Cluster(gpu=known_gpu(gpu), gpus=gpus, node=min(node, gpus))
+    cluster = _cluster(gpu, gpus, node, f"--gpus {gpus}")
     compared = compare_layouts(run, cluster, memory_gb * GB if memory_gb is not None else cluster.gpu.memory)
     yield from _head(run, cluster)
     if compared.options:
@@ -58,7 +56,28 @@ def layout_lines(run: RunConfig, gpus: int, gpu: str | None, node: int, memory_g
     if not compared.options:
         raise UserError(f"no layout of {gpus} {cluster.gpu.name} can train {run.name}: see the reasons above; take more or larger devices")
     if timeline is not None:
-        yield _timeline(compared.options[0], cluster, timeline)
+        best = compared.options[0]
+        yield _write_timeline(best.config, best.models, cluster, timeline)
+
+
+def timeline_line(run: RunConfig, gpu: str | None, node: int, timeline: Path) -> str:
+    """Writes the simulated step of the config's own layout. Raises UserError for an unknown GPU."""
+    from megatron_mplug2.models.partition import make_partition
+    from megatron_mplug2.planner.step_time import step_models
+
+    ranks = run.layout.world_size
+    cluster = _cluster(gpu, ranks, node, f"--timeline {timeline}")
+    if cluster.node % run.layout.tensor:
+        raise UserError(f"layout.tensor={run.layout.tensor} does not divide a node's {cluster.node} GPUs: choose another --nodes-of")
+    return _write_timeline(run, step_models(run, cluster, make_partition(run)), cluster, timeline)
+
+
+def _cluster(gpu: str | None, gpus: int, node: int, asked: str) -> "Cluster":
+    from megatron_mplug2.planner.hardware import GPUS, Cluster, known_gpu
+
+    if gpu is None:
+        raise UserError(f"{asked} needs --gpu: name one of {', '.join(GPUS)}")
+    return Cluster(gpu=known_gpu(gpu), gpus=gpus, node=min(node, gpus))
 
 
 def _head(run: RunConfig, cluster: "Cluster") -> Iterator[str]:
@@ -142,18 +161,18 @@ def _left_out(compared: "Comparison") -> Iterator[str]:
         yield f"  tensor {one.tensor} x pipeline {one.pipeline} x data {one.data}: {one.reason}"
 
 
-def _timeline(option: "Option", cluster: "Cluster", out: Path) -> str:
+def _write_timeline(config: RunConfig, models: "Sequence[StepModel]", cluster: "Cluster", out: Path) -> str:
+    """Of the kind of step that takes most of the run's time."""
     from megatron_mplug2.planner.drawing import write_timeline
 
-    model = max(option.models, key=lambda one: one.share * one.parts.total)
-    layout = option.config.layout
-    title = f"{option.config.name} on {cluster.gpus} {cluster.gpu.name}: a step of {_kind(model)}"
+    model, layout = max(models, key=lambda one: one.share * one.parts.total), config.layout
+    microbatches = f"{config.microbatches} {'microbatch' if config.microbatches == 1 else 'microbatches'} of {config.training.microbatch}"
     note = (
-        f"Simulated: tensor {layout.tensor} x pipeline {layout.pipeline} x data {layout.data}, microbatches of "
-        f"{option.config.training.microbatch}. Times are a model's, which no measurement on GPUs has checked yet."
+        f"Simulated: tensor {layout.tensor} x pipeline {layout.pipeline} x data {layout.data}, {microbatches}. "
+        "Times are a model's, which no measurement on GPUs has checked yet."
     )
-    write_timeline(out, title, note, model.timeline)
-    return f"\nwrote {out}"
+    write_timeline(out, f"{config.name} on {cluster.gpus} {cluster.gpu.name}: a step of {_kind(model)}", note, model.timeline)
+    return f"wrote {out}"
 
 
 def _columns(rows: Rows) -> Iterator[str]:

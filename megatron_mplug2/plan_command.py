@@ -29,14 +29,16 @@ def plan(
     gpu: Annotated[str | None, typer.Option(metavar="NAME", help="Refuse a layout that does not fit into this GPU, such as A100")] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="A pretraining config of the checkout in CONFIG's place")] = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="Compare the layouts of so many of --gpu by a model of their time")] = None,
-    nodes_of: Annotated[int, typer.Option(min=1, help="With --gpus: how many of them a node has")] = 8,
-    timeline: Annotated[Path | None, typer.Option(metavar="FILE", help="With --gpus: a page with the best one's simulated step")] = None,
+    nodes_of: Annotated[int, typer.Option(min=1, help="GPUs of a node, for --gpus and --timeline")] = 8,
+    timeline: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Page to write with the simulated step, of the best layout with --gpus")
+    ] = None,
 ) -> None:
     """Tell what a layout costs in memory and idle time, from sizes alone: no ranks, weights or data are needed.
 
     Exits with 2 where a rank needs more memory than there is, and names what would fit.
     """
-    from megatron_mplug2.layouts_command import chosen_config, layout_lines
+    from megatron_mplug2.layouts_command import chosen_config, layout_lines, timeline_line
 
     run = chosen_config(config, model, overrides or [])
     if gpus is not None:
@@ -52,6 +54,8 @@ def plan(
     partition = make_partition(run)
     for line in (*_summary(run, partition), *(_details(run, partition) if stages else ())):
         typer.echo(line)
+    if timeline is not None:
+        typer.echo(timeline_line(run, gpu, nodes_of, timeline))
     for limit, device in limits:
         check_memory(run, limit, device)
 

@@ -53,6 +53,7 @@ def test_where_nothing_fits_the_reasons_are_told() -> None:
         ((), "no config is named: give a CONFIG, or --model with one of base, demo, huge, large"),
         (("--model", "giant"), "--model giant has no config in "),
         (("--model", "base", "--gpus", "8"), "--gpus 8 needs --gpu: name one of A100, H100, H200, B200"),
+        (("--model", "base", "--timeline", "step.html"), "--timeline step.html needs --gpu: name one of A100, H100, H200, B200"),
         (("--model", "base", "--gpus", "8", "--gpu", "V100"), "--gpu V100 has no profile of its links and memory"),
     ],
 )
@@ -62,3 +63,13 @@ def test_bad_input_is_one_line(arguments: tuple[str, ...], said: str) -> None:
 
 def test_a_models_name_stands_for_its_config() -> None:
     assert command("--model", "base", "layout.data=4").stdout.startswith("base on 4 ranks")
+
+
+def test_the_timeline_of_a_configs_own_layout(tmp_path: Path) -> None:
+    page = tmp_path / "step.html"
+    pipeline = ("layout.pipeline=4", "layout.data=2")
+    done = command("--model", "base", "--gpu", "H100", "--timeline", str(page), *pipeline)
+    assert done.exception is None and done.stdout.splitlines()[-1] == f"wrote {page}"
+    text = page.read_text()
+    assert "tensor 1 x pipeline 4 x data 2, 8 microbatches of 64" in text
+    assert text.count('<rect class="backward"') == 4 * 8 == text.count('<rect class="forward"')
