@@ -11,7 +11,7 @@ from megatron_mplug2.plan_command import plan
 
 APP = Typer()
 APP.command()(plan)
-GPUS = ("--gpus", "16", "--gpu", "h100")
+GPUS = ("--gpus", "8", "--gpu", "h100", "--nodes-of", "4")
 
 
 def command(*arguments: str) -> Result:
@@ -29,7 +29,7 @@ def test_layouts_of_base(tmp_path: Path) -> None:
     done = command("--model", "base", *GPUS, "--timeline", str(page), "training.global_batch=2048")
     assert done.exception is None
     lines = done.stdout.splitlines()
-    assert lines[0] == "base on 16 H100 (2 nodes of 8), global batch 2048, bf16"
+    assert lines[0] == "base on 8 H100 (2 nodes of 4), global batch 2048, bf16"
     assert "a model's, which no measurement on GPUs has checked yet" in lines[1] and "Assumed: 50%" in lines[2]
     ranking = lines.index(next(line for line in lines if line.startswith("the best 5 of ")))
     rates = [float(line.split()[7].replace(",", "")) for line in lines[ranking + 2 : ranking + 7]]
@@ -37,8 +37,14 @@ def test_layouts_of_base(tmp_path: Path) -> None:
     times = lines[lines.index("time of the best, ms") + 2].rsplit(maxsplit=8)
     assert sum(map(float, times[1:-1])) == pytest.approx(float(times[-1]), abs=0.05)
     assert any(line.startswith("failures: one in 3,167.") for line in lines)
-    assert any("layout.tensor=8 does not divide" in line for line in lines)
     assert lines[-1] == f"wrote {page}" and "no measurement on GPUs" in page.read_text()
+
+
+def test_layouts_that_fall_out_are_told() -> None:
+    small = ("training.global_batch=16", "training.microbatch=16", "layout.data=1")
+    lines = command("--model", "base", "--gpus", "2", "--gpu", "H100", *small).stdout.splitlines()
+    reason = "training.global_batch=16 cannot be shared out to 2 replicas in whole groups of 16 samples"
+    assert lines[lines.index("left out") + 1] == f"  tensor 1 x pipeline 1 x data 2: {reason}"
 
 
 def test_where_nothing_fits_the_reasons_are_told() -> None:
