@@ -8,7 +8,6 @@ the receiver is there, which costs nothing where the receiver is what everything
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 from megatron_mplug2.planner.schedule import Kind, Order, Work, feature_order, one_forward_one_backward
 
@@ -133,8 +132,3 @@ class _Run:
     def _schedule(self, at: float, what: str, stage: int, work: Work) -> None:
         heapq.heappush(self._due, (at, self._numbers, what, stage, work))
         self._numbers += 1
-
-
-def gaps(timeline: Timeline, stage: int) -> list[tuple[float, float]]:
-    """(begin, end) of a stage's waits between its first work and its last."""
-    return [(one.end, other.begin) for one, other in pairwise(timeline.of(stage)) if other.begin > one.end]

@@ -16,6 +16,7 @@ from megatron_mplug2.models.partition import Partition
 from megatron_mplug2.models.shapes import BatchShape
 from megatron_mplug2.models.stage_weights import rank_elements, stage_weights
 from megatron_mplug2.models.workload import backward_parts, feature_passes, step_shares
+from megatron_mplug2.objectives.weighted import contrasts, weighted
 from megatron_mplug2.planner.collectives import Group, data_group
 from megatron_mplug2.planner.hardware import Cluster
 from megatron_mplug2.planner.simulation import NOTHING, Timeline, feature_timeline, training_timeline
@@ -100,13 +101,17 @@ def _model(config: RunConfig, cluster: Cluster, partition: Partition, shape: Bat
 
 
 def _features(config: RunConfig, cluster: Cluster, partition: Partition, shape: BatchShape) -> Timeline:
-    """Each pass, and the gathering of both modalities' features in fp32 over the data-parallel ranks."""
-    count, timeline = feature_passes(config, shape.task), NOTHING
-    if not count:
+    """Each pass, and the gathering of both modalities' features in fp32 over the data-parallel ranks, which also a step without such a
+    pass makes, between its forward and its backward."""
+    timeline = NOTHING
+    if not contrasts(weighted(config.objectives), shape.task):
         return timeline
-    times = feature_times(config, cluster, partition, shape)
     size = config.training.global_batch * 2 * FP32 * config.model.contrastive_width
     gather = data_group(config.layout, cluster).turn(size)
+    count = feature_passes(config, shape.task)
+    if not count:
+        return timeline.then(gather)
+    times = feature_times(config, cluster, partition, shape)
     for _ in range(count):
         timeline = timeline.then(0.0, feature_timeline(times.passes, config.microbatches)).then(gather)
     return timeline

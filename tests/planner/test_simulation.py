@@ -10,7 +10,6 @@ from megatron_mplug2.planner.simulation import (
     PassTimes,
     Timeline,
     feature_timeline,
-    gaps,
     simulate,
     training_timeline,
 )
@@ -23,6 +22,11 @@ def even(stages: int, forward: float = 1.0, backward: float = 2.0, message: floa
 def begins(timeline: Timeline, stage: int) -> str:
     """F0@0: the forward pass of microbatch 0 begins at 0."""
     return " ".join(f"{event.work.kind[0].upper()}{event.work.microbatch}@{event.begin:g}" for event in timeline.of(stage))
+
+
+def gaps(timeline: Timeline, stage: int) -> list[tuple[float, float]]:
+    """(begin, end) of a stage's waits between its first work and its last."""
+    return [(one.end, other.begin) for one, other in pairwise(timeline.of(stage)) if other.begin > one.end]
 
 
 def test_two_stages_by_hand() -> None:

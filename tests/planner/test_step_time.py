@@ -63,6 +63,14 @@ def test_without_recompute_and_messages_mfu_is_the_assumed_share() -> None:
     assert one.parts.optimizer > 0
 
 
+def test_a_step_without_a_feature_pass_gathers_its_features_all_the_same() -> None:
+    """Of both modalities, 256 numbers in fp32 a sample, over 8 ranks on a node."""
+    config, cluster, partition = planned(("training.microbatch=128",))
+    parts = {one.shape.task: one.parts for one in step_models(config, cluster, partition)}
+    assert parts[Task.IMAGE_TEXT].features == pytest.approx(data_group(config.layout, cluster).turn(1024 * 2 * 256 * 4))
+    assert parts[Task.TEXT].features == 0
+
+
 def test_stages_wait_and_one_stage_does_not() -> None:
     assert model(Task.IMAGE_TEXT, *PIPELINE).parts.waiting > 0.05 * model(Task.IMAGE_TEXT, *PIPELINE).parts.total
     assert model(Task.IMAGE_TEXT).parts.waiting == pytest.approx(0, abs=1e-9)
