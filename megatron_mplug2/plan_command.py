@@ -18,21 +18,33 @@ Rows = list[list[str]]
 
 
 def plan(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as configs/pretrain/base.yaml")],
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="YAML file, such as configs/pretrain/base.yaml", show_default=False)
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Config keys to set, such as layout.pipeline=4")
     ] = None,
     stages: Annotated[bool, typer.Option("--stages", help="Show every pipeline stage: blocks, work, memory, messages")] = False,
     memory_gb: Annotated[float | None, typer.Option(min=0, help="Refuse a layout of which a rank needs more (10^9 bytes)")] = None,
     gpu: Annotated[str | None, typer.Option(metavar="NAME", help="Refuse a layout that does not fit into this GPU, such as A100")] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="A pretraining config of the checkout in CONFIG's place")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="Compare the layouts of so many of --gpu by a model of their time")] = None,
+    nodes_of: Annotated[int, typer.Option(min=1, help="GPUs of a node, for --gpus and --timeline")] = 8,
+    timeline: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Page to write with the simulated step, of the best layout with --gpus")
+    ] = None,
 ) -> None:
     """Tell what a layout costs in memory and idle time, from sizes alone: no ranks, weights or data are needed.
 
     Exits with 2 where a rank needs more memory than there is, and names what would fit.
     """
-    from megatron_mplug2.config.load import load_config
+    from megatron_mplug2.layouts_command import chosen_config, layout_lines, timeline_line
 
-    run = load_config(config, overrides or [])
+    run = chosen_config(config, model, overrides or [])
+    if gpus is not None:
+        for line in layout_lines(run, gpus, gpu, nodes_of, memory_gb, timeline):
+            typer.echo(line)
+        return
 
     from megatron_mplug2.models.memory_fit import check_memory, known_gpu_gb
     from megatron_mplug2.models.partition import make_partition
@@ -42,6 +54,8 @@ def plan(
     partition = make_partition(run)
     for line in (*_summary(run, partition), *(_details(run, partition) if stages else ())):
         typer.echo(line)
+    if timeline is not None:
+        typer.echo(timeline_line(run, gpu, nodes_of, timeline))
     for limit, device in limits:
         check_memory(run, limit, device)
 

@@ -1,0 +1,115 @@
+"""GPUs and the links between them, as their makers describe them. Nothing in here was measured by this project."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from megatron_mplug2.config.schema import Precision
+from megatron_mplug2.errors import UserError
+
+GB = 1e9
+"""Bytes; a link's bits are divided by 8."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """What joins GPUs: one GPU's share of it."""
+
+    name: str
+    bandwidth: float
+    """Bytes a second in one direction, at most."""
+    latency: float
+    """Seconds that one hop of a ring takes beside its bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """One device, and how it is joined to those of its node and of other nodes."""
+
+    name: str
+    peak: Mapping[Precision, float]
+    """Operations a second: bf16 with tensor cores, dense; fp32 without."""
+    memory: float
+    """Bytes."""
+    memory_bandwidth: float
+    """Bytes a second."""
+    inside: Link
+    """To the GPUs of its node."""
+    outside: Link
+    """To other nodes: one network port a GPU, as in NVIDIA's DGX systems."""
+
+
+RING_LATENCY = 8.4e-6
+"""Seconds that any collective takes at least. NCCL's own model of itself: src/graph/tuning.cc, `baseLat`, ring, Simple."""
+NVLINK_HOP = 3.4e-6
+"""The same file, `hwLat`, NVLINK, ring, Simple."""
+NETWORK_HOP = 9.6e-6
+"""The same file, `hwLat`, NET, ring, Simple."""
+
+# Data sheets give both directions together.
+NVLINK_3 = Link(name="NVLink 3", bandwidth=300 * GB, latency=NVLINK_HOP)  # 600 GB/s: NVIDIA A100 data sheet
+NVLINK_4 = Link(name="NVLink 4", bandwidth=450 * GB, latency=NVLINK_HOP)  # 900 GB/s: NVIDIA H100 and H200 data sheets
+NVLINK_5 = Link(name="NVLink 5", bandwidth=900 * GB, latency=NVLINK_HOP)  # 1.8 TB/s: NVIDIA DGX B200 data sheet
+
+HDR = Link(name="InfiniBand HDR", bandwidth=25 * GB, latency=NETWORK_HOP)  # 200 Gb/s, 8 a node: NVIDIA DGX A100 data sheet
+NDR = Link(name="InfiniBand NDR", bandwidth=50 * GB, latency=NETWORK_HOP)  # 400 Gb/s, 8 a node: DGX H100, H200 and B200 data sheets
+XDR = Link(name="InfiniBand XDR", bandwidth=100 * GB, latency=NETWORK_HOP)  # 800 Gb/s: NVIDIA Quantum-X800 data sheet; in none of `GPUS`
+
+GPUS = {
+    gpu.name: gpu
+    for gpu in (
+        Gpu(  # NVIDIA A100 80GB data sheet, SXM
+            name="A100",
+            peak={Precision.BF16: 312e12, Precision.FP32: 19.5e12},
+            memory=80 * GB,
+            memory_bandwidth=2039 * GB,
+            inside=NVLINK_3,
+            outside=HDR,
+        ),
+        Gpu(  # NVIDIA H100 data sheet, SXM; its 1,979 TFLOP/s in bf16 are with sparsity
+            name="H100",
+            peak={Precision.BF16: 989e12, Precision.FP32: 67e12},
+            memory=80 * GB,
+            memory_bandwidth=3350 * GB,
+            inside=NVLINK_4,
+            outside=NDR,
+        ),
+        Gpu(  # NVIDIA H200 data sheet, SXM: H100's chip with more and quicker memory
+            name="H200",
+            peak={Precision.BF16: 989e12, Precision.FP32: 67e12},
+            memory=141 * GB,
+            memory_bandwidth=4800 * GB,
+            inside=NVLINK_4,
+            outside=NDR,
+        ),
+        Gpu(  # NVIDIA DGX B200 data sheet, an eighth of the system: 1,440 GB, 64 TB/s; HGX B200: 2.25 PFLOP/s dense, 75 in fp32
+            name="B200",
+            peak={Precision.BF16: 2250e12, Precision.FP32: 75e12},
+            memory=180 * GB,
+            memory_bandwidth=8000 * GB,
+            inside=NVLINK_5,
+            outside=NDR,
+        ),
+    )
+}
+
+
+def known_gpu(name: str) -> Gpu:
+    """A GPU of `GPUS`, in any case of letters. Raises UserError for another one."""
+    found = GPUS.get(name.upper())
+    if found is None:
+        raise UserError(f"--gpu {name} has no profile of its links and memory, those that have are {', '.join(GPUS)}: name one of them")
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Equal GPUs in equal nodes."""
+
+    gpu: Gpu
+    gpus: int
+    node: int
+    """GPUs of a node."""
+
+    @property
+    def nodes(self) -> int:
+        return -(-self.gpus // self.node)
