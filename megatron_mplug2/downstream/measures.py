@@ -45,7 +45,7 @@ def measure(engine: TrainingEngine) -> dict[str, float]:
         return {f"{family}/exact": 100 * sum(right) / len(right)} if right else {}
     if family.kind is FamilyKind.CAPTION:
         captions = look.together(list(look.captions()))
-        return {f"{family}/cider": cider(captions)} if captions else {}
+        return {f"{family}/cider": 100 * cider(captions)} if captions else {}  # as papers and `mplug2 evaluate` have it
     return {}
 
 
