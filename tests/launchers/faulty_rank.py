@@ -24,7 +24,7 @@ FIRST_AT, SECOND_AT = 7, 8
 """Steps in which the faults of the first and the second start come."""
 DYING = "dying"
 """File in the run folder, in which a rank names its node and then waits for its death."""
-PATIENCE_S = 120
+PATIENCE_S = 240
 
 
 def kill(engine: Engine) -> None:
@@ -36,7 +36,21 @@ def reach_the_time_limit(engine: Engine) -> None:
 
 
 def be_preempted(engine: Engine) -> None:
-    """Submits an urgent job for all nodes, and goes on when the signal is there that it brings, and is handled as ever."""
+    """Submits an urgent job for all nodes, and goes on when the signal is there that it brings."""
+    environ = {name: os.environ[name] for name in ("PATH", "SLURM_CONF")}
+    urgent = ["sbatch", "--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 1"]
+    with signal_awaited():
+        subprocess.run(urgent, env=environ, check=True, timeout=60)
+
+
+def wait_for_the_time_limit(engine: Engine) -> None:
+    with signal_awaited():
+        pass
+
+
+@contextmanager
+def signal_awaited() -> Iterator[None]:
+    """Ends when the signal to stop has come since its beginning, to whichever thread, and was handled as ever."""
     handlers, come = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}, []
 
     def handled(number: int, frame: FrameType | None) -> None:
@@ -47,12 +61,10 @@ def be_preempted(engine: Engine) -> None:
 
     for number in handlers:
         signal.signal(number, handled)
-    environ = {name: os.environ[name] for name in ("PATH", "SLURM_CONF")}
-    urgent = ["sbatch", "--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 1"]
-    subprocess.run(urgent, env=environ, check=True, timeout=60)
+    yield
     deadline = time.monotonic() + PATIENCE_S
     while not come:
-        assert time.monotonic() < deadline, "not preempted"
+        assert time.monotonic() < deadline, "no signal"
         time.sleep(0.05)
 
 
@@ -70,6 +82,7 @@ def plans() -> dict[str, dict[int, tuple[int, int, Callable[[Engine], None]]]]:
         "killed-then-limited": {0: (FIRST_AT, 3, kill), 1: (SECOND_AT, 0, reach_the_time_limit)},
         "broken-then-preempted": {0: (FIRST_AT, 1, break_off), 1: (SECOND_AT, 0, be_preempted)},
         "limited": {0: (FIRST_AT, 0, reach_the_time_limit)},
+        "really-limited": {0: (FIRST_AT, 0, wait_for_the_time_limit)},
         "node-dies": {0: (FIRST_AT, 1, die_with_the_node)},
         "undisturbed": {},
     }

@@ -63,6 +63,19 @@ def test_an_exception_and_a_preemption(slurm: Slurm, corpus: Path, tmp_path: Pat
     place.check_samples()
 
 
+def test_a_real_time_limit(slurm: Slurm, corpus: Path, tmp_path: Path) -> None:
+    """SLURM's own, and its own signal a minute before, or two; there may be one more in a slow second start."""
+    place = two_nodes(tmp_path, corpus)
+    place.profile(place.faulty("really-limited"), tasks_per_node=1, time_limit_min=2, signal_lead_s=60)
+    assert place.launch().returncode == 0
+    found = place.ended()
+    first, *_, last = place.ends()
+    assert (found.state, found.steps) == ("COMPLETED", STEPS), place.logs()
+    assert (first, last) == ((ExitCode.STOPPED, "requeue"), (ExitCode.FINISHED, "end")), place.logs()
+    assert all(start["lost_steps"] == 0 for start in place.history("start"))
+    place.check_samples()
+
+
 def test_a_run_goes_on_on_fewer_nodes(slurm: Slurm, corpus: Path, tmp_path: Path) -> None:
     place = two_nodes(tmp_path, corpus)
     place.profile(place.faulty("limited"), tasks_per_node=1, requeue_limit=0, max_nodes=3)
