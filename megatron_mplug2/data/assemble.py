@@ -1,6 +1,6 @@
 """From samples to a batch, and from a batch to microbatches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.batch import Batch, PairBatch, TextBatch
 from megatron_mplug2.data.samples import PairSample, TextSample
+
+Stack = Callable[[Sequence[torch.Tensor]], torch.Tensor]
+"""[...] n times -> [n, ...]."""
 
 
 def text_batch(samples: Sequence[TextSample]) -> TextBatch:
@@ -23,11 +26,11 @@ def text_batch(samples: Sequence[TextSample]) -> TextBatch:
     )
 
 
-def pair_batch(task: Task, samples: Sequence[PairSample], media: Sequence[torch.Tensor]) -> PairBatch:
+def pair_batch(task: Task, samples: Sequence[PairSample], media: Sequence[torch.Tensor], stack: Stack) -> PairBatch:
     """`media` are the samples' decoded pictures or clips, or none."""
     return PairBatch(
         task=task,
-        media=torch.stack(list(media)) if media else None,
+        media=stack(media) if media else None,
         captions=_rows([sample.caption for sample in samples]),
         instructions=torch.from_numpy(np.concatenate([sample.instructions for sample in samples])),
         targets=torch.from_numpy(np.concatenate([sample.targets for sample in samples])),

@@ -8,9 +8,10 @@ import os
 import pickle
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -28,22 +29,30 @@ class Parcel:
     """Of the buffers of tensors and arrays, and last of the pickle of all else."""
 
 
+def stacked_on_arrival(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """`torch.stack` of tensors of one shape and type, for a result that goes into a parcel: it is made as they are written there, which
+    saves a copy. Until then it is no tensor."""
+    return cast(torch.Tensor, _Stack(tuple(tensors)))
+
+
 def pack(result: object) -> tuple[int, Parcel]:
     """A new file's descriptor, the caller's to close, and what lies in it. The result may be anything that pickles."""
-    buffers: list[pickle.PickleBuffer] = []
     rest = BytesIO()
-    _Pickler(rest, protocol=5, buffer_callback=buffers.append).dump(result)
-    pieces = [*(buffer.raw() for buffer in buffers), rest.getbuffer()]
+    pickler = _Pickler(rest)
+    pickler.dump(result)
     spans, end = [], 0
-    for piece in pieces:
+    buffers = [*pickler.buffers, [rest.getbuffer()]]
+    for pieces in buffers:
         start = -(-end // _ALIGNMENT) * _ALIGNMENT
-        end = start + piece.nbytes
-        spans.append((start, piece.nbytes))
+        end = start + sum(piece.nbytes for piece in pieces)
+        spans.append((start, end - start))
     handle = _unnamed_file()
     try:
         os.ftruncate(handle, end)
-        for piece, (start, _) in zip(pieces, spans, strict=True):
-            _write(handle, piece, start)
+        for pieces, (start, _) in zip(buffers, spans, strict=True):
+            for piece in pieces:
+                _write(handle, piece, start)
+                start += piece.nbytes
     except BaseException:
         os.close(handle)
         raise
@@ -61,13 +70,37 @@ def unpack(handle: int, parcel: Parcel) -> Any:
     return pickle.loads(rest, buffers=buffers)
 
 
+@dataclass(frozen=True)
+class _Stack:
+    tensors: tuple[torch.Tensor, ...]
+
+
 class _Pickler(pickle.Pickler):
+    """Tensors go beside the pickle; numpy's arrays do so by themselves."""
+
+    def __init__(self, rest: BytesIO) -> None:
+        super().__init__(rest, protocol=5, buffer_callback=self._keep)
+        self.buffers: list[list[memoryview]] = []
+        """Each in the pieces that it is written from, one after the other."""
+        self._following: dict[int, list[memoryview]] = {}
+        """Pieces that follow a buffer, by its identity."""
+
     def reducer_override(self, value: object) -> Any:
-        """Tensors go beside the pickle; numpy's arrays do so by themselves."""
         if isinstance(value, torch.Tensor):
-            content = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-            return _tensor, (pickle.PickleBuffer(content.data), value.dtype, tuple(value.shape))
+            return _tensor, (pickle.PickleBuffer(_bytes_of(value)), value.dtype, tuple(value.shape))
+        if isinstance(value, _Stack):
+            first, *others = value.tensors
+            buffer = pickle.PickleBuffer(_bytes_of(first))
+            self._following[id(buffer)] = [_bytes_of(tensor) for tensor in others]
+            return _tensor, (buffer, first.dtype, (len(value.tensors), *first.shape))
         return NotImplemented
+
+    def _keep(self, buffer: pickle.PickleBuffer) -> None:
+        self.buffers.append([buffer.raw(), *self._following.pop(id(buffer), ())])
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _tensor(content: memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:

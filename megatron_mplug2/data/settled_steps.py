@@ -1,16 +1,19 @@
 """Steps as all ranks agree on them: read ahead, then the same substitutions everywhere, each written down once."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from threading import Lock
 
+import torch
+
 from megatron_mplug2.config.schema import RunConfig, Task
 from megatron_mplug2.data.batch import PairBatch
 from megatron_mplug2.data.ledger import Ledger
 from megatron_mplug2.data.mixture import PlannedStep
+from megatron_mplug2.data.parcel import stacked_on_arrival
 from megatron_mplug2.data.peers import Peers
 from megatron_mplug2.data.read_ahead import start_reading
 from megatron_mplug2.data.sampler import Part
@@ -89,6 +92,7 @@ class SettledSteps:
             part=self._part,
             media=reader.media_use,
             augmentation=augmentation,
+            stack=stacked_on_arrival if config.data.workers else _stacked,
         )
         self._data = config.data
         self._one_at_a_time = Lock()
@@ -142,6 +146,10 @@ class SettledSteps:
                 f"check that every node sees the shards of data.*.{planned.task}"
             )
         return loaded
+
+
+def _stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(list(tensors))
 
 
 def _or_error(read: Callable[[], LoadedStep]) -> LoadedStep | UserError:

@@ -10,7 +10,7 @@ from itertools import chain, islice
 import torch
 
 from megatron_mplug2.config.schema import RunConfig, Task
-from megatron_mplug2.data.assemble import pair_batch, text_batch
+from megatron_mplug2.data.assemble import Stack, pair_batch, text_batch
 from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.batch import Batch
 from megatron_mplug2.data.decoding.choice import open_decoder
@@ -90,7 +90,9 @@ class StepReader:
         part: Part,
         media: MediaUse,
         augmentation: Augmentation,
+        stack: Stack,
     ) -> None:
+        self._stack = stack
         self._training = config.training
         self._samples = samples
         self._streams = streams
@@ -218,7 +220,7 @@ class StepReader:
             return text_batch([seat.sample for seat in seats if isinstance(seat.sample, TextSample)])
         pairs = [seat.sample for seat in seats if isinstance(seat.sample, PairSample)]
         handed_out = seats if self._media is MediaUse.HAND_OUT else ()
-        return pair_batch(task, pairs, [seat.media for seat in handed_out if seat.media is not None])
+        return pair_batch(task, pairs, [seat.media for seat in handed_out if seat.media is not None], self._stack)
 
 
 def _substitution(stream: Stream, seat: _Seat) -> Substitution:
