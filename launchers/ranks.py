@@ -100,6 +100,7 @@ def run_rank(ranks: Ranks, config: RunConfig, entry: Entry) -> ExitCode:
     """Meets the other ranks, does the work, and parts. After a failure the others are not waited for."""
     os.environ["OMP_NUM_THREADS"] = str(config.training.threads)  # for the processes that this one starts
     torch.set_num_threads(config.training.threads)
+    device.keep_freed_memory()
     if device.on_gpu():
         # srun may show each task its own GPU only, as number 0.
         torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())

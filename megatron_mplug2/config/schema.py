@@ -225,6 +225,19 @@ class LayoutConfig(Frozen):
     def world_size(self) -> int:
         return self.tensor * self.pipeline * self.data
 
+    @property
+    def shards_optimizer(self) -> bool:
+        """`zero1` where there is more than one rank to shard over: alone, a rank would scatter and gather for nothing."""
+        return self.zero1 and self.data > 1
+
+    @property
+    def overlaps_reduction(self) -> bool:
+        return self.overlap_grad_reduce and self.data > 1
+
+    @property
+    def overlaps_gathering(self) -> bool:
+        return self.overlap_param_gather and self.data > 1
+
 
 class MLMConfig(Frozen):
     """Masked language modelling on text [CODE, ALBEF convention]."""

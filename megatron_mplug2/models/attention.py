@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.attention import CrossAttention, CrossAttentionSubmodules, SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -13,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from megatron_mplug2.models.context import ModelContext
+from megatron_mplug2.models.linear import ColumnParallelLinear, RowParallelLinear
 from megatron_mplug2.parallel.dropout import KeyedDropout
 
 

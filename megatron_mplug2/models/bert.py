@@ -5,8 +5,8 @@ self-attention, add & norm, cross-attention, add & norm, FFN, add & norm.
 """
 
 import torch
-from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
-from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.tensor_parallel import VocabParallelEmbedding
+from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import nn
 
@@ -14,6 +14,7 @@ from megatron_mplug2.config.checks import padded_vocab
 from megatron_mplug2.models.attention import AttentionMask, cross_attention, mark_linears, mark_split, self_attention
 from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.decoder_cache import LayerCache, attend_memory, attend_past
+from megatron_mplug2.models.linear import FEED_FORWARD, Output, with_bias
 from megatron_mplug2.models.norm import layer_norm
 
 
@@ -21,7 +22,7 @@ def feed_forward(context: ModelContext, core: TransformerConfig) -> MLP:
     """Column-parallel up, activation, row-parallel down."""
     module = MLP(
         core,
-        MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear),
+        FEED_FORWARD,
         ffn_hidden_size=core.ffn_hidden_size,
         tp_group=context.topology.tensor_group,
     )
@@ -64,9 +65,8 @@ class BertLayer(nn.Module):
         x = self._add_norm(x, attend_memory(self.cross_attention, x, cache), self.cross_attention_norm)
         return self._add_norm(x, self.mlp(x), self.mlp_norm)
 
-    def _add_norm(self, x: torch.Tensor, branch: tuple[torch.Tensor, torch.Tensor], norm: nn.LayerNorm) -> torch.Tensor:
-        out, bias = branch
-        return norm(x + self._keyed.hidden(out + bias, self._dropout))
+    def _add_norm(self, x: torch.Tensor, branch: Output, norm: nn.LayerNorm) -> torch.Tensor:
+        return norm(x + self._keyed.hidden(with_bias(branch), self._dropout))
 
 
 class BertEmbedding(nn.Module):

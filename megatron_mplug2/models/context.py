@@ -8,14 +8,10 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch.nn import functional as F
 
 from megatron_mplug2.config.schema import ModelConfig, Precision
+from megatron_mplug2.models.kernels import quick_gelu
 from megatron_mplug2.parallel.dropout import KeyedDropout
 from megatron_mplug2.parallel.sequence import SequenceShards
 from megatron_mplug2.parallel.topology import Topology
-
-
-def quick_gelu(x: torch.Tensor) -> torch.Tensor:
-    """CLIP's activation, x * sigmoid(1.702 x) [released code]."""
-    return x * torch.sigmoid(1.702 * x)
 
 
 def dtype_of(precision: Precision) -> torch.dtype:

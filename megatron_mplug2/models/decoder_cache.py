@@ -9,6 +9,8 @@ import torch
 from megatron.core.transformer.attention import CrossAttention, SelfAttention
 from torch.nn import functional as F
 
+from megatron_mplug2.models.linear import Output
+
 
 @dataclass(frozen=True, kw_only=True)
 class KeyValues:
@@ -62,7 +64,7 @@ def memory_key_values(attention: CrossAttention, memory: torch.Tensor) -> KeyVal
     return KeyValues(keys=keys.contiguous(), values=values.contiguous())  # read once a step: not with the other between
 
 
-def attend_past(attention: SelfAttention, x: torch.Tensor, cache: LayerCache) -> tuple[torch.Tensor, torch.Tensor]:
+def attend_past(attention: SelfAttention, x: torch.Tensor, cache: LayerCache) -> Output:
     """Self-attention of the next token [1 (this rank's shard), rows, h] to itself and those before it -> the same, and the bias to add."""
     query, key, value = (y.permute(1, 2, 0, 3) for y in attention.get_query_key_value_tensors(x))
     own = KeyValues(keys=key[:, :, :1], values=value[:, :, :1])  # the rest pads the sequence
@@ -71,7 +73,7 @@ def attend_past(attention: SelfAttention, x: torch.Tensor, cache: LayerCache) ->
     return attention.linear_proj(out.permute(2, 0, 1, 3).flatten(2))
 
 
-def attend_memory(attention: CrossAttention, x: torch.Tensor, cache: LayerCache) -> tuple[torch.Tensor, torch.Tensor]:
+def attend_memory(attention: CrossAttention, x: torch.Tensor, cache: LayerCache) -> Output:
     """Cross-attention of the next token of each sequence, likewise; the sequences of a sample are queries side by side."""
     mixed, _ = attention.linear_q(x)
     length, samples = mixed.shape[0], len(cache.memory_keys)

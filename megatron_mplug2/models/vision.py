@@ -1,14 +1,15 @@
 """Dual-vision encoder: CLIP's ViT on every frame, with local temporal modules between frames (mPLUG-2, figure 2b and released code)."""
 
 import torch
-from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from torch import nn
 from torch.nn import functional as F
 
 from megatron_mplug2.data.decoding.pixels import normalised
 from megatron_mplug2.models.attention import AttentionMask, mark_linears, mark_split, self_attention
 from megatron_mplug2.models.bert import feed_forward
-from megatron_mplug2.models.context import ModelContext, quick_gelu
+from megatron_mplug2.models.context import ModelContext
+from megatron_mplug2.models.kernels import temporal_convolution
+from megatron_mplug2.models.linear import ColumnParallelLinear, RowParallelLinear, with_bias
 from megatron_mplug2.models.norm import layer_norm, mark_on_shard
 
 
@@ -53,7 +54,6 @@ class LocalTemporal(nn.Module):
         super().__init__()
         vision, topology = context.config.vision, context.topology
         bottleneck = vision.width // 2  # [CODE] 512 of 1024, 384 of 768
-        self._sequence = context.sequence
         self.norm = layer_norm(vision.width, vision.layer_norm_eps, topology)
         self.down = ColumnParallelLinear(
             vision.width,
@@ -80,27 +80,12 @@ class LocalTemporal(nn.Module):
         mark_split(self.taps, 0)
         mark_split(self.taps_bias, 0)
 
-    def forward(self, x: torch.Tensor, frames: int, tokens: int) -> torch.Tensor:
-        """[tokens (local), b * T, width] -> the residual branch, zero at the class token and at padding."""
+    def forward(self, x: torch.Tensor, frames: int) -> torch.Tensor:
+        """[tokens (local), b * T, width] -> the residual branch of all tokens: only patches have one."""
         y, _ = self.down(self.norm(x))
-        y = quick_gelu(self._convolve(y, frames))
-        out, _ = self.up(y)
-        return out * self._patch_mask(tokens, out)
-
-    def _convolve(self, y: torch.Tensor, frames: int) -> torch.Tensor:
-        """Zero-padded convolution over time as shifted sums: [s, b * T, c] -> same."""
-        past, now, future = self.taps.unbind(1)
-        clip = y.unflatten(1, (-1, frames))
-        out = clip * now + self.taps_bias
-        if frames > 1:
-            shifted_back = F.pad(clip[:, :, :-1], (0, 0, 1, 0))
-            shifted_on = F.pad(clip[:, :, 1:], (0, 0, 0, 1))
-            out = out + shifted_back * past + shifted_on * future
-        return out.flatten(1, 2)
-
-    def _patch_mask(self, tokens: int, like: torch.Tensor) -> torch.Tensor:
-        positions = torch.tensor(list(self._sequence.positions(tokens)), device=like.device)
-        return ((positions > 0) & (positions < tokens)).to(like.dtype)[:, None, None]
+        y = temporal_convolution(y.unflatten(1, (-1, frames)), self.taps, self.taps_bias)
+        out, _ = self.up(y.flatten(1, 2))
+        return out
 
 
 class VisionBlock(nn.Module):
@@ -109,7 +94,7 @@ class VisionBlock(nn.Module):
     def __init__(self, context: ModelContext, index: int) -> None:
         super().__init__()
         vision, topology = context.config.vision, context.topology
-        self._keyed = context.dropout
+        self._keyed, self._sequence = context.dropout, context.sequence
         self._drop_path = vision.drop_path * index / max(vision.blocks - 1, 1)
         self.temporal = nn.ModuleList(LocalTemporal(context) for _ in range(vision.temporal_modules))
         self.attention_norm = layer_norm(vision.width, vision.layer_norm_eps, topology)
@@ -120,14 +105,19 @@ class VisionBlock(nn.Module):
     def forward(self, x: torch.Tensor, frames: int, tokens: int, *, temporal: bool) -> torch.Tensor:
         """[tokens (local), b * T, width] -> same; `tokens` counts class token and patches of a frame."""
         samples = x.shape[1] // frames
+        patches = self._patches(tokens, x) if temporal else x
         if temporal:
-            x = x + self._drop(self.temporal[0](x, frames, tokens), samples)
-        attended, bias = self.attention(self.attention_norm(x), AttentionMask(length=tokens))
-        x = x + self._drop(attended + bias, samples)
+            x = torch.addcmul(x, self._drop(self.temporal[0](x, frames), samples), patches)
+        x = x + self._drop(with_bias(self.attention(self.attention_norm(x), AttentionMask(length=tokens))), samples)
         if temporal and len(self.temporal) == 2:
-            x = x + self._drop(self.temporal[1](x, frames, tokens), samples)
-        out, bias = self.mlp(self.mlp_norm(x))
-        return x + self._drop(out + bias, samples)
+            x = torch.addcmul(x, self._drop(self.temporal[1](x, frames), samples), patches)
+        return x + self._drop(with_bias(self.mlp(self.mlp_norm(x))), samples)
+
+    def _patches(self, tokens: int, like: torch.Tensor) -> torch.Tensor:
+        """[tokens (local), 1, 1]: 1 at patches, 0 at the class token and at padding, which have no temporal branch."""
+        held = self._sequence.positions(tokens)
+        positions = torch.arange(held.start, held.stop, device=like.device)
+        return ((positions > 0) & (positions < tokens)).to(like.dtype)[:, None, None]
 
     def _drop(self, branch: torch.Tensor, samples: int) -> torch.Tensor:
         return self._keyed.path(branch, self._drop_path, samples)

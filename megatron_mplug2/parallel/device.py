@@ -8,7 +8,9 @@ optimizer. Where CUDA exists nothing here changes anything. Where it doesn't:
 - `own_code` switches that rewriting off again around our own forward pass, which never names a device.
 """
 
+import ctypes
 import resource
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -77,6 +79,24 @@ def install_cpu_backend() -> None:
     torch.cuda.current_device = lambda: _CPU  # type: ignore[assignment, return-value]
     torch.cuda.synchronize = lambda device=None: None
     torch.cuda.empty_cache = lambda: None
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # <malloc.h>
+_NEVER = -1
+
+
+def keep_freed_memory() -> None:
+    """Lets the C library keep memory that was freed for the next allocation; does nothing where tensors live on a GPU.
+
+    By default glibc gives every block over 32 MB back at once, and the kernel then clears each page of the next one again: a tenth of a
+    training step of the base model. Resident memory stays at its peak, which every step reaches anyway.
+    """
+    if on_gpu() or sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # another C library has none
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, _NEVER)
 
 
 @contextmanager

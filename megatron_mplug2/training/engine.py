@@ -79,7 +79,7 @@ class Engine:
 
     def finish_gathering(self) -> None:
         """Makes all weights current where their gathering overlaps the next forward pass (ZeRO-1), for a look at them before it."""
-        if self.config.layout.overlap_param_gather:
+        if self.config.layout.overlaps_gathering:
             self.ddp.start_param_sync(force_sync=True)
 
     @contextmanager
@@ -179,9 +179,9 @@ def _ema(config: RunConfig, topology: Topology, weights: Sequence[Weight], optim
 def _ddp_config(layout: LayoutConfig) -> DistributedDataParallelConfig:
     return DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
-        overlap_grad_reduce=layout.overlap_grad_reduce,
-        overlap_param_gather=layout.overlap_param_gather,
-        use_distributed_optimizer=layout.zero1,
+        overlap_grad_reduce=layout.overlaps_reduction,
+        overlap_param_gather=layout.overlaps_gathering,
+        use_distributed_optimizer=layout.shards_optimizer,
     )
 
 

@@ -8,7 +8,6 @@ import torch
 from megatron.core import optimizer as megatron_optimizers
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer, get_megatron_optimizer
-from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer.optimizer_config import OptimizerConfig, ParamKey
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler, ParamGroupOverride
 
@@ -65,23 +64,29 @@ def make_optimizer(config: RunConfig, ddp: DistributedDataParallel, weights: Seq
         adam_eps=settings.eps,
         bf16=config.training.precision is Precision.BF16,
         params_dtype=torch.bfloat16 if config.training.precision is Precision.BF16 else torch.float32,
-        use_distributed_optimizer=config.layout.zero1,
-        overlap_param_gather=config.layout.overlap_param_gather,
+        use_distributed_optimizer=config.layout.shards_optimizer,
+        overlap_param_gather=config.layout.overlaps_gathering,
         clip_grad=settings.clip_norm,
     )
     # Where Transformer Engine or apex is installed Megatron-Core would take their Adam, whose state has another form: one optimizer, and
     # one form of checkpoint, everywhere.
     megatron_optimizers.USING_PYTORCH_OPTIMIZER = True
     with megatron_runtime():
-        return get_megatron_optimizer(core, [ddp], _overrides(config), use_gloo_process_groups=False, pg_collection=topology.groups)
+        optimizer = get_megatron_optimizer(core, [ddp], _overrides(config), use_gloo_process_groups=False, pg_collection=topology.groups)
+    for group in optimizer.param_groups:
+        group["foreach"], group["fused"] = False, True  # torch's update in one pass over a weight and its moments
+    return optimizer
 
 
 def clip(optimizer: MegatronOptimizer, limit: float, norm: float) -> None:
-    """Scales prepared gradients of norm `norm` down to the limit, as Megatron-Core's own step does before its update."""
+    """Scales prepared gradients of norm `norm` down to the limit, as Megatron-Core's own step does before its update, but in place."""
+    share = limit / (norm + 1e-6)
+    if share >= 1.0:
+        return
     for part in optimizer.chained_optimizers if isinstance(optimizer, ChainedOptimizer) else [optimizer]:
-        params = part.get_parameters()
-        if params:
-            clip_grad_by_total_norm_fp32(params, max_norm=limit, total_norm=norm)
+        gradients = [param.grad for param in part.get_parameters() if param.grad is not None]
+        if gradients:
+            torch._foreach_mul_(gradients, share)
 
 
 def rule_of(weight: Weight, config: RunConfig) -> ParamGroupOverride:

@@ -1,34 +1,50 @@
-"""The plain model that a step is measured against does the same work, and learns from it."""
+"""The plain model that a step is measured against does the same work, and learns from it; every measured case can be made."""
 
-import argparse
 from pathlib import Path
 
+import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.reference_model import ReferenceModel
-from benchmarks.step import batch_of, config_of, counted
-from megatron_mplug2.config.schema import Task
+from benchmarks.step_cases import CPU_CASE, GPU_CASES, Losses, StepCase, batch_of, config_of
+from megatron_mplug2.config.schema import Precision, Task
+from megatron_mplug2.data.batch import PairBatch
 from megatron_mplug2.observability.efficiency import StepFlops
 
-ASKED = argparse.Namespace(model="tiny", samples=2, frames=3)
+CASE = StepCase(model="tiny", task=Task.VIDEO_TEXT, losses=Losses.CAPTION, samples=2, frames=3, tokens=20)
+
+
+def _pairs(folder: Path) -> tuple[ReferenceModel, torch.Tensor, torch.Tensor, torch.Tensor]:
+    config = config_of(CASE, folder, Precision.FP32)
+    batch = batch_of(config)
+    assert isinstance(batch, PairBatch) and batch.media is not None
+    return ReferenceModel(config.model), batch.media.float() / 255, batch.instructions, batch.targets
 
 
 def test_as_many_operations_as_ours(tmp_path: Path) -> None:
     """But of the first layer's gradient to the pixels, which neither needs, and of norms and the like, which nobody counts."""
-    config = config_of(ASKED, tmp_path)
-    ours = StepFlops(config).of(Task.VIDEO_TEXT, config.schedule[0])
-    assert abs(counted(config) / ours - 1) < 0.03
+    config = config_of(CASE, tmp_path, Precision.FP32)
+    model, *inputs = _pairs(tmp_path)
+    with FlopCounterMode(display=False) as counter:
+        model(*inputs).backward()
+    assert abs(counter.get_total_flops() / StepFlops(config).of(Task.VIDEO_TEXT, config.schedule[0]) - 1) < 0.03
 
 
 def test_it_learns_a_batch(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    config = config_of(ASKED, tmp_path)
-    batch, model = batch_of(config), ReferenceModel(config.model)
-    assert batch.media is not None
+    model, *inputs = _pairs(tmp_path)
     optimizer, losses = torch.optim.AdamW(model.parameters(), lr=1e-3), []
     for _ in range(12):
-        losses.append(model(batch.media.float() / 255, batch.instructions, batch.targets))
+        losses.append(model(*inputs))
         losses[-1].backward()
         optimizer.step()
         optimizer.zero_grad()
     assert losses[-1].item() < 0.8 * losses[0].item()
+
+
+@pytest.mark.parametrize("case", [CPU_CASE, *GPU_CASES], ids=lambda case: case.name)
+def test_every_case_has_a_config_and_a_batch(case: StepCase, tmp_path: Path) -> None:
+    config = config_of(case, tmp_path, Precision.FP32)
+    batch = batch_of(config)
+    assert batch.task is case.task and len(batch.sample_ids) == case.samples
