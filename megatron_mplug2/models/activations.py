@@ -114,11 +114,11 @@ def _vision_embedding(unit: VisionEmbeddingUnit, shape: BatchShape, rank: _Rank)
 def _vision_block(unit: VisionBlockUnit, shape: BatchShape, rank: _Rank) -> float:
     vision, length, pictures = rank.config.model.vision, shape.frame_tokens, shape.samples * shape.frames
     whole, split = rank.stream(length, pictures, vision.width), rank.split(length, pictures, vision.width)
-    # Quick GELU keeps its input and the sigmoid.
-    kept = 3 * whole + 4 * split + 3 * rank.split(length, pictures, vision.ffn)
+    # Quick GELU keeps one tensor, and the projection after it another.
+    kept = 3 * whole + 4 * split + 2 * rank.split(length, pictures, vision.ffn)
     if shape.task is Task.VIDEO_TEXT or unit.temporal_on_images:
-        # Of the bottleneck: its input, the clip and that shifted back and on, quick GELU's two, its output.
-        bottleneck = (4 if shape.frames == 1 else 6) * split / 2
+        # Of the bottleneck: the clip, and that shifted back and on, what quick GELU keeps, its output.
+        bottleneck = (3 if shape.frames == 1 else 5) * split / 2
         kept += vision.temporal_modules * (2 * whole + bottleneck)
     return kept
 

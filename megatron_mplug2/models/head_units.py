@@ -51,7 +51,8 @@ class MaskedLMUnit(Unit):
         text = streams[Stream.TEXT]
         if micro.shape.texts:
             self._ask(module, text[:, : micro.first_texts], micro)
-        return {Stream.PROMPT: text[:, micro.first_texts :]} if micro.instructions else {}
+        # Contiguous: every layer of the decoder multiplies it, and each would make and keep a copy of its own.
+        return {Stream.PROMPT: text[:, micro.first_texts :].contiguous()} if micro.instructions else {}
 
     def _ask(self, module: nn.Module, text: torch.Tensor, micro: Microbatch) -> None:
         labels = micro.text.labels.T.flatten()
