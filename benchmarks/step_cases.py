@@ -72,7 +72,7 @@ def config_of(case: StepCase, folder: Path, precision: Precision) -> RunConfig:
             f"objectives.vlm.group={case.samples}",
             *(["objectives.lm.instructions=1"] if case.losses is Losses.CAPTION else []),
             "optimizer.warmup_steps=0",
-            "layout={tensor: 1, pipeline: 1, data: 1}",
+            "layout={tensor: 1, pipeline: 1, data: 1, sequence_parallel: false}",
         ],
     )
 
