@@ -1,7 +1,7 @@
-"""Training steps, forward, backward and update, against the rate at which this machine multiplies matrices and against a plain PyTorch model
-of the same shapes, all in one run.
+"""Training steps, forward, backward and update, against the rate at which this machine multiplies matrices and against a plain PyTorch
+model of the same shapes, all in one run.
 
-    python -m benchmarks.step [--rounds 5] [--large]
+    python -m benchmarks.step [--rounds 5] [--large] [--only CASE ...]
 
 Without a GPU: base in fp32 on clips with captions, a thread a core. On a GPU, or with `--large`: large in bf16 by task and objectives. Each
 case runs in a process of its own, as programs do; ours and the plain model take turns. Operations count once, by the formulas of
@@ -28,7 +28,7 @@ from torch import nn
 from benchmarks.ceiling import matmul_tflops
 from benchmarks.record import spread, write
 from benchmarks.reference_model import ReferenceModel
-from benchmarks.step_cases import CPU_CASE, GPU_CASES, StepCase, batch_of, config_of
+from benchmarks.step_cases import CPU_CASE, GPU_CASES, Losses, StepCase, batch_of, config_of
 from megatron_mplug2.config.schema import Precision, RunConfig
 from megatron_mplug2.data.batch import PairBatch, moved
 from megatron_mplug2.observability.efficiency import StepFlops, known_peak
@@ -45,16 +45,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--large", action="store_true", help="the GPU's cases wherever this is")
+    parser.add_argument("--only", nargs="+", metavar="CASE", help="cases by name")
     asked = parser.parse_args()
-    cases = GPU_CASES if asked.large or on_gpu() else (CPU_CASE,)
+    cases = [case for case in (GPU_CASES if asked.large or on_gpu() else (CPU_CASE,)) if not asked.only or case.name in asked.only]
     torch.set_num_threads(CORES)
     load, precision = os.getloadavg()[0], Precision.BF16 if on_gpu() else Precision.FP32
     figures: dict[str, Any] = {}
-    for number, case in enumerate(cases):
-        figures[case.name] = _measured(case, precision, asked.rounds, beside=number == 0)
+    for case in cases:
+        figures[case.name] = _measured(case, precision, asked.rounds, beside=case.losses is Losses.CAPTION)
     name = f"step_{torch.cuda.get_device_name().split()[1].lower()}" if on_gpu() else "step"
+    command = " ".join(["python -m benchmarks.step --rounds", str(asked.rounds), *(["--only", *asked.only] if asked.only else [])])
     facts = {"cases": [str(case) for case in cases], "precision": precision, "rounds": asked.rounds, "load_before": load}
-    print(f"written to {write(name, f'python -m benchmarks.step --rounds {asked.rounds}', facts, figures)}")
+    print(f"written to {write(name, command, facts, figures)}")
 
 
 def _measured(case: StepCase, precision: Precision, rounds: int, *, beside: bool) -> dict[str, Any]:
@@ -186,9 +188,7 @@ def _take_turns(programs: dict[str, _Program], rounds: int) -> dict[str, list[fl
     return seconds
 
 
-def _figures(
-    config: RunConfig, case: StepCase, seconds: dict[str, list[float]], ends: dict[str, End], ceiling: float
-) -> dict[str, Any]:
+def _figures(config: RunConfig, case: StepCase, seconds: dict[str, list[float]], ends: dict[str, End], ceiling: float) -> dict[str, Any]:
     tflop = 1e-12 * StepFlops(config).of(case.task, config.schedule[0])
     peak = known_peak(torch.cuda.get_device_name(), config.training.precision) if on_gpu() else None
     figures: dict[str, Any] = {"model_tflop_per_step": round(tflop, 4), "matmul_ceiling_tflops": round(ceiling, 4)}

@@ -45,11 +45,11 @@ class StepCase:
 CPU_CASE = StepCase(model="base", task=Task.VIDEO_TEXT, losses=Losses.CAPTION, samples=2, frames=4, tokens=20)
 GPU_CASES = (
     StepCase(task=Task.VIDEO_TEXT, losses=Losses.CAPTION, samples=24, frames=8),
-    StepCase(task=Task.VIDEO_TEXT, samples=48, frames=4),
-    StepCase(task=Task.VIDEO_TEXT, samples=24, frames=8),
-    StepCase(task=Task.VIDEO_TEXT, samples=12, frames=16),
-    StepCase(task=Task.IMAGE_TEXT, samples=128),
-    StepCase(task=Task.IMAGE_TEXT, samples=192, losses=Losses.CONTRAST),
+    StepCase(task=Task.IMAGE_TEXT, samples=256, losses=Losses.CONTRAST),
+    StepCase(task=Task.VIDEO_TEXT, samples=32, frames=8),
+    StepCase(task=Task.IMAGE_TEXT, samples=192),
+    StepCase(task=Task.VIDEO_TEXT, samples=64, frames=4),
+    StepCase(task=Task.VIDEO_TEXT, samples=16, frames=16),
     StepCase(task=Task.TEXT, samples=128),
 )
 """The first also by the plain model."""

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from megatron_mplug2.models.context import ModelContext
+from megatron_mplug2.models.kernels import select_rows
 from megatron_mplug2.models.linear import ColumnParallelLinear, RowParallelLinear
 from megatron_mplug2.parallel.dropout import KeyedDropout
 
@@ -54,8 +55,7 @@ class FusedDotProductAttention(nn.Module):
         if mask.length is not None and mask.length < key.shape[0]:
             key, value = key[: mask.length], value[: mask.length]
         if mask.memory_index is not None:
-            # index_select, not indexing: its backward is a plain scatter-add.
-            key, value = key.index_select(1, mask.memory_index), value.index_select(1, mask.memory_index)
+            key, value = select_rows(key, mask.memory_index), select_rows(value, mask.memory_index)
         q, k, v = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         probability = 0.0
         if self._dropout > 0.0 and self._keyed.active:

@@ -34,6 +34,17 @@ def temporal_convolution(clip: torch.Tensor, taps: torch.Tensor, bias: torch.Ten
     return quick_gelu(_shifted_sums(clip, taps, bias))
 
 
+def select_rows(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """[s, b, ...] and [rows] int64 below b, in any order and as often as asked -> [s, rows, ...].
+
+    On a GPU the gradient is a product with the index as ones and zeros: torch's adds element after element, atomically, in half precision.
+    """
+    if not x.is_cuda:
+        return x.index_select(1, index)
+    selected: torch.Tensor = _SelectRows.apply(x, index)
+    return selected
+
+
 def _quick_gelu(x: torch.Tensor) -> torch.Tensor:
     return x * torch.sigmoid(QUICK * x)
 
@@ -65,6 +76,20 @@ class _QuickGelu(torch.autograd.Function):
         (scaled,) = ctx.saved_tensors
         gradient: torch.Tensor = torch.ops.aten.silu_backward(incoming[0], scaled)
         return gradient
+
+
+class _SelectRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(index)
+        ctx.rows = x.shape[1]
+        return x.index_select(1, index)
+
+    @staticmethod
+    def backward(ctx: Any, *incoming: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (index,), gradient = ctx.saved_tensors, incoming[0]
+        asked = F.one_hot(index, ctx.rows).to(gradient.dtype)
+        return (asked.T @ gradient.flatten(2)).unflatten(2, gradient.shape[2:]), None
 
 
 def _compiles(x: torch.Tensor) -> bool:

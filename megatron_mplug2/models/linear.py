@@ -13,7 +13,7 @@ Output = tuple[Tensor, Tensor | None]
 """What a layer gives, and the bias that its caller has yet to add."""
 
 
-class ColumnParallelLinear(tensor_parallel.ColumnParallelLinear):  # type: ignore[misc]
+class ColumnParallelLinear(tensor_parallel.ColumnParallelLinear):
     """Weight and bias split by their rows: each rank has its channels of the output."""
 
     def forward(self, input_: Tensor, weight: Tensor | None = None, runtime_gather_output: bool | None = None) -> Output:
@@ -24,7 +24,7 @@ class ColumnParallelLinear(tensor_parallel.ColumnParallelLinear):  # type: ignor
         return output
 
 
-class RowParallelLinear(tensor_parallel.RowParallelLinear):  # type: ignore[misc]
+class RowParallelLinear(tensor_parallel.RowParallelLinear):
     """Weight split by its columns: each rank has its channels of the input."""
 
     def forward(self, input_: Tensor) -> Output:

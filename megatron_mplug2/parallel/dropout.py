@@ -9,6 +9,7 @@ import hashlib
 import torch
 from torch.nn import functional as F
 
+from megatron_mplug2.parallel.device import on_gpu
 from megatron_mplug2.parallel.topology import Topology
 
 
@@ -39,7 +40,9 @@ class KeyedDropout:
         rank = self._topology.tensor_rank if sharded and self._topology.tensor_size > 1 else -1
         text = f"{self._seed}/{self._key}/{self._draws}/{rank}"
         self._draws += 1
-        torch.manual_seed(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1)
+        seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+        # The one generator that draws here: torch.manual_seed looks for every kind of device, which takes a millisecond.
+        _generator().manual_seed(seed)
 
     def hidden(self, x: torch.Tensor, probability: float) -> torch.Tensor:
         """Dropout on [s, b, h], which sequence parallelism shards."""
@@ -56,3 +59,7 @@ class KeyedDropout:
         keep = torch.rand(samples, device=branch.device) >= probability
         scale = keep.to(branch.dtype) / (1.0 - probability)
         return branch * scale.repeat_interleave(branch.shape[1] // samples)[None, :, None]
+
+
+def _generator() -> torch.Generator:
+    return torch.cuda.default_generators[torch.cuda.current_device()] if on_gpu() else torch.default_generator

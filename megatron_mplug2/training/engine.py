@@ -25,7 +25,7 @@ from megatron_mplug2.parallel.device import device, megatron_runtime
 from megatron_mplug2.parallel.topology import Topology, make_topology
 from megatron_mplug2.training.averages import Averages, Mains
 from megatron_mplug2.training.momentum import Momentum, feature_weights
-from megatron_mplug2.training.optimizer import LearningRate, clip, make_optimizer
+from megatron_mplug2.training.optimizer import LearningRate, clip, gradient_norm, make_optimizer
 from megatron_mplug2.training.passes import run_features, run_microbatches
 from megatron_mplug2.training.pipeline_stage import PipelineStage
 from megatron_mplug2.training.ties import TiedCopy, reduce_ties, tied_copies
@@ -108,13 +108,13 @@ class Engine:
         rate = self.learning_rate.set(step)
         with megatron_runtime():
             self.optimizer.prepare_grads()
-            norm = float(self.optimizer.get_grad_norm())
+        norm = gradient_norm(self.optimizer)
         if not accept(norm):
             return norm, rate
         for kept in self.averages:
             kept.begin()
+        clip(self.optimizer, self.config.optimizer.clip_norm, norm)
         with megatron_runtime():
-            clip(self.optimizer, self.config.optimizer.clip_norm, norm)
             self.optimizer.step_with_ready_grads()
         if self.log_temperature is not None and self.log_temperature.requires_grad:
             clamp_log_temperature_(self.log_temperature, self.config.objectives.vlc)

@@ -1,10 +1,12 @@
 """Megatron-Core's AdamW with our groups: vision, temporal modules and the rest, each with and without weight decay, by blocks' depth."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import torch
+import torch.distributed as dist
 from megatron.core import optimizer as megatron_optimizers
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer, get_megatron_optimizer
@@ -15,7 +17,7 @@ from megatron_mplug2.config.schema import ModelConfig, ParamGroup, Precision, Ru
 from megatron_mplug2.config.schema import OptimizerConfig as Settings
 from megatron_mplug2.models.build import LOG_TEMPERATURE
 from megatron_mplug2.models.weights import Weight
-from megatron_mplug2.parallel.device import megatron_runtime
+from megatron_mplug2.parallel.device import device, megatron_runtime
 from megatron_mplug2.parallel.topology import Topology
 
 
@@ -78,15 +80,30 @@ def make_optimizer(config: RunConfig, ddp: DistributedDataParallel, weights: Seq
     return optimizer
 
 
+def gradient_norm(optimizer: MegatronOptimizer) -> float:
+    """Of all prepared gradients of the model. As Megatron-Core's `get_grad_norm`, which takes one parameter after the other."""
+    total = 0.0
+    for part in _parts(optimizer):
+        gradients = part.get_main_grads_for_grad_norm()
+        square = torch.stack(torch._foreach_norm(gradients)).square().sum() if gradients else torch.zeros((), device=device())
+        dist.all_reduce(square, group=part.get_grad_stats_parallel_group())
+        total += square.item()
+    return math.sqrt(total)
+
+
 def clip(optimizer: MegatronOptimizer, limit: float, norm: float) -> None:
     """Scales prepared gradients of norm `norm` down to the limit, as Megatron-Core's own step does before its update, but in place."""
     share = limit / (norm + 1e-6)
     if share >= 1.0:
         return
-    for part in optimizer.chained_optimizers if isinstance(optimizer, ChainedOptimizer) else [optimizer]:
+    for part in _parts(optimizer):
         gradients = [param.grad for param in part.get_parameters() if param.grad is not None]
         if gradients:
             torch._foreach_mul_(gradients, share)
+
+
+def _parts(optimizer: MegatronOptimizer) -> Sequence[MegatronOptimizer]:
+    return optimizer.chained_optimizers if isinstance(optimizer, ChainedOptimizer) else [optimizer]
 
 
 def rule_of(weight: Weight, config: RunConfig) -> ParamGroupOverride:
