@@ -1,0 +1,84 @@
+"""What the measured points say together: how far each is from ideal scaling, and the table that a person reads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from launchers.sweep.results import Measured, Row
+
+OVERSUBSCRIBED = "oversubscribed"
+HEAD = ("point", "ranks", "batch", "samples/s", "step ms", "quartiles", "efficiency", "MFU", "TFLOP/s", "memory GB", "comm.", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A measured point among the others."""
+
+    row: Row
+    measured: Measured
+    efficiency: float | None
+    """Samples a second of a rank over those of the reference; None where cores were shared, which says nothing about scaling."""
+
+    @property
+    def name(self) -> str:
+        return self.row.layout.name
+
+    @property
+    def ranks(self) -> int:
+        return self.row.layout.ranks
+
+    @property
+    def oversubscribed(self) -> bool:
+        return self.measured.machines.oversubscribed
+
+
+def figures(rows: Sequence[Row]) -> list[Figure]:
+    """Of the measured points, few ranks first."""
+    measured = [(row, row.measured) for row in rows if row.measured is not None]
+    reference = _reference(measured)
+    found = []
+    for row, each in sorted(measured, key=lambda pair: pair[0].layout.ranks):
+        scales = reference is not None and not each.machines.oversubscribed
+        efficiency = each.samples_per_s / row.layout.ranks / reference if scales and reference else None
+        found.append(Figure(row=row, measured=each, efficiency=efficiency))
+    return found
+
+
+def _reference(measured: Sequence[tuple[Row, Measured]]) -> float | None:
+    """Samples a second of a rank, of the quickest point of those with the fewest ranks. The same for strong and for weak scaling."""
+    own = [(row.layout.ranks, each.samples_per_s) for row, each in measured if not each.machines.oversubscribed]
+    fewest = min((ranks for ranks, _ in own), default=0)
+    return max((rate / ranks for ranks, rate in own if ranks == fewest), default=None)
+
+
+def reference_rate(found: Sequence[Figure]) -> float | None:
+    """Samples a second of a rank, that efficiencies are relative to."""
+    return _reference([(each.row, each.measured) for each in found])
+
+
+def cells(figure: Figure) -> tuple[str, ...]:
+    """Of `HEAD`."""
+    row, each = figure.row, figure.measured
+    return (
+        figure.name,
+        str(figure.ranks),
+        str(row.global_batch),
+        f"{each.samples_per_s:,.4g}",
+        f"{1e3 * each.step_s.median:,.4g}",
+        f"{1e3 * each.step_s.low:,.4g} - {1e3 * each.step_s.high:,.4g}",
+        "-" if figure.efficiency is None else f"{figure.efficiency:.0%}",
+        "-" if each.mfu is None else f"{each.mfu:.1%}",
+        f"{each.tflops:.3g}",
+        f"{each.memory_gb:.2f}",
+        f"{each.communication:.0%}",
+        OVERSUBSCRIBED if figure.oversubscribed else "",
+    )
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a terminal: names to the left, figures to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *others in rows:
+        padded = [name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
+        lines.append("  ".join(padded).rstrip())
+    return lines
