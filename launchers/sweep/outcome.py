@@ -16,7 +16,7 @@ _MOST_LETTERS = 300
 @dataclass(frozen=True, kw_only=True)
 class PointEnd:
     code: int | None
-    """What the point exited with; None where nobody could tell."""
+    """What the point exited with."""
     at: float
     """Seconds since 1970."""
     commit: str | None

@@ -9,7 +9,7 @@ from pathlib import Path
 from launchers.launch_folder import LOGS, SCRIPT, Launch, events_in, events_name, launch_folders, read_launch
 from launchers.queue import QueuedJob
 from launchers.sweep.arrays import ARRAYS, parts_of
-from launchers.sweep.outcome import PointEnd, row_of
+from launchers.sweep.outcome import PointEnd, last_words, row_of
 from launchers.sweep.points import Point, Sweep
 from launchers.sweep.results import Results, Row, add_rows, read_results
 from megatron_mplug2.errors import ExitCode
@@ -28,7 +28,7 @@ class PointState:
     point: Point
     progress: Progress
     row: Row | None = None
-    """Where it is measured or failed."""
+    """Where it is measured or failed; none where a job ended without a word."""
     detail: str = ""
 
 
@@ -105,16 +105,16 @@ def _submitted(point: Point, launched: _Launched, jobs: Sequence[QueuedJob], swe
     part, job = launched.parts[point.digest], (launched.launch.jobs or ("-",))[-1]
     events = events_in(launched.folder / events_name(part))
     last = events[-1] if events else None
+    logs = tuple(launched.folder / LOGS / f"{job}_{part}{end}.log" for end in ("", "_batch"))
     if last is not None and last.event == "end":
-        code, at = last.code, max(float(last.at), launched.at)  # an event has whole seconds
-    elif any(each.script.is_relative_to(launched.folder) for each in jobs):
+        at = max(float(last.at), launched.at)  # an event has whole seconds
+        end = PointEnd(code=last.code, at=at, commit=launched.launch.commit, logs=logs)
+        return _ended(point, row_of(point, end, sweep.config.warmup_steps))
+    if any(each.script.is_relative_to(launched.folder) for each in jobs):
         started = "waits" if last is None else f"on {last.nodes}"
         return PointState(point=point, progress=Progress.QUEUED, detail=f"job {job}_{part} {started}")
-    else:
-        code, at = None, time.time()
-    logs = tuple(launched.folder / LOGS / f"{job}_{part}{end}.log" for end in ("", "_batch"))
-    end = PointEnd(code=code, at=at, commit=launched.launch.commit, logs=logs)
-    return _ended(point, row_of(point, end, sweep.config.warmup_steps))
+    # Cancelled, or its node died; or it was submitted after the queue was asked, so that nothing is written down.
+    return PointState(point=point, progress=Progress.FAILED, detail=f"job {job}_{part} has told of no end: {last_words(logs)}")
 
 
 def _found_here(point: Point, sweep: Sweep) -> PointState:
