@@ -99,7 +99,7 @@ def point(
     from launchers.local import launch
     from megatron_mplug2.config.load import RESOLVED_NAME, load_config
 
-    run = load_config(config / os.environ[TASK] / RESOLVED_NAME if config.is_dir() else config)
+    run = load_config(config / os.environ.get(TASK, "") / RESOLVED_NAME if config.is_dir() else config)
     check_gpu_memory(run)
     raise typer.Exit(launch(run, _train))
 

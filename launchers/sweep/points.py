@@ -18,6 +18,8 @@ POINTS = "points"
 """Folder of the points' run folders, in the sweep's."""
 _DIGITS = 12
 """Of a point's digest."""
+_SHORT = ("optimizer.warmup_steps=0",)
+"""What a run of few steps asks for in any config."""
 
 
 class Layout(Frozen):
@@ -72,7 +74,7 @@ class _InfeasibleError(Exception):
 def load_sweep(path: Path) -> Sweep:
     """Reads a sweep and checks every layout of it; runs none. Raises UserError where the file, or the run's config itself, is wrong."""
     config = read_sweep(path)
-    base = load_config(config.config, config.overrides)
+    base = load_config(config.config, [*config.overrides, *_SHORT])
     _check_base(path, config, base)
     memory_gb = _memory_gb(path, config)
     points, skipped = [], []
@@ -183,7 +185,6 @@ def _changes(config: SweepConfig, layout: Layout) -> Mapping[str, Mapping[str, A
     return {
         "layout": {**sizes, "sequence_parallel": layout.tensor > 1, "stage_starts": None},
         "training": {"global_batch": batch, "microbatch": layout.microbatch, "recompute": layout.recompute.value, **seldom},
-        "optimizer": {"warmup_steps": 0},
     }
 
 

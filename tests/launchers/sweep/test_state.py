@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from launchers.cluster import SlurmConfig, load_cluster
+from launchers.cluster import Launcher, SlurmConfig, load_cluster
 from launchers.launch_folder import LAUNCHES, LOGS, SCRIPT, Launch, append_event, events_name, new_folder, write_launch
 from launchers.queue import QueuedJob
 from launchers.sweep.arrays import SweepArray, plan_arrays, scripts
@@ -64,7 +64,7 @@ def test_points_of_one_shape_share_an_array(sweep: Sweep) -> None:
 
 
 def test_torchrun_starts_a_points_ranks_too(sweep: Sweep) -> None:
-    array = plan_arrays(sweep, FILE, sweep.points[1:], slurm(launcher="torchrun"))[0]
+    array = plan_arrays(sweep, FILE, sweep.points[1:], slurm(launcher=Launcher.TORCHRUN))[0]
     (script,) = scripts([array])
     assert "--nproc-per-node=2" in script and "sweep point" in script and "#SBATCH --ntasks-per-node=1\n" in script
 
