@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -69,38 +70,40 @@ def _shape(each: Figure) -> str:
     return f"t{layout.tensor} p{layout.pipeline}"
 
 
-def _by_ranks(axes: Axes, found: Sequence[Figure], height: Callable[[Figure], float | None]) -> None:
+def _by_ranks(axes: Axes, found: Sequence[Figure], height: Callable[[Figure], float]) -> None:
     """A dot for each point, in the color of its tensor and pipeline sizes."""
-    colors = dict(zip(dict.fromkeys(map(_shape, found)), _COLORS * len(found), strict=False))
-    for shape, color in colors.items():
-        for hollow in (False, True):
-            dots = [(each.ranks, height(each)) for each in found if _shape(each) == shape and each.oversubscribed is hollow]
-            known = [(ranks, value) for ranks, value in dots if value is not None]
-            if known:
-                label = f"{shape}, {OVERSUBSCRIBED}" if hollow else shape
-                face = "white" if hollow else color
-                axes.plot(*zip(*known, strict=True), "o", markersize=5, color=color, markerfacecolor=face, label=label, zorder=3)
+    for shape, color in zip(dict.fromkeys(map(_shape, found)), cycle(_COLORS), strict=False):
+        axes.plot([], [], "o", markersize=5, color=color, label=shape)  # for the legend alone
+        for each in found:
+            if _shape(each) == shape:
+                face = "white" if each.oversubscribed else color
+                axes.plot(each.ranks, height(each), "o", markersize=5, color=color, markerfacecolor=face, zorder=3)
+    if any(each.oversubscribed for each in found):
+        axes.plot([], [], "o", markersize=5, color="#5d6774", markerfacecolor="white", label=OVERSUBSCRIBED)
     ranks = sorted({each.ranks for each in found})
     if ranks[-1] >= _LOGARITHMIC_FROM * ranks[0]:
         axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(ranks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.margins(x=0.08)
+    axes.margins(x=0.08, y=0.08)
     axes.set_xlabel("ranks", fontsize=9)
     axes.grid(axis="y", color="#d5dae0", linewidth=0.7)
 
 
-def _legend(axes: Axes) -> None:
-    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=3, columnspacing=1, handletextpad=0.4)
+def _legend(axes: Axes, columns: int = 4) -> None:
+    """Below the plot."""
+    handles, labels = axes.get_legend_handles_labels()
+    axes.figure.legend(
+        handles, labels, loc="outside lower left", ncols=columns, fontsize=8, frameon=False, columnspacing=1, handletextpad=0.4
+    )
 
 
-def _best_line(axes: Axes, found: Sequence[Figure], height: Callable[[Figure], float | None]) -> None:
+def _best_line(axes: Axes, found: Sequence[Figure], height: Callable[[Figure], float]) -> None:
     best: dict[int, float] = {}
     for each in found:
-        value = height(each)
-        if value is not None and not each.oversubscribed:
-            best[each.ranks] = max(value, best.get(each.ranks, 0.0))
+        if not each.oversubscribed:
+            best[each.ranks] = max(height(each), best.get(each.ranks, 0.0))
     if len(best) > 1:
         axes.plot(list(best), list(best.values()), color="#1c2126", linewidth=1.2, label="quickest", zorder=2)
 
@@ -132,8 +135,8 @@ def _efficiency(axes: Axes, found: Sequence[Figure]) -> None:
     _legend(axes)
 
 
-def _percent(each: Figure) -> float | None:
-    return None if each.efficiency is None else 100 * each.efficiency
+def _percent(each: Figure) -> float:
+    return 100 * (each.efficiency or 0)
 
 
 def _bars_height(found: Sequence[Figure]) -> float:
@@ -155,9 +158,7 @@ def _sections(axes: Axes, found: Sequence[Figure]) -> None:
     axes.errorbar(ends, places, xerr=around, fmt="|", color="#1c2126", capsize=2.5, linewidth=1, markersize=9, label="step, quartiles")
     _names(axes, found)
     axes.set_xlabel("milliseconds", fontsize=9)
-    axes.legend(
-        fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.35, -0.5 / (BAR * len(found)) - 0.06), ncols=3, columnspacing=1
-    )
+    _legend(axes, 3)
 
 
 def _bar_plot(name: str, title: str, unit: str, found: Sequence[Figure], value: Callable[[Figure], float]) -> Plot:
