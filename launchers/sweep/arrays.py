@@ -17,7 +17,7 @@ from megatron_mplug2.config.load import write_resolved
 from megatron_mplug2.errors import UserError
 
 ARRAYS = "arrays"
-"""Folder in the sweep's: a folder for each shape, with its launches."""
+"""Folder in the sweep's: a folder for each array that was submitted, which `mplug2 jobs` takes like a run's."""
 _CONFIGS, _DIGESTS = "points", "points.json"
 """In a launch's folder: a folder with the config of each part, and the points' digests in the order of parts."""
 
@@ -84,27 +84,29 @@ def plan_arrays(sweep: Sweep, file: Path, points: Sequence[Point], slurm: SlurmC
     check_path("the sweep's folder", sweep.folder, slurm)
     profile = slurm.model_copy(update={"requeue_limit": 0, "health": None})
     shapes = sorted({_shape(point) for point in points}, key=lambda shape: (shape.nodes, shape.tasks_per_node))
-    return [_array(sweep, file, [point for point in points if _shape(point) == shape], shape, profile) for shape in shapes]
+    first = len(list((sweep.folder / ARRAYS).glob("*"))) + 1
+    homes = [sweep.folder / ARRAYS / f"{number:04d}-{shape.nodes}x{shape.tasks_per_node}" for number, shape in enumerate(shapes, first)]
+    alike = [tuple(point for point in points if _shape(point) == shape) for shape in shapes]
+    return [
+        SweepArray(
+            command=("sweep", "run", str(file)),
+            points=own,
+            slurm=profile,
+            home=home,
+            shape=shape,
+            array=Array(parts=len(own), at_once=sweep.config.at_once),
+            folder=sweep.folder,
+        )
+        for own, home, shape in zip(alike, homes, shapes, strict=True)
+    ]
 
 
 def _shape(point: Point) -> Shape:
     return Shape(nodes=point.layout.nodes, tasks_per_node=point.layout.ranks // point.layout.nodes)
 
 
-def _array(sweep: Sweep, file: Path, points: Sequence[Point], shape: Shape, slurm: SlurmConfig) -> SweepArray:
-    return SweepArray(
-        command=("sweep", "run", str(file)),
-        points=tuple(points),
-        slurm=slurm,
-        home=sweep.folder / ARRAYS / f"{shape.nodes}x{shape.tasks_per_node}",
-        shape=shape,
-        array=Array(parts=len(points), at_once=sweep.config.at_once),
-        folder=sweep.folder,
-    )
-
-
 def submit_arrays(arrays: Sequence[SweepArray], tell: Callable[[str], None]) -> None:
-    """Raises UserError where SLURM refuses one, or another of its shape is still queued; those before it stay."""
+    """Raises UserError where SLURM refuses one; those before it stay."""
     if len(arrays) > 1:
         tell(f"the points have {len(arrays)} shapes, and a job array has one: {len(arrays)} arrays, each with at_once of its own")
     for array in arrays:
