@@ -109,12 +109,14 @@ def _train(run: "RunConfig") -> ExitCode:
     import torch
     import torch.distributed as dist
 
-    from launchers.sweep.hosts import this_host, write_host
+    from launchers.sweep.hosts import Watch, write_host
     from megatron_mplug2.parallel.device import on_gpu
     from megatron_mplug2.training.loop import pretrain
 
-    write_host(run.run_dir, dist.get_rank(), this_host(run.training.threads, torch.cuda.get_device_name() if on_gpu() else None))
-    return pretrain(run)
+    watch = Watch()
+    end = pretrain(run)
+    write_host(run.run_dir, dist.get_rank(), watch.host(run.training.threads, torch.cuda.get_device_name() if on_gpu() else None))
+    return end
 
 
 def _looked_at(sweep: "Sweep") -> "SweepState":

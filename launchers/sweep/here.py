@@ -63,5 +63,5 @@ def _told(row: Row) -> str:
     if row.measured is None:
         assert row.failed is not None
         return f"  failed with {row.failed.code}: {row.failed.reason}"
-    mark = ", oversubscribed" if row.measured.machines.oversubscribed else ""
+    mark = "".join(f", {word}" for word in ("oversubscribed", "disturbed") if getattr(row.measured.machines, word))
     return f"  {row.measured.samples_per_s:.4g} samples/s, step {1e3 * row.measured.step_s.median:.0f} ms{mark}"

@@ -30,6 +30,11 @@ SHARED = (
     f"Points that are {OVERSUBSCRIBED} have more ranks on a machine than cores that these may use, and share them in turns: their times "
     "say that the layout runs, and nothing about scaling, so they have no efficiency."
 )
+DISTURBED = (
+    "While some points were measured, other processes took cores that their ranks asked for: their times are not the layout's own, and "
+    "they have no efficiency. To measure them on a machine that does nothing else, delete their rows in results.jsonl and their folders, "
+    "and run the sweep again."
+)
 
 
 def write_report(sweep: Sweep, state: SweepState, folder: Path) -> list[Path]:
@@ -62,6 +67,8 @@ def _body(sweep: Sweep, state: SweepState, found: Sequence[Figure], drawn: Seque
     yield from (f"<p class='doubt'>{shown(doubt, 400)}</p>" for doubt in state.doubts)
     if any(each.oversubscribed for each in found):
         yield f"<p class='doubt'>{SHARED}</p>"
+    if any(each.measured.machines.disturbed for each in found):
+        yield f"<p class='doubt'>{DISTURBED}</p>"
     yield f"<div class='plots'>{''.join(_figure(plot) for plot in drawn)}</div>"
     yield f"<h2>Measured</h2><div class='numbers'>{table(HEAD, ([shown(cell) for cell in cells(each)] for each in found))}</div>"
     yield f"<p class='note'>{HOW_TO_READ}</p>"
@@ -100,7 +107,13 @@ def _section_cells(figure: Figure) -> list[str]:
 
 
 def _milliseconds(seconds: Spread) -> str:
-    return f"{1e3 * seconds.median:,.3g} ({1e3 * seconds.low:,.3g} - {1e3 * seconds.high:,.3g})"
+    low, median, high = (_three(1e3 * each) for each in (seconds.low, seconds.median, seconds.high))
+    return f"{median} ({low} - {high})"
+
+
+def _three(value: float) -> str:
+    """At least three digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _others(sweep: Sweep, state: SweepState) -> Iterator[str]:

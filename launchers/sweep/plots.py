@@ -1,4 +1,4 @@
-"""The plots of a sweep as PNG. Points whose ranks share cores are hollow or hatched, and belong to no line."""
+"""The plots of a sweep as PNG. Points whose ranks share cores are hollow or hatched; they, and those that were disturbed, are in no line."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -102,7 +102,7 @@ def _legend(axes: Axes, columns: int = 4) -> None:
 def _best_line(axes: Axes, found: Sequence[Figure], height: Callable[[Figure], float]) -> None:
     best: dict[int, float] = {}
     for each in found:
-        if not each.oversubscribed:
+        if each.efficiency is not None:
             best[each.ranks] = max(height(each), best.get(each.ranks, 0.0))
     if len(best) > 1:
         axes.plot(list(best), list(best.values()), color="#1c2126", linewidth=1.2, label="quickest", zorder=2)
@@ -110,7 +110,7 @@ def _best_line(axes: Axes, found: Sequence[Figure], height: Callable[[Figure], f
 
 def _throughput(axes: Axes, found: Sequence[Figure]) -> None:
     _best_line(axes, found, lambda each: each.measured.samples_per_s)
-    own = sorted({each.ranks for each in found if not each.oversubscribed})
+    own = sorted({each.ranks for each in found if each.efficiency is not None})
     rate = reference_rate(found)
     if rate is not None and len(own) > 1:
         axes.plot(own, [rate * ranks for ranks in own], "--", color="#7a7f87", linewidth=1.2, label="ideal", zorder=1)

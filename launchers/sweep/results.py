@@ -33,7 +33,11 @@ class Machines(Frozen):
     device: str
     """Name of a rank's GPU, or of the processor."""
     oversubscribed: bool
-    """Whether the ranks of some machine ask for more cores than they have. Ranks on GPUs have one each."""
+    """Whether the ranks of some machine ask for more cores than they have. Ranks on GPUs ask for none."""
+    others: float = Field(ge=0)
+    """Cores that other processes used meanwhile, of the machine where these were most; a mean over the training."""
+    disturbed: bool
+    """Whether these were cores that the ranks asked for."""
 
 
 class Measured(Frozen):

@@ -16,7 +16,8 @@ class Figure:
     row: Row
     measured: Measured
     efficiency: float | None
-    """Samples a second of a rank over those of the reference; None where cores were shared, which says nothing about scaling."""
+    """Samples a second of a rank over those of the reference; None where ranks did not have their cores for themselves, which says nothing
+    about scaling."""
 
     @property
     def name(self) -> str:
@@ -37,15 +38,18 @@ def figures(rows: Sequence[Row]) -> list[Figure]:
     reference = _reference(measured)
     found = []
     for row, each in sorted(measured, key=lambda pair: pair[0].layout.ranks):
-        scales = reference is not None and not each.machines.oversubscribed
-        efficiency = each.samples_per_s / row.layout.ranks / reference if scales and reference else None
+        efficiency = each.samples_per_s / row.layout.ranks / reference if reference and _had_its_cores(each) else None
         found.append(Figure(row=row, measured=each, efficiency=efficiency))
     return found
 
 
+def _had_its_cores(measured: Measured) -> bool:
+    return not (measured.machines.oversubscribed or measured.machines.disturbed)
+
+
 def _reference(measured: Sequence[tuple[Row, Measured]]) -> float | None:
     """Samples a second of a rank, of the quickest point of those with the fewest ranks. The same for strong and for weak scaling."""
-    own = [(row.layout.ranks, each.samples_per_s) for row, each in measured if not each.machines.oversubscribed]
+    own = [(row.layout.ranks, each.samples_per_s) for row, each in measured if _had_its_cores(each)]
     fewest = min((ranks for ranks, _ in own), default=0)
     return max((rate / ranks for ranks, rate in own if ranks == fewest), default=None)
 
@@ -70,8 +74,14 @@ def cells(figure: Figure) -> tuple[str, ...]:
         f"{each.tflops:.3g}",
         f"{each.memory_gb:.2f}",
         f"{each.communication:.0%}",
-        OVERSUBSCRIBED if figure.oversubscribed else "",
+        _mark(each),
     )
+
+
+def _mark(measured: Measured) -> str:
+    machines = measured.machines
+    disturbed = f"others took {machines.others:.1f} cores" if machines.disturbed else ""
+    return ", ".join(filter(None, (OVERSUBSCRIBED if machines.oversubscribed else "", disturbed)))
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

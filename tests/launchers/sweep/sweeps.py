@@ -1,5 +1,6 @@
 """Sweeps of the demo's model for tests, and points' folders as runs leave them, written by what writes them there, without a training."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,9 @@ def sweep_of(folder: Path, **keys: Any) -> Sweep:
     return load_sweep(write_sweep(folder, **keys))
 
 
-def write_run(point: Point, *, step_s: float = 0.5, cores: int = 8, machine: str = "a", begin: int = 0) -> None:
-    """A finished run: its warm-up is ten times as slow. `begin`: steps that an earlier start has done."""
+def write_run(point: Point, *, step_s: float = 0.5, cores: int = 8, others: float = 0.0, begin: int = 0) -> None:
+    """A finished run on one machine, on which `others` cores did other work: its warm-up is ten times as slow. `begin`: steps that an
+    earlier start has done."""
     run = point.run
     history = RunHistory(run.run_dir, run.steps)
     with RunLog(run.run_dir, begin) as log:
@@ -54,5 +56,12 @@ def write_run(point: Point, *, step_s: float = 0.5, cores: int = 8, machine: str
             log.step(replace(metrics_of(step), step_s=seconds))
             log.use(replace(use_of(step), sections=times, memory_gb=1 + 0.1 * (step == 0)))
     history.ended(run.steps, FINISHED)
-    for rank in range(run.layout.world_size):
-        write_host(run.run_dir, rank, Host(machine=machine, cores=tuple(range(cores)), threads=1, gpu=None, processor="a processor"))
+    ranks = run.layout.world_size
+    for rank in range(ranks):
+        write_host(run.run_dir, rank, host_of("a", range(cores), machine_s=10 * (ranks + others)))
+
+
+def host_of(machine: str, cores: Iterable[int], *, threads: int = 1, gpu: str | None = None, machine_s: float = 0.0) -> Host:
+    """Of a rank that has trained for ten seconds."""
+    spent = {"seconds": 10.0, "machine_s": machine_s, "own_s": 10.0}
+    return Host(machine=machine, cores=tuple(cores), threads=threads, gpu=gpu, processor="a processor", **spent)

@@ -1,13 +1,14 @@
 """From run folders to figures."""
 
+import time
 from pathlib import Path
 
 import pytest
 
-from launchers.sweep.hosts import HOSTS, Host, machines_of, this_host
+from launchers.sweep.hosts import HOSTS, Host, Watch, machines_of
 from launchers.sweep.measure import NotMeasuredError, measure
 from launchers.sweep.points import Point
-from tests.launchers.sweep.sweeps import WARMUP, sweep_of, write_run
+from tests.launchers.sweep.sweeps import WARMUP, host_of, sweep_of, write_run
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_a_record_that_is_not_whole_gives_no_figures(point: Point) -> None:
 
 
 def host(machine: str, *cores: int, threads: int = 1, gpu: str | None = None) -> Host:
-    return Host(machine=machine, cores=cores, threads=threads, gpu=gpu, processor="a processor")
+    return host_of(machine, cores, threads=threads, gpu=gpu)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +75,18 @@ def test_ranks_against_the_cores_of_their_machine(hosts: list[Host], count: int,
     assert found.device == (hosts[0].gpu or "a processor")
 
 
-def test_this_machine_is_one() -> None:
-    first, second = this_host(1, None), this_host(2, None)
+@pytest.mark.parametrize(("others", "disturbed"), [(0.2, False), (0.6, False), (1.4, True)])
+def test_others_that_work_on_the_machine_are_seen(others: float, disturbed: bool) -> None:
+    """A rank on two cores, of which it needs one."""
+    found = machines_of([host_of("a", (0, 1), machine_s=10 * (1 + others))])
+    assert (found.others, found.disturbed, found.oversubscribed) == (pytest.approx(others), disturbed, False)
+
+
+def test_a_rank_tells_of_its_machine_and_its_work() -> None:
+    watch = Watch()
+    begin = time.process_time()
+    while time.process_time() - begin < 0.1:
+        pass
+    first, second = watch.host(1, None), watch.host(2, None)
     assert first.machine == second.machine and first.cores and first.processor
+    assert 0.09 < first.own_s <= second.own_s and first.machine_s > 0.05, "ticks of the machine's clock are coarse"

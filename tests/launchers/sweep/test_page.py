@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from launchers.sweep.page import write_report
+from launchers.sweep.page import DISTURBED, write_report
 from launchers.sweep.plots import plots
 from launchers.sweep.points import Sweep
 from launchers.sweep.results import Failure, Row, add_rows
@@ -53,6 +53,17 @@ def test_without_a_point_of_its_own_cores_there_is_no_efficiency(tmp_path: Path)
     (only,) = figures(look(sweep, []).rows())
     assert only.oversubscribed and only.efficiency is None
     assert "efficiency" not in {plot.name for plot in plots([only], sweep.config.scaling)}
+
+
+def test_a_point_that_was_disturbed_has_no_efficiency(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, data=[1, 2])
+    write_run(sweep.points[0], cores=2)
+    write_run(sweep.points[1], cores=2, others=1.2)
+    state = look(sweep, [])
+    alone, disturbed = figures(state.rows())
+    assert (alone.efficiency, disturbed.efficiency) == (1.0, None)
+    assert cells(alone)[-1] == "" and cells(disturbed)[-1] == "others took 1.2 cores"
+    assert DISTURBED in write_report(sweep, state, tmp_path / "out")[0].read_text()
 
 
 def test_the_page_stands_for_itself(tmp_path: Path) -> None:
