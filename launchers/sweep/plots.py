@@ -1,4 +1,4 @@
-"""The plots of a sweep as PNG. Points whose ranks share cores are hollow or hatched; they, and those that were disturbed, are in no line."""
+"""The plots of a sweep as PNG. Points whose ranks share cores are hollow or hatched; they and those that were disturbed are in no line."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
