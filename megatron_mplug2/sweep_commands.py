@@ -143,14 +143,14 @@ def _tell_open(sweep: "Sweep", state: "SweepState", points: int) -> None:
 def _show(sweep: "Sweep", file: Path, points: "list[Point]", slurm: "SlurmConfig | None") -> None:
     from launchers.sweep import arrays
 
+    for skipped in sweep.skipped:
+        typer.echo(f"# {skipped.name}: skipped, {skipped.reason}")
     if slurm is not None and points:
         for script in arrays.scripts(arrays.plan_arrays(sweep, file, points, slurm)):
             typer.echo(script)
         return
     for each in points:
         typer.echo(each.layout.name)
-    for skipped in sweep.skipped:
-        typer.echo(f"# {skipped.name}: skipped, {skipped.reason}")
 
 
 def _submit(sweep: "Sweep", file: Path, points: "list[Point]", slurm: "SlurmConfig") -> None:

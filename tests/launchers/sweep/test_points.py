@@ -76,12 +76,18 @@ def test_the_examples_are_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(strong.points) == 11 and len(strong.skipped) == 5 and len(weak.points) == 6 and not weak.skipped
 
 
-@pytest.mark.long
-def test_layouts_that_do_not_fit_a_gpu_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_a_cluster_is_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(PROJECT)
     cluster = load_sweep(Path("configs/sweep/h200_strong.yaml"))
     assert {point.layout.nodes for point in cluster.points} == {1, 2, 4, 8}
-    assert any(re.fullmatch(r"a rank needs about \d+\.\d GB, and H200 has 141", skipped.reason) for skipped in cluster.skipped)
+
+
+def test_layouts_that_do_not_fit_a_gpu_are_left_out(tmp_path: Path) -> None:
+    large = {"config": str(PROJECT / "configs/pretrain/large.yaml"), "batch": 1024, "node_ranks": 8, "recompute": ["none", "full"]}
+    clips = "schedule=[{steps: 1, video_text: 1, frames: 4, resolution: 224}]"
+    sweep = sweep_of(tmp_path, **large, overrides=[clips], gpu="L4")
+    assert [point.layout.recompute for point in sweep.points] == ["full"]
+    assert re.fullmatch(r"a rank needs about \d+\.\d GB, and L4 has 24", sweep.skipped[0].reason)
 
 
 @pytest.mark.parametrize(
