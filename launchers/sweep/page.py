@@ -7,7 +7,7 @@ from pathlib import Path
 
 from launchers.sweep.config import Scaling
 from launchers.sweep.measure import STEP
-from launchers.sweep.plots import Plot, plots
+from launchers.sweep.plots import NAMES, Plot, plots
 from launchers.sweep.points import Sweep
 from launchers.sweep.results import Spread
 from launchers.sweep.scaling import HEAD, OVERSUBSCRIBED, Figure, cells, figures
@@ -20,8 +20,8 @@ PAGE = "report.html"
 _STYLE = Path(__file__).with_name("style.css")
 
 HOW_TO_READ = (
-    "Efficiency: samples a second of a rank, over those of the quickest point of those with the fewest ranks. MFU and TFLOP/s count "
-    "the model's operations alone, neither what is computed again nor the feature pass. Memory: most of a rank, allocated on its GPU or "
+    "Efficiency: samples a second of a rank, over those of the quickest point of those with the fewest ranks; none where one of "
+    "these was disturbed. MFU and TFLOP/s count the model's operations alone, neither what is computed again nor the feature pass. Memory: most of a rank, allocated on its GPU or "
     "resident on a CPU. Communication: the share of the step in its first collective and in the reduction of gradients, waiting included; "
     "what tensor and pipeline parallelism send lies within the passes, and is not told apart. A section's time is that of the median rank, "
     "so sections do not add up to the step where ranks differ."
@@ -49,6 +49,8 @@ def write_report(sweep: Sweep, state: SweepState, folder: Path) -> list[Path]:
     out = folder / PAGE
     title = f"Sweep {shown(sweep.folder.name)}"
     replace_page(out, page(title, _body(sweep, state, found, drawn), _STYLE.read_text(encoding="utf-8")))
+    for name in set(NAMES).difference(plot.name for plot in drawn):
+        (folder / f"{name}.png").unlink(missing_ok=True)  # of an older report
     return [out, *(_write(folder / f"{plot.name}.png", plot.png) for plot in drawn)]
 
 
@@ -70,7 +72,7 @@ def _body(sweep: Sweep, state: SweepState, found: Sequence[Figure], drawn: Seque
     if any(each.measured.machines.disturbed for each in found):
         yield f"<p class='doubt'>{DISTURBED}</p>"
     yield f"<div class='plots'>{''.join(_figure(plot) for plot in drawn)}</div>"
-    yield f"<h2>Measured</h2><div class='numbers'>{table(HEAD, ([shown(cell) for cell in cells(each)] for each in found))}</div>"
+    yield f"<h2>Measured</h2><div class='numbers marked'>{table(HEAD, ([shown(cell) for cell in cells(each)] for each in found))}</div>"
     yield f"<p class='note'>{HOW_TO_READ}</p>"
     yield "<h2>Step by section</h2><p class='note'>Milliseconds, median and quartiles over the steps.</p>"
     yield f"<div class='numbers'>{table(('point', *STEP), ([shown(cell) for cell in _section_cells(each)] for each in found))}</div>"

@@ -29,6 +29,8 @@ _SECTION_COLORS = {
 """Those of the page about a run."""
 _LOGARITHMIC_FROM = 16
 """Times the fewest ranks, from which on axes go by powers of two."""
+NAMES = ("throughput", "efficiency", "step", "mfu", "tflops", "memory", "communication")
+"""Of the plots that there may be."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,10 +48,16 @@ def _had_its_cores(measured: Measured) -> bool:
 
 
 def _reference(measured: Sequence[tuple[Row, Measured]]) -> float | None:
-    """Samples a second of a rank, of the quickest point of those with the fewest ranks. The same for strong and for weak scaling."""
-    own = [(row.layout.ranks, each.samples_per_s) for row, each in measured if _had_its_cores(each)]
+    """Samples a second of a rank, of the quickest point of those with the fewest ranks. The same for strong and for weak scaling.
+
+    None where one of these was disturbed: it may have been the quickest, and others would look better than they are.
+    """
+    own = [(row.layout.ranks, each) for row, each in measured if not each.machines.oversubscribed]
     fewest = min((ranks for ranks, _ in own), default=0)
-    return max((rate / ranks for ranks, rate in own if ranks == fewest), default=None)
+    first = [each for ranks, each in own if ranks == fewest]
+    if not all(_had_its_cores(each) for each in first):
+        return None
+    return max((each.samples_per_s / fewest for each in first), default=None)
 
 
 def reference_rate(found: Sequence[Figure]) -> float | None:

@@ -66,8 +66,18 @@ def test_a_point_that_was_disturbed_has_no_efficiency(tmp_path: Path) -> None:
     assert DISTURBED in write_report(sweep, state, tmp_path / "out")[0].read_text()
 
 
+def test_a_disturbed_point_is_no_reference(tmp_path: Path) -> None:
+    """It may have been the quickest."""
+    sweep = sweep_of(tmp_path, data=[1, 2], recompute=["none", "full"])
+    for point, others in zip(sweep.points, (1.2, 0, 0, 0), strict=True):
+        write_run(point, cores=2, others=others)
+    assert [each.efficiency for each in figures(look(sweep, []).rows())] == [None] * 4
+
+
 def test_the_page_stands_for_itself(tmp_path: Path) -> None:
     sweep, state = measured(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mfu.png").write_text("of an older report")
     page, *pictures = write_report(sweep, state, tmp_path / "out")
     assert [path.stem for path in pictures] == ["throughput", "efficiency", "step", "tflops", "memory", "communication"]
     for path in pictures:
@@ -77,7 +87,7 @@ def test_the_page_stands_for_itself(tmp_path: Path) -> None:
     assert text.count("data:image/png;base64,") == 6 and not re.findall(r'(?:src|href)="(?!data:)', text)
     assert "Points: 6 measured, 1 failed, 1 cannot be run." in text and "<script>" not in text
     assert "out of luck" in text and "= 8 ranks do not fill 1 node of 4" in text and "share them in turns" in text
-    assert not list((tmp_path / "out").glob(".*")), "nothing half-written is left"
+    assert sorted((tmp_path / "out").iterdir()) == sorted([page, *pictures]), "nothing half-written is left, and nothing old"
 
 
 def test_nothing_measured_is_one_line(tmp_path: Path) -> None:
