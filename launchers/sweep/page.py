@@ -20,11 +20,11 @@ PAGE = "report.html"
 _STYLE = Path(__file__).with_name("style.css")
 
 HOW_TO_READ = (
-    "Efficiency: samples a second of a rank, over those of the quickest point of those with the fewest ranks; none where one of "
-    "these was disturbed. MFU and TFLOP/s count the model's operations alone, neither what is computed again nor the feature pass. Memory: most of a rank, allocated on its GPU or "
-    "resident on a CPU. Communication: the share of the step in its first collective and in the reduction of gradients, waiting included; "
-    "what tensor and pipeline parallelism send lies within the passes, and is not told apart. A section's time is that of the median rank, "
-    "so sections do not add up to the step where ranks differ."
+    "Efficiency: samples a second of a rank, over those of the quickest point of those with the fewest ranks; none where one of these "
+    "was disturbed. MFU and TFLOP/s count the model's operations alone, neither what is computed again nor the feature pass. Memory: "
+    "most of a rank, allocated on its GPU or resident on a CPU. Communication: the share of the step in its first collective and in "
+    "the reduction of gradients, waiting included; what tensor and pipeline parallelism send lies within the passes, and is not told "
+    "apart. A section's time is that of the median rank, so sections do not add up to the step where ranks differ."
 )
 SHARED = (
     f"Points that are {OVERSUBSCRIBED} have more ranks on a machine than cores that these may use, and share them in turns: their times "
