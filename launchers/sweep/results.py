@@ -61,7 +61,7 @@ class Measured(Frozen):
 
 class Failure(Frozen):
     code: int | None
-    """What the point exited with; None where nobody could tell."""
+    """What the point exited with; None where its job did not write that down."""
     reason: str
 
 
