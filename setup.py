@@ -22,6 +22,7 @@ REQUIRES = [
     "rich>=13.9",
     "pycocoevalcap>=1.2",
     "submitit>=1.5.4",
+    "matplotlib>=3.10",
 ]
 DALI = ["nvidia-dali-cuda130>=2.4"]
 """For decoding on a GPU; it runs without one too."""
@@ -49,7 +50,13 @@ EXTRAS = {
     "hf": HUGGING_FACE,
 }
 
-STYLED = ("data_tools.report", "megatron_mplug2.evaluation", "megatron_mplug2.pages", "megatron_mplug2.observability.report")
+STYLED = (
+    "data_tools.report",
+    "launchers.sweep",
+    "megatron_mplug2.evaluation",
+    "megatron_mplug2.pages",
+    "megatron_mplug2.observability.report",
+)
 """Rooms with a stylesheet beside their code."""
 
 setup(

@@ -13,7 +13,7 @@ from typer.exceptions import TyperException
 from megatron_mplug2.errors import UserError
 
 PART = "--part"
-SUBMITTING = ("jobs", "launch", "study")
+SUBMITTING = ("jobs", "launch", "study", "sweep")
 """Commands that have no place in a job."""
 
 

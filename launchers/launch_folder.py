@@ -133,18 +133,19 @@ def events_name(part: str | int | None) -> str:
 
 def read_events(folder: Path) -> list[Event]:
     """In the order of time, of all parts; without lines that a dying node has cut off."""
-    events = [event for path in sorted(folder.glob("events*.jsonl")) for event in _read_events(path)]
+    events = [event for path in sorted(folder.glob("events*.jsonl")) for event in events_in(path)]
     return sorted(events, key=lambda event: event.at)
 
 
 def finished(folder: Path, launch: Launch) -> bool:
     """Whether the command ended well, in all its parts: the last thing that each has told."""
     parts = [None] if launch.parts is None else range(1, launch.parts + 1)
-    ends = [_read_events(folder / events_name(part))[-1:] for part in parts]
+    ends = [events_in(folder / events_name(part))[-1:] for part in parts]
     return all(end and end[0].code == ExitCode.FINISHED for end in ends)
 
 
-def _read_events(path: Path) -> list[Event]:
+def events_in(path: Path) -> list[Event]:
+    """Of one file; none where there is no such file."""
     events = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:

@@ -1,18 +1,14 @@
 """A study on this machine: its steps one after the other, each in a process of its own that a person could have started."""
 
-import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Mapping, Sequence
 
+from launchers.child import run_child
 from launchers.launch_folder import Event, Launch, append_event, locked, new_folder, write_launch
 from launchers.queue import QueuedJob
 from launchers.snapshot import git_state
-from launchers.stop_signal import STOP_SIGNAL
 from launchers.study import Step, Study
 from launchers.study_state import Progress, StepState, states
 from megatron_mplug2.errors import ExitCode, UserError
@@ -55,37 +51,5 @@ def _run(step: Step, before: Sequence[StepState], environ: Mapping[str, str], lo
 
 def _code(command: Sequence[str], environ: Mapping[str, str], lock: int) -> int:
     """As shells write it; STOPPED where the command was finished when it should have stopped: the next one is not to begin."""
-    with _signals_kept() as kept:
-        kept.process = subprocess.Popen(command, env=dict(environ), pass_fds=(lock,))
-        kept.pass_on()  # one that came meanwhile
-        code = kept.process.wait()
-    if code < 0:
-        return 128 - code
-    return ExitCode.STOPPED if kept.signum is not None and not code else code
-
-
-class _Kept:
-    """The signal that came while a process runs. It goes on to the process, if it is none that a terminal sends there itself."""
-
-    signum: int | None = None
-    process: "subprocess.Popen[bytes] | None" = None
-
-    def __call__(self, signum: int, frame: FrameType | None) -> None:
-        self.signum = signum
-        self.pass_on()
-
-    def pass_on(self) -> None:
-        if self.process is not None and self.signum not in (None, signal.SIGINT):
-            self.process.send_signal(self.signum)
-
-
-@contextmanager
-def _signals_kept() -> Iterator[_Kept]:
-    """By a handler, since what is ignored stays ignored in the process that is started."""
-    kept = _Kept()
-    before = {signum: signal.signal(signum, kept) for signum in (signal.SIGINT, signal.SIGTERM, STOP_SIGNAL)}
-    try:
-        yield kept
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+    end = run_child(command, environ, lock)
+    return ExitCode.STOPPED if end.asked_to_stop and not end.code else end.code

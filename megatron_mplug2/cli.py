@@ -22,6 +22,7 @@ from megatron_mplug2.plan_command import plan
 from megatron_mplug2.predict_command import predict
 from megatron_mplug2.report_command import report
 from megatron_mplug2.study_commands import app as study
+from megatron_mplug2.sweep_commands import app as sweep
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Config keys to set, such as optimizer.lr=1e-4")]
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as configs/pretrain/base.yaml")]
@@ -41,6 +42,7 @@ app.command()(predict)
 app.add_typer(jobs, name="jobs")
 app.command()(launch)
 app.add_typer(study, name="study")
+app.add_typer(sweep, name="sweep")
 
 
 @app.command()

@@ -29,7 +29,7 @@ FLOORS = (
         "predict_command",
         "report_command",
     ),
-    ("study_commands",),
+    ("study_commands", "sweep_commands"),
     ("cli",),
 )
 """Rooms from the ground up. Rooms of one floor may import one another in one direction."""

@@ -1,0 +1,127 @@
+"""How far a sweep is: read off its results, the points' folders, the launches of its arrays and SLURM's queue."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from launchers.launch_folder import LOGS, SCRIPT, Launch, events_in, events_name, launch_folders, read_launch
+from launchers.queue import QueuedJob
+from launchers.sweep.arrays import ARRAYS, parts_of
+from launchers.sweep.outcome import PointEnd, last_words, row_of
+from launchers.sweep.points import Point, Sweep
+from launchers.sweep.results import Results, Row, add_rows, read_results
+from megatron_mplug2.errors import ExitCode
+
+
+class Progress(StrEnum):
+    MEASURED = "measured"
+    FAILED = "failed"
+    QUEUED = "queued"
+    """It waits or runs on SLURM."""
+    TO_DO = "to do"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointState:
+    point: Point
+    progress: Progress
+    row: Row | None = None
+    """Where it is measured or failed; none where a job ended without a word."""
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepState:
+    points: tuple[PointState, ...]
+    """In the sweep's order."""
+    doubts: tuple[str, ...]
+    """What could not be read, and rows of points that the sweep does not have: a line each."""
+
+    def rows(self) -> list[Row]:
+        return [state.row for state in self.points if state.row is not None]
+
+    def of(self, *progress: Progress) -> list[PointState]:
+        return [state for state in self.points if state.progress in progress]
+
+
+def look(sweep: Sweep, jobs: Sequence[QueuedJob]) -> SweepState:
+    """Also writes down what has ended since somebody looked. `jobs`: those of `queue.queued`. Raises UserError."""
+    results = read_results(sweep.folder)
+    launches = list(_launches(sweep.folder))
+    states = tuple(_state(point, results.rows.get(point.digest), launches, jobs, sweep) for point in sweep.points)
+    if new := [state.row for state in states if state.row is not None and state.row != results.rows.get(state.row.digest)]:
+        add_rows(sweep.folder, new)
+    return SweepState(points=states, doubts=tuple(_doubts(sweep, results)))
+
+
+def on_slurm(sweep: Sweep) -> bool:
+    """Whether a point was ever submitted, so that the queue may know it."""
+    return any(True for _ in _launches(sweep.folder))
+
+
+def _doubts(sweep: Sweep, results: Results) -> Iterator[str]:
+    yield from results.spoilt
+    others = results.rows.keys() - {point.digest for point in sweep.points}
+    if others:
+        yield f"{len(others)} rows of the results are of points that this sweep, or the config of its runs, no longer has: left out"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Launched:
+    folder: Path
+    launch: Launch
+    parts: dict[str, int]
+    """By the point's digest."""
+    at: float
+
+
+def _launches(folder: Path) -> Iterator[_Launched]:
+    """The newest first."""
+    found = [each for home in sorted((folder / ARRAYS).glob("*")) for each in launch_folders(home)]
+    for each in sorted(found, key=lambda one: (one / SCRIPT).stat().st_mtime, reverse=True):
+        yield _Launched(folder=each, launch=read_launch(each), parts=parts_of(each), at=(each / SCRIPT).stat().st_mtime)
+
+
+def _state(point: Point, row: Row | None, launches: Sequence[_Launched], jobs: Sequence[QueuedJob], sweep: Sweep) -> PointState:
+    newest = next((each for each in launches if point.digest in each.parts), None)
+    if row is not None and (row.measured is not None or newest is None or row.at >= newest.at):
+        return _ended(point, row)
+    if newest is not None:
+        return _submitted(point, newest, jobs, sweep)
+    return _found_here(point, sweep)
+
+
+def _ended(point: Point, row: Row) -> PointState:
+    if row.failed is not None:
+        code = "" if row.failed.code is None else f"exit code {row.failed.code}: "
+        return PointState(point=point, progress=Progress.FAILED, row=row, detail=f"{code}{row.failed.reason}")
+    assert row.measured is not None
+    return PointState(point=point, progress=Progress.MEASURED, row=row, detail=f"{row.measured.samples_per_s:.4g} samples/s")
+
+
+def _submitted(point: Point, launched: _Launched, jobs: Sequence[QueuedJob], sweep: Sweep) -> PointState:
+    part, job = launched.parts[point.digest], (launched.launch.jobs or ("-",))[-1]
+    events = events_in(launched.folder / events_name(part))
+    last = events[-1] if events else None
+    logs = tuple(launched.folder / LOGS / f"{job}_{part}{end}.log" for end in ("", "_batch"))
+    if last is not None and last.event == "end":
+        at = max(float(last.at), launched.at)  # an event has whole seconds
+        end = PointEnd(code=last.code, at=at, commit=launched.launch.commit, logs=logs)
+        return _ended(point, row_of(point, end, sweep.config.warmup_steps))
+    if any(each.script.is_relative_to(launched.folder) for each in jobs):
+        started = "waits" if last is None else f"on {last.nodes}"
+        return PointState(point=point, progress=Progress.QUEUED, detail=f"job {job}_{part} {started}")
+    # Cancelled, or its node died; or it was submitted after the queue was asked, so that nothing is written down.
+    return PointState(point=point, progress=Progress.FAILED, detail=f"job {job}_{part} has told of no end: {last_words(logs)}")
+
+
+def _found_here(point: Point, sweep: Sweep) -> PointState:
+    """One that ran here, and whose row was lost or never written."""
+    from launchers.sweep.measure import has_finished
+
+    if not has_finished(point.run.run_dir):
+        return PointState(point=point, progress=Progress.TO_DO)
+    end = PointEnd(code=ExitCode.FINISHED, at=time.time(), commit=None, logs=())
+    return _ended(point, row_of(point, end, sweep.config.warmup_steps))

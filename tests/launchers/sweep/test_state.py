@@ -1,0 +1,133 @@
+"""How far a sweep is, by what its points' folders, its arrays' launches and the queue tell. Nothing is submitted here."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from launchers.cluster import Launcher, SlurmConfig, load_cluster
+from launchers.launch_folder import LAUNCHES, LOGS, SCRIPT, Launch, append_event, events_name, new_folder, write_launch
+from launchers.queue import QueuedJob
+from launchers.sweep.arrays import SweepArray, plan_arrays, scripts
+from launchers.sweep.points import Sweep
+from launchers.sweep.results import RESULTS, read_results
+from launchers.sweep.state import Progress, look, on_slurm
+from megatron_mplug2.errors import UserError
+from tests.launchers.commands import event
+from tests.launchers.sweep.sweeps import sweep_of, write_run
+
+FILE = Path("sweep.yaml")
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    """One rank, and two points of two."""
+    return sweep_of(tmp_path, tensor=[1, 2], data=[1, 2])
+
+
+def slurm(**changes: object) -> SlurmConfig:
+    found = load_cluster("slurm_8x8").slurm
+    assert found is not None
+    return found.model_copy(update={"tasks_per_node": 2, **changes})
+
+
+def launched(array: SweepArray, job: int) -> Path:
+    """The folder of a launch, as `launchers.launching` writes it; nothing is submitted."""
+    (array.home / LAUNCHES).mkdir(parents=True, exist_ok=True)
+    folder = new_folder(array.home / LAUNCHES)
+    array.write_inputs(folder)
+    (folder / SCRIPT).touch()
+    launch = Launch(command=array.command, commit="0" * 40, changed=False, nodes=1, tasks_per_node=2, parts=2, jobs=(str(job),))
+    write_launch(folder, launch)
+    return folder
+
+
+def ended(folder: Path, part: int, code: int, said: str = "") -> None:
+    append_event(folder, event("end", code=code))
+    (folder / events_name(None)).rename(folder / events_name(part))
+    (folder / LOGS / f"7_{part}.log").write_text(said)
+
+
+def progress(sweep: Sweep, *jobs: QueuedJob) -> list[str]:
+    return [state.progress.value for state in look(sweep, jobs).points]
+
+
+def test_points_of_one_shape_share_an_array(sweep: Sweep) -> None:
+    one, two = plan_arrays(sweep, FILE, list(sweep.points), slurm())
+    assert [len(array.points) for array in (one, two)] == [1, 2]
+    assert one.home != two.home and two.home.is_relative_to(sweep.folder)
+    first, second = scripts([one, two])
+    assert "#SBATCH --array=1-1%1\n" in first and "#SBATCH --ntasks-per-node=1\n" in first
+    assert "#SBATCH --array=1-2%1\n" in second and "#SBATCH --ntasks-per-node=2\n" in second
+    assert "megatron_mplug2.cli sweep point" in second and "launchers.health" not in second
+    assert not sweep.folder.exists(), "a dry run writes nothing"
+
+
+def test_torchrun_starts_a_points_ranks_too(sweep: Sweep) -> None:
+    array = plan_arrays(sweep, FILE, sweep.points[1:], slurm(launcher=Launcher.TORCHRUN))[0]
+    (script,) = scripts([array])
+    assert "--nproc-per-node=2" in script and "sweep point" in script and "#SBATCH --ntasks-per-node=1\n" in script
+
+
+def test_the_clusters_nodes_are_those_of_the_sweep(tmp_path: Path, sweep: Sweep) -> None:
+    with pytest.raises(UserError, match=r"node_ranks=2, and the cluster's nodes have 8 \(tasks_per_node\)"):
+        plan_arrays(sweep, FILE, sweep.points, slurm(tasks_per_node=8))
+    large = sweep_of(tmp_path, nodes=[9], batch=288)
+    with pytest.raises(UserError, match=r"points of 9 nodes are more than the cluster's 8 \(max_nodes\)"):
+        plan_arrays(large, FILE, large.points, slurm())
+
+
+def test_a_sweep_goes_from_nothing_to_its_end(sweep: Sweep) -> None:
+    assert progress(sweep) == ["to do"] * 3 and not on_slurm(sweep)
+    (array,) = plan_arrays(sweep, FILE, sweep.points[1:], slurm())
+    folder = launched(array, 7)
+    job = QueuedJob(job="7", state="RUNNING", reason="", nodes="node1", script=folder / SCRIPT)
+    assert on_slurm(sweep) and progress(sweep, job) == ["to do", "queued", "queued"]
+    write_run(sweep.points[1])
+    (sweep.points[1].run.run_dir / "checkpoints").mkdir()
+    ended(folder, 1, 0)
+    ended(folder, 2, 1, "Traceback\nerror: rank 1 of 2 failed: ValueError: no luck\nsrun: error: killed\n")
+    assert progress(sweep, job) == ["to do", "measured", "failed"]
+    found = look(sweep, []).points[2]
+    assert found.detail == "exit code 1: rank 1 of 2 failed: ValueError: no luck"
+    assert not (sweep.points[1].run.run_dir / "checkpoints").exists(), "nobody will go on from it"
+    again = launched(plan_arrays(sweep, FILE, sweep.points[2:], slurm())[0], 8)
+    assert progress(sweep) == ["to do", "measured", "failed"]
+    assert look(sweep, []).points[2].detail == "job 8_1 has told of no end: it said nothing"
+    write_run(sweep.points[2])
+    ended(again, 1, 0)
+    assert progress(sweep) == ["to do", "measured", "measured"]
+    (sweep.folder / RESULTS).unlink()
+    assert progress(sweep) == ["to do", "measured", "measured"], "rows that were lost are read again"
+
+
+def test_a_measured_point_needs_no_folder(sweep: Sweep) -> None:
+    for point in sweep.points:
+        write_run(point)
+    assert progress(sweep) == ["measured"] * 3
+    shutil.rmtree(sweep.folder / "points")
+    assert progress(sweep) == ["measured"] * 3
+
+
+def test_a_row_that_is_cut_in_half_is_measured_again(sweep: Sweep) -> None:
+    for point in sweep.points:
+        write_run(point)
+    look(sweep, [])
+    shutil.rmtree(sweep.points[1].run.run_dir)
+    path = sweep.folder / RESULTS
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join([rows[0], rows[1][:40], rows[2]]))
+    found = look(sweep, [])
+    assert found.doubts == (f"{path}: row 2 is cut off or spoilt and is left out: `mplug2 sweep run` measures its point again",)
+    assert [state.progress for state in found.points] == [Progress.MEASURED, Progress.TO_DO, Progress.MEASURED]
+
+
+def test_rows_of_another_config_are_kept_and_not_taken(tmp_path: Path, sweep: Sweep) -> None:
+    for point in sweep.points:
+        write_run(point)
+    look(sweep, [])
+    other = sweep_of(tmp_path, tensor=[1, 2], data=[1, 2], steps=8)
+    found = look(other, [])
+    assert [state.progress for state in found.points] == [Progress.TO_DO] * 3
+    assert found.doubts[0].startswith("3 rows of the results are of points that this sweep")
+    assert len(read_results(sweep.folder).rows) == 3
