@@ -11,8 +11,8 @@ import torch.distributed as dist
 from megatron_mplug2.parallel.device import device, on_gpu
 from megatron_mplug2.planner.rates import Curve, Exchange
 
-SIZES = tuple(4**power for power in range(4, 13))
-"""Bytes of exchanges, 256 to 16 M."""
+SIZES = tuple(4**power for power in range(4, 14))
+"""Bytes of exchanges, 256 to 67 M."""
 
 
 def measure_exchanges() -> dict[Exchange, Curve]:

@@ -51,7 +51,8 @@ def layout_lines(run: RunConfig, gpus: int, gpu: str | None, node: int, memory_g
     if compared.options:
         yield from _ranking(compared)
         yield from _best(compared.options[0])
-        yield _failures(cluster)
+        if cluster.gpu.measured is None:
+            yield _failures(cluster)
     yield from _left_out(compared)
     if not compared.options:
         raise UserError(f"no layout of {gpus} {cluster.gpu.name} can train {run.name}: see the reasons above; take more or larger devices")

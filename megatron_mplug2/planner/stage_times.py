@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from megatron_mplug2.config.schema import LayoutConfig, ModelConfig, Module, RunConfig
+from megatron_mplug2.config.schema import ModelConfig, Module, RunConfig
 from megatron_mplug2.models.activations import FP32, element_bytes, kept_bytes
 from megatron_mplug2.models.chain import Unit
 from megatron_mplug2.models.flops import Attention, Product, Work, unit_work
@@ -14,7 +14,7 @@ from megatron_mplug2.models.shapes import BatchShape
 from megatron_mplug2.models.stage_memory import message_bytes
 from megatron_mplug2.models.stage_weights import chain_weights, rank_elements
 from megatron_mplug2.models.workload import backward_parts, recomputed
-from megatron_mplug2.planner.collectives import Group, stage_message, tensor_group
+from megatron_mplug2.planner.collectives import stage_message, tensor_group
 from megatron_mplug2.planner.hardware import Cluster
 from megatron_mplug2.planner.rates import PassRates
 from megatron_mplug2.planner.reductions import reductions
@@ -157,9 +157,10 @@ class _Model:
         self._group = tensor_group(config.layout, cluster)
         self._rates = cluster.rates(config.training.precision)
         self._parts = backward_parts(config, shape.task)
+        self._hides = cluster.gpu.measured is None
 
     def forward(self, unit: Unit) -> Seconds:
-        return Seconds(self._work(unit, self._rates.forward), self._sums(reductions(unit, self._shape, self._config).forward))
+        return Seconds(self._work(unit, self._rates.forward), self._sums(reductions(unit, self._shape, self._config).forward, gathers=1))
 
     def backward(self, unit: Unit) -> Seconds:
         """No sums where nothing in front is trained, and nothing made again where nothing is trained at all."""
@@ -170,14 +171,13 @@ class _Model:
         buffers = 0.0 if unit.flow(self._shape.task).idle else gradient_bytes(unit, self._config) / self._rates.memory
         again = self.forward(unit) if recomputed(self._config, unit) else NONE
         # Of the two parts, gradients of what came in and of the weights, a frozen or a first unit has one.
-        return Seconds(parts * whole, self._sums(sums), buffers) + again
+        return Seconds(parts * whole, self._sums(sums, gathers=1 if self._hides else 2), buffers) + again
 
     def _work(self, unit: Unit, rates: PassRates) -> float:
         return unit_work_of(unit, self._shape, self._config).seconds(rates, self._config.layout.tensor)
 
-    def _sums(self, sizes: Sequence[int]) -> float:
-        return sum(_sum_seconds(self._group, self._config.layout, element_bytes(self._config) * size) for size in sizes)
-
-
-def _sum_seconds(group: Group, layout: LayoutConfig, size: float) -> float:
-    return group.reduce_scatter(size) + group.all_gather(size) if layout.sequence_parallel else group.all_reduce(size)
+    def _sums(self, sizes: Sequence[int], gathers: int) -> float:
+        """With sequence parallelism a backward pass gathers a second time, what came in, beside a product that hides it on a GPU."""
+        group, split = self._group, self._config.layout.sequence_parallel
+        whole = [element_bytes(self._config) * size for size in sizes]
+        return sum(group.reduce_scatter(size) + gathers * group.all_gather(size) if split else group.all_reduce(size) for size in whole)
