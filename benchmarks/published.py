@@ -35,14 +35,13 @@ DIFFERENCES = {
 }
 GPT_3 = (
     "model.text={hidden: 12288, heads: 96, ffn: 49152, layers: 96, positions: 2048, dropout: 0, attention_dropout: 0}",
-    "model.vision={width: 768, blocks: 1}",
+    "model.vision={width: 768, blocks: 1, heads: 8}",
     "model.fusion_layers=1",
     "model.decoder_layers=1",
     "objectives.lm.weight=0",
     "schedule=[{steps: 1, text: 1}]",
     "data.document_length=2048",
     "training={global_batch: 1152, microbatch: 1, recompute: none}",
-    "objectives.vlm.group=1",
     "objectives.vlm.weight=0",
     "objectives.vlc.weight=0",
     "optimizer.warmup_steps=0",

@@ -34,7 +34,7 @@ def test_layouts_of_base(tmp_path: Path) -> None:
     ranking = lines.index(next(line for line in lines if line.startswith("the best 5 of ")))
     rates = [float(line.split()[7].replace(",", "")) for line in lines[ranking + 2 : ranking + 7]]
     assert rates == sorted(rates, reverse=True)
-    times = lines[lines.index("time of the best, ms") + 2].rsplit(maxsplit=8)
+    times = lines[lines.index("time of the best, ms") + 2].rsplit(maxsplit=9)
     assert sum(map(float, times[1:-1])) == pytest.approx(float(times[-1]), abs=0.05)
     assert any(line.startswith("failures: one in 3,167.") for line in lines)
     assert lines[-1] == f"wrote {page}" and "no measurement on GPUs" in page.read_text()
