@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 import torch.distributed as dist
 
 from benchmarks.calibrate import measured_profile
@@ -34,7 +35,8 @@ from megatron_mplug2.training.guard import Guard
 from megatron_mplug2.training.step import StepWork, train_step
 
 CONFIG = Path(__file__).parents[1] / "configs" / "pretrain" / "demo.yaml"
-STEPS, WARM_UP = 7, 1
+LEAST_STEPS, BUDGET_S = 7, 6.0
+"""Of each task."""
 TIME_GOAL, MEMORY_GOAL = 0.20, 0.10
 MODELS: dict[str, tuple[str, ...]] = {
     "tiny": (),
@@ -121,7 +123,7 @@ def main() -> None:
         "goals": {"time": TIME_GOAL, "memory": MEMORY_GOAL},
         "profile": profile_tree(profile),
     }
-    case = {"models": MODELS, "steps": STEPS, "load_before": load}
+    case = {"models": MODELS, "least_steps": LEAST_STEPS, "load_before": load}
     print(f"largest errors: step time {figures['largest_time_error']:.1%}, memory {figures['largest_memory_error']:.1%}")
     print(f"written to {write('planner', 'mplug2 bench planner', case, figures)}")
 
@@ -181,13 +183,17 @@ def _work(engine: Engine, task: Task, step: int) -> StepWork:
 
 
 def _quickest(engine: Engine, work: StepWork, guard: Guard) -> float:
-    seconds = []
-    for _ in range(WARM_UP + STEPS):
-        dist.barrier()
-        start = time.perf_counter()
-        train_step(engine, work, guard)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[WARM_UP:])
+    """As many runs on all ranks; the first warms up."""
+    first = torch.tensor(_seconds(engine, work, guard))
+    dist.all_reduce(first, dist.ReduceOp.MAX)
+    return min(_seconds(engine, work, guard) for _ in range(max(LEAST_STEPS, round(BUDGET_S / float(first)))))
+
+
+def _seconds(engine: Engine, work: StepWork, guard: Guard) -> float:
+    dist.barrier()
+    start = time.perf_counter()
+    train_step(engine, work, guard)
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def model_of_width(width: int) -> RunConfig:
 
 
 def quickest(work: Callable[[], Any]) -> float:
-    """Seconds of the quickest run; the first warms up. On a CPU of this process alone, so that others which wait for the core don't count."""
+    """Seconds of the quickest run; the first warms up. On a CPU they are the process's own: what else the machine does counts little."""
     clock = time.perf_counter if on_gpu() else time.process_time
     begin, seconds = time.perf_counter(), []
     for number in range(MOST_RUNS + 1):

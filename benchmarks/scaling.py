@@ -96,7 +96,7 @@ COLUMNS = (
     "GB a GPU",
     "trains",
     "hours a pass",
-    "days",
+    "days in all",
 )
 
 
@@ -129,8 +129,8 @@ def _cells(option: Option, cluster: Cluster) -> list[str]:
         f"{option.mfu:.1%}",
         f"{option.memory.total / 1e9:.0f}",
         f"{share:.1%}",
-        f"{PASS / rate / 3600:,.1f}",
-        f"{base.steps * base.training.global_batch / rate / DAY:,.1f}",
+        f"{PASS / rate / 3600:.2g}",
+        f"{base.steps * base.training.global_batch / rate / DAY:.2g}",
     ]
 
 
