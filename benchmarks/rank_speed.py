@@ -145,9 +145,9 @@ def _product(width: int) -> Timed:
 
 def _attention(length: int) -> Timed:
     batch = TOKENS // length * (8 if on_gpu() else 1)
-    heads = [_drawn(batch, HEADS, length, CHANNELS) for _ in range(3)]
+    queries, keys, values = (_drawn(batch, HEADS, length, CHANNELS) for _ in range(3))
     one = 4 * length**2 * HEADS * CHANNELS
-    return _both_ways(one, one * batch, lambda: F.scaled_dot_product_attention(*heads), heads)
+    return _both_ways(one, one * batch, lambda: F.scaled_dot_product_attention(queries, keys, values), (queries, keys, values))
 
 
 def _drawn(*shape: int) -> torch.Tensor:

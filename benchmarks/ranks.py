@@ -34,7 +34,7 @@ def run_ranks(count: int, function: Callable[..., Found], *arguments: Any, apart
         waiting = {process.sentinel: process for process in processes}
         while waiting:
             for ready in wait(list(waiting)):
-                ended = waiting.pop(ready)  # type: ignore[call-overload]
+                ended = waiting.pop(ready)  # type: ignore[arg-type]
                 ended.join()
                 if ended.exitcode:
                     for other in waiting.values():
