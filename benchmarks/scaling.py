@@ -153,14 +153,15 @@ def _checked_here() -> Iterator[str]:
         f"`mplug2 bench planner`: after a calibration (`mplug2 bench calibrate`) on {hardware['cores']} cores ({hardware['cpu']}), one "
         f"thread a rank. Goals: step time within {goals['time']:.0%}, memory within {goals['memory']:.0%}. Largest errors: "
         f"{figures['largest_time_error']:.1%} of a layout's mean step on the wall, {figures['largest_processor_error']:.1%} of the seconds "
-        f"of processor that its ranks use (measured with what exchanges take of them, planned without), {figures['largest_memory_error']:.1%} of the peak of live tensor "
+        f"of processor that its ranks use (measured with what exchanges take, planned without), "
+        f"{figures['largest_memory_error']:.1%} of the peak of live tensor "
         "bytes. CPU ranks check what is summed, not a GPU's rates."
     )
     load = result["case"]["load_before"]
     if load > hardware["cores"] / 2:
         yield (
             f"\n**Other programs kept the cores busy meanwhile (load {load:.0f}): the times on the wall are theirs too, and those errors "
-            "say nothing of the planner. Measure again on a machine at rest.**"
+            "say little of the planner. Measure again on a machine at rest.**"
         )
     columns = ["model and layout", "planned, ms", "measured, ms", "error", "by kind of step", "error in processor's time", "memory error"]
     yield from ("", _row(columns), _row(["---"] * len(columns)))
