@@ -12,7 +12,8 @@ from typing import Any
 import megatron.core
 import torch
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("MPLUG2_BENCH_RESULTS") or Path(__file__).parent / "results")
+"""`mplug2 bench --out` sets it."""
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float]:
@@ -22,11 +23,13 @@ def spread(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def write(name: str, command: str, case: dict[str, Any], figures: dict[str, Any]) -> Path:
-    """Writes one JSON object to `benchmarks/results/NAME.json`."""
+    """Writes one JSON object to `NAME.json` in the folder of results, whole or not at all."""
     content = {"command": command, "commit": _commit(), "hardware": _hardware(), "versions": _versions(), "case": case, "figures": figures}
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(path)
     return path
 
 
@@ -39,10 +42,10 @@ def _commit() -> str:
 
 def _hardware() -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": _cpu_model(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
+    return {"cpu": cpu_model(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())

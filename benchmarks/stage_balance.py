@@ -20,10 +20,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from benchmarks.noise import noise_batch
 from benchmarks.record import write
 from megatron_mplug2.config.load import load_config
 from megatron_mplug2.config.schema import RunConfig, Task
-from megatron_mplug2.data.batch import IGNORED, Batch, PairBatch, TextBatch
 from megatron_mplug2.models.build import build_stage
 from megatron_mplug2.models.chain import Streams, alive_at
 from megatron_mplug2.models.microbatch import ContrastShare, Microbatch
@@ -164,7 +164,7 @@ class _Piece:
 
         owns = any(unit.name == CONTRAST for unit in self._units[self._first : self._last])
         return Microbatch(
-            batch=_batch(self._config, work.shape),
+            batch=noise_batch(self._config, work.shape),
             step=0,
             index=0,
             objectives=self._config.objectives,
@@ -175,31 +175,6 @@ class _Piece:
             contrast=None if owns else known,
             solver=solve,
         )
-
-
-def _batch(config: RunConfig, shape: BatchShape) -> Batch:
-    """Of full-length random tokens and noise."""
-
-    def draw(rows: int, length: int) -> torch.Tensor:
-        return torch.randint(1, config.model.text.vocab_size, (rows, length))
-
-    samples, targets, ids = shape.samples, draw(shape.decoder_rows, shape.target_length), torch.arange(shape.samples)
-    if shape.task is Task.TEXT:
-        tokens = draw(samples, shape.text_length)
-        asked = torch.rand(tokens.shape) < config.objectives.mlm.probability
-        labels = torch.where(asked, tokens, IGNORED)
-        return TextBatch(masked=tokens, labels=labels, prefix=tokens, targets=targets, sample_ids=ids)
-    side = round(shape.patches**0.5) * config.model.vision.patch
-    return PairBatch(
-        task=shape.task,
-        media=torch.randint(256, (samples, 3, shape.frames, side, side), dtype=torch.uint8),
-        captions=draw(samples, shape.text_length),
-        instructions=draw(shape.decoder_rows, shape.text_length),
-        targets=targets,
-        media_ids=ids,
-        meaning_ids=ids,
-        sample_ids=ids,
-    )
 
 
 def _figures(cuts: dict[str, Cut], borders: Cut, work: Sequence[Work], seconds: dict[str, list[list[float]]]) -> dict[str, Any]:

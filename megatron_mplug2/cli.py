@@ -12,6 +12,7 @@ import typer
 from data_tools.commands import app as data
 from launchers.exit_notes import write_exit_note
 from launchers.stop_signal import hold_back
+from megatron_mplug2.bench_command import bench
 from megatron_mplug2.checkpoint_commands import app as checkpoint
 from megatron_mplug2.conversion_commands import app as convert
 from megatron_mplug2.errors import ExitCode, RankError, UserError
@@ -37,6 +38,7 @@ app.add_typer(data, name="data")
 app.add_typer(checkpoint, name="checkpoint")
 app.add_typer(convert, name="convert")
 app.command()(plan)
+app.command()(bench)
 app.command()(report)
 app.command()(predict)
 app.add_typer(jobs, name="jobs")

@@ -51,7 +51,8 @@ def layout_lines(run: RunConfig, gpus: int, gpu: str | None, node: int, memory_g
     if compared.options:
         yield from _ranking(compared)
         yield from _best(compared.options[0])
-        yield _failures(cluster)
+        if cluster.gpu.measured is None:
+            yield _failures(cluster)
     yield from _left_out(compared)
     if not compared.options:
         raise UserError(f"no layout of {gpus} {cluster.gpu.name} can train {run.name}: see the reasons above; take more or larger devices")
@@ -73,26 +74,28 @@ def timeline_line(run: RunConfig, gpu: str | None, node: int, timeline: Path) ->
 
 
 def _cluster(gpu: str | None, gpus: int, node: int, asked: str) -> "Cluster":
-    from megatron_mplug2.planner.hardware import GPUS, Cluster, known_gpu
+    from megatron_mplug2.planner.hardware import GPUS, Cluster
+    from megatron_mplug2.planner.profile import gpu_of
 
     if gpu is None:
-        raise UserError(f"{asked} needs --gpu: name one of {', '.join(GPUS)}")
-    return Cluster(gpu=known_gpu(gpu), gpus=gpus, node=min(node, gpus))
+        raise UserError(f"{asked} needs --gpu: name one of {', '.join(GPUS)}, or a file of `mplug2 bench calibrate`")
+    return Cluster(gpu=gpu_of(gpu), gpus=gpus, node=min(node, gpus))
 
 
 def _head(run: RunConfig, cluster: "Cluster") -> Iterator[str]:
     from megatron_mplug2.planner.collectives import LINK_SHARE
-    from megatron_mplug2.planner.stage_times import COMPUTE_SHARE
-    from megatron_mplug2.planner.step_time import MEMORY_SHARE
 
-    gpu = cluster.gpu
+    gpu, efficiency = cluster.gpu, cluster.gpu.efficiency
     nodes = f"{cluster.nodes} {'node' if cluster.nodes == 1 else 'nodes'} of {cluster.node}"
     links = f"{gpu.inside.name}, {gpu.outside.name}" if cluster.nodes > 1 else gpu.inside.name
     yield f"{run.name} on {cluster.gpus} {gpu.name} ({nodes}), global batch {run.training.global_batch}, {run.training.precision}"
+    if gpu.measured is not None:
+        yield "These times are a model's, from rates by kind of work that were measured on that machine; data is always there."
+        return
     yield "These times are a model's, which no measurement on GPUs has checked yet: a first guess at what to measure."
     yield (
-        f"Assumed: {COMPUTE_SHARE:.0%} of the peak in forward and backward passes, however small; {LINK_SHARE:.0%} of the links' bandwidth "
-        f"({links}); {MEMORY_SHARE:.0%} of the memory's; data that is always there"
+        f"Assumed: {efficiency.compute:.0%} of the peak in forward and backward passes, however small; "
+        f"{LINK_SHARE:.0%} of the links' bandwidth ({links}); {efficiency.memory:.0%} of the memory's; data that is always there"
     )
 
 

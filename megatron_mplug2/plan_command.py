@@ -26,7 +26,9 @@ def plan(
     ] = None,
     stages: Annotated[bool, typer.Option("--stages", help="Show every pipeline stage: blocks, work, memory, messages")] = False,
     memory_gb: Annotated[float | None, typer.Option(min=0, help="Refuse a layout of which a rank needs more (10^9 bytes)")] = None,
-    gpu: Annotated[str | None, typer.Option(metavar="NAME", help="Refuse a layout that does not fit into this GPU, such as A100")] = None,
+    gpu: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="Refuse a layout that does not fit into this GPU, such as A100, or machine")
+    ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="A pretraining config of the checkout in CONFIG's place")] = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="Compare the layouts of so many of --gpu by a model of their time")] = None,
     nodes_of: Annotated[int, typer.Option(min=1, help="GPUs of a node, for --gpus and --timeline")] = 8,
@@ -46,10 +48,10 @@ def plan(
             typer.echo(line)
         return
 
-    from megatron_mplug2.models.memory_fit import check_memory, known_gpu_gb
+    from megatron_mplug2.models.memory_fit import check_memory
     from megatron_mplug2.models.partition import make_partition
 
-    limits = [] if gpu is None else [(known_gpu_gb(gpu), gpu)]
+    limits = [] if gpu is None else [(_memory_gb(gpu), gpu)]
     limits += [] if memory_gb is None else [(memory_gb, "a device")]
     partition = make_partition(run)
     for line in (*_summary(run, partition), *(_details(run, partition) if stages else ())):
@@ -58,6 +60,14 @@ def plan(
         typer.echo(timeline_line(run, gpu, nodes_of, timeline))
     for limit, device in limits:
         check_memory(run, limit, device)
+
+
+def _memory_gb(gpu: str) -> float:
+    from megatron_mplug2.models.memory_fit import known_gpu_gb
+    from megatron_mplug2.planner.profile import profile_of
+
+    profile = profile_of(gpu)
+    return known_gpu_gb(gpu) if profile is None else profile.memory / 1e9
 
 
 def _summary(run: "RunConfig", partition: "Partition") -> Iterator[str]:

@@ -21,6 +21,7 @@ FLOORS = (
     ("training",),
     ("downstream",),
     (
+        "bench_command",
         "checkpoint_commands",
         "conversion_commands",
         "launch_commands",

@@ -1,5 +1,6 @@
 """`mplug2 plan --gpus`: layouts of GPUs that are not here."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from typer.testing import CliRunner, Result
 
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.plan_command import plan
+from megatron_mplug2.planner.profile import profile_tree
+from tests.planner.machine import PROFILE
 
 APP = Typer()
 APP.command()(plan)
@@ -34,7 +37,7 @@ def test_layouts_of_base(tmp_path: Path) -> None:
     ranking = lines.index(next(line for line in lines if line.startswith("the best 5 of ")))
     rates = [float(line.split()[7].replace(",", "")) for line in lines[ranking + 2 : ranking + 7]]
     assert rates == sorted(rates, reverse=True)
-    times = lines[lines.index("time of the best, ms") + 2].rsplit(maxsplit=8)
+    times = lines[lines.index("time of the best, ms") + 2].rsplit(maxsplit=9)
     assert sum(map(float, times[1:-1])) == pytest.approx(float(times[-1]), abs=0.05)
     assert any(line.startswith("failures: one in 3,167.") for line in lines)
     assert lines[-1] == f"wrote {page}" and "no measurement on GPUs" in page.read_text()
@@ -79,3 +82,14 @@ def test_the_timeline_of_a_configs_own_layout(tmp_path: Path) -> None:
     text = page.read_text()
     assert "tensor 1 x pipeline 4 x data 2, 8 microbatches of 64" in text
     assert text.count('<rect class="backward"') == 4 * 8 == text.count('<rect class="forward"')
+
+
+def test_a_measured_machine_stands_in_a_gpus_place(tmp_path: Path) -> None:
+    file = tmp_path / "machine.json"
+    file.write_text(json.dumps({"figures": profile_tree(PROFILE)}))
+    lines = command("--model", "demo", "--gpus", "2", "--gpu", str(file)).stdout.splitlines()
+    assert lines[0] == "demo on 2 two cores (1 node of 2), global batch 32, fp32"
+    assert "measured on that machine" in lines[1] and not any(line.startswith("failures") for line in lines)
+    assert refusal("--model", "demo", "--gpus", "4", "--gpu", str(file)).startswith("two cores was measured with up to 2 ranks")
+    assert refusal("--model", "base", "--gpus", "2", "--gpu", str(file)).startswith("two cores was measured in fp32")
+    assert command("--model", "demo", "--gpu", str(file)).exception is None

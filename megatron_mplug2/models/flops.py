@@ -1,10 +1,11 @@
-"""Floating-point operations of a forward pass, by the unit of the chain: matrix products and attention, a multiply-add as two.
+"""The matrix products and attentions of a forward pass, by the unit of the chain, and their operations, a multiply-add as two.
 
 Elementwise work (norms, activations, softmax, the 3-tap convolution over time) is left out, as torch's own counter does.
 A backward pass costs twice a forward pass. Counts are of the whole model, not of one tensor-parallel rank.
 """
 
 from functools import singledispatch
+from typing import NamedTuple
 
 from megatron_mplug2.config.checks import padded_vocab
 from megatron_mplug2.config.schema import RunConfig, Task
@@ -24,85 +25,117 @@ from megatron_mplug2.models.units import (
 )
 
 
+class Product(NamedTuple):
+    """[rows, inputs] times [inputs, outputs]."""
+
+    rows: int
+    inputs: int
+    outputs: int
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.rows * self.inputs * self.outputs
+
+
+class Attention(NamedTuple):
+    """Scores and weighted values of all heads, whose widths sum to `width`."""
+
+    batch: int
+    queries: int
+    keys: int
+    width: int
+
+    @property
+    def flops(self) -> int:
+        return 4 * self.batch * self.queries * self.keys * self.width
+
+
+Work = tuple[Product | Attention, ...]
+
+
 def unit_flops(unit: Unit, shape: BatchShape, config: RunConfig) -> int:
     """Operations of one unit's forward pass on a microbatch of `shape`; 0 where the unit is idle in the shape's task.
 
     Raises TypeError for a kind of unit that has no formula here.
     """
-    return 0 if unit.flow(shape.task).idle else _flops(unit, shape, config)
+    return sum(piece.flops for piece in unit_work(unit, shape, config))
 
 
-def _linear(rows: int, inputs: int, outputs: int) -> int:
-    return 2 * rows * inputs * outputs
+def unit_work(unit: Unit, shape: BatchShape, config: RunConfig) -> Work:
+    """What they are the operations of."""
+    return () if unit.flow(shape.task).idle else _work(unit, shape, config)
 
 
-def _attention(batch: int, queries: int, keys: int, width: int) -> int:
-    """Scores and weighted values of all heads, whose widths sum to `width`."""
-    return 4 * batch * queries * keys * width
+def _linear(rows: int, inputs: int, outputs: int) -> Work:
+    return (Product(rows, inputs, outputs),)
 
 
-def _self_block(length: int, batch: int, width: int, ffn: int) -> int:
+def _attention(batch: int, queries: int, keys: int, width: int) -> Work:
+    return (Attention(batch, queries, keys, width),)
+
+
+def _self_block(length: int, batch: int, width: int, ffn: int) -> Work:
     """Self-attention and FFN."""
     rows = length * batch
     products = _linear(rows, width, 3 * width) + _linear(rows, width, width) + 2 * _linear(rows, width, ffn)
     return products + _attention(batch, length, length, width)
 
 
-def _cross(length: int, batch: int, memory: int, memory_batch: int, width: int) -> int:
+def _cross(length: int, batch: int, memory: int, memory_batch: int, width: int) -> Work:
     """Cross-attention of [length, batch] to [memory, memory_batch], whose keys and values are projected once a memory row."""
     rows = length * batch
     products = 2 * _linear(rows, width, width) + _linear(memory * memory_batch, width, 2 * width)
     return products + _attention(batch, length, memory, width)
 
 
-def _text_block(length: int, batch: int, config: RunConfig) -> int:
+def _text_block(length: int, batch: int, config: RunConfig) -> Work:
     return _self_block(length, batch, config.model.text.hidden, config.model.text.ffn)
 
 
-def _text_cross(length: int, batch: int, memory: int, memory_batch: int, config: RunConfig) -> int:
+def _text_cross(length: int, batch: int, memory: int, memory_batch: int, config: RunConfig) -> Work:
     return _cross(length, batch, memory, memory_batch, config.model.text.hidden)
 
 
 @singledispatch
-def _flops(unit: Unit, shape: BatchShape, config: RunConfig) -> int:
+def _work(unit: Unit, shape: BatchShape, config: RunConfig) -> Work:
     raise TypeError(f"no formula for the operations of a {type(unit).__name__}")
 
 
-@_flops.register
-def _vision_embedding(unit: VisionEmbeddingUnit, shape: BatchShape, config: RunConfig) -> int:
+@_work.register
+def _vision_embedding(unit: VisionEmbeddingUnit, shape: BatchShape, config: RunConfig) -> Work:
     vision = config.model.vision
     return _linear(shape.samples * shape.frames * shape.patches, 3 * vision.patch**2, vision.width)
 
 
-@_flops.register
-def _vision_block(unit: VisionBlockUnit, shape: BatchShape, config: RunConfig) -> int:
+@_work.register
+def _vision_block(unit: VisionBlockUnit, shape: BatchShape, config: RunConfig) -> Work:
     vision = config.model.vision
     pictures = shape.samples * shape.frames
-    flops = _self_block(shape.frame_tokens, pictures, vision.width, vision.ffn)
+    work = _self_block(shape.frame_tokens, pictures, vision.width, vision.ffn)
     if shape.task is Task.VIDEO_TEXT or unit.temporal_on_images:
-        flops += vision.temporal_modules * 2 * _linear(shape.frame_tokens * pictures, vision.width, vision.width // 2)
-    return flops
+        work += vision.temporal_modules * 2 * _linear(shape.frame_tokens * pictures, vision.width, vision.width // 2)
+    return work
 
 
-@_flops.register
-def _vision_output(unit: VisionOutputUnit, shape: BatchShape, config: RunConfig) -> int:
+@_work.register
+def _vision_output(unit: VisionOutputUnit, shape: BatchShape, config: RunConfig) -> Work:
     width, hidden = config.model.vision.width, config.model.text.hidden
-    return 0 if width == hidden else _linear(shape.visual_length * shape.samples, width, hidden)
+    return () if width == hidden else _linear(shape.visual_length * shape.samples, width, hidden)
 
 
-@_flops.register(TextEmbeddingUnit)
-@_flops.register(DecoderEmbeddingUnit)
-def _embedding(unit: Unit, shape: BatchShape, config: RunConfig) -> int:
-    return 0
+@_work.register(TextEmbeddingUnit)
+@_work.register(DecoderEmbeddingUnit)
+def _embedding(unit: Unit, shape: BatchShape, config: RunConfig) -> Work:
+    return ()
 
 
-@_flops.register
-def _text_layer(unit: TextLayerUnit, shape: BatchShape, config: RunConfig) -> int:
+@_work.register
+def _text_layer(unit: TextLayerUnit, shape: BatchShape, config: RunConfig) -> Work:
     return _text_block(shape.text_length, shape.text_rows, config)
 
 
-@_flops.register
-def _universal(unit: UniversalUnit, shape: BatchShape, config: RunConfig) -> int:
+@_work.register
+def _universal(unit: UniversalUnit, shape: BatchShape, config: RunConfig) -> Work:
     text = _text_block(shape.text_length, shape.text_rows, config)
     if shape.task is Task.TEXT:
         return text
@@ -111,39 +144,39 @@ def _universal(unit: UniversalUnit, shape: BatchShape, config: RunConfig) -> int
     return text + _text_block(stream, batch, config) + _text_cross(stream, batch, memory, batch, config)
 
 
-@_flops.register
-def _fusion(unit: FusionUnit, shape: BatchShape, config: RunConfig) -> int:
+@_work.register
+def _fusion(unit: FusionUnit, shape: BatchShape, config: RunConfig) -> Work:
     length, batch = shape.text_length, shape.fused_rows
     return _text_block(length, batch, config) + _text_cross(length, batch, shape.visual_length, shape.samples, config)
 
 
-@_flops.register
-def _decoder_layer(unit: DecoderLayerUnit, shape: BatchShape, config: RunConfig) -> int:
+@_work.register
+def _decoder_layer(unit: DecoderLayerUnit, shape: BatchShape, config: RunConfig) -> Work:
     length, batch = shape.target_length, shape.decoder_rows
     memory = shape.text_length + (0 if shape.task is Task.TEXT else shape.visual_length)
     return _text_block(length, batch, config) + _text_cross(length, batch, memory, batch, config)
 
 
-@_flops.register
-def _masked_lm(unit: MaskedLMUnit, shape: BatchShape, config: RunConfig) -> int:
+@_work.register
+def _masked_lm(unit: MaskedLMUnit, shape: BatchShape, config: RunConfig) -> Work:
     """The vocabulary's share is an expectation: documents without padding, of whose tokens `mlm.probability` are asked for."""
     hidden, rows = config.model.text.hidden, shape.text_length * shape.samples * shape.texts
     asked = round(rows * config.objectives.mlm.probability)
     return _linear(rows, hidden, hidden) + _linear(asked, hidden, padded_vocab(config.model.text.vocab_size))
 
 
-@_flops.register
-def _contrast(unit: ContrastUnit, shape: BatchShape, config: RunConfig) -> int:
+@_work.register
+def _contrast(unit: ContrastUnit, shape: BatchShape, config: RunConfig) -> Work:
     """The projections; the similarities of the global batch are the step's, not the unit's."""
     return 2 * _linear(shape.samples, config.model.text.hidden, config.model.contrastive_width)
 
 
-@_flops.register
-def _matching(unit: MatchingUnit, shape: BatchShape, config: RunConfig) -> int:
+@_work.register
+def _matching(unit: MatchingUnit, shape: BatchShape, config: RunConfig) -> Work:
     return _linear(shape.pairs * shape.samples, config.model.text.hidden, 2)
 
 
-@_flops.register
-def _instruction_lm(unit: InstructionLMUnit, shape: BatchShape, config: RunConfig) -> int:
+@_work.register
+def _instruction_lm(unit: InstructionLMUnit, shape: BatchShape, config: RunConfig) -> Work:
     hidden, rows = config.model.text.hidden, shape.target_length * shape.decoder_rows
     return _linear(rows, hidden, hidden) + _linear(rows, hidden, padded_vocab(config.model.text.vocab_size))

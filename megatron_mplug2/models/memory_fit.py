@@ -49,10 +49,11 @@ class Fit:
 
 
 def known_gpu_gb(name: str) -> float:
-    """Memory of a GPU of `GPU_GB`. Raises UserError for another one."""
-    if name not in GPU_GB:
+    """Memory of a GPU of `GPU_GB`, in any case of letters. Raises UserError for another one."""
+    found = GPU_GB.get(name.upper())
+    if found is None:
         raise UserError(f"--gpu {name} is not known, those are {', '.join(GPU_GB)}: name one of them, or give --memory-gb")
-    return GPU_GB[name]
+    return found
 
 
 def check_memory(config: RunConfig, limit_gb: float, device: str) -> None:

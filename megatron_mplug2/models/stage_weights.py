@@ -42,7 +42,7 @@ def planned_topology(layout: LayoutConfig) -> Topology:
 def stage_weights(model: ModelConfig, partition: Partition, stage: int) -> list[Weight]:
     """Every weight of a stage, whole, on the meta device; its copies of tied ones last."""
     units = [unit.name for unit in partition.stage_units(stage)]
-    weights = _chain_weights(model)
+    weights = chain_weights(model)
     here = [weight for unit in units for weight in weights[unit]]
     copied = [tie.embedding for tie in TIES if tie.head in units and tie.embedding not in units]
     tables = [weight for unit in copied for weight in weights[unit] if weight.name == f"{unit}.word.weight"]
@@ -50,7 +50,7 @@ def stage_weights(model: ModelConfig, partition: Partition, stage: int) -> list[
 
 
 @cache
-def _chain_weights(model: ModelConfig) -> dict[str, list[Weight]]:
+def chain_weights(model: ModelConfig) -> dict[str, list[Weight]]:
     """Those of each unit. Many layouts are compared for one model."""
     topology = planned_topology(LayoutConfig())
     context = ModelContext(config=model, topology=topology, dropout=KeyedDropout(0, topology))

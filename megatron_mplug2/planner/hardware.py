@@ -1,10 +1,12 @@
-"""GPUs and the links between them, as their makers describe them. Nothing in here was measured by this project."""
+"""GPUs and the links between them, as their makers describe them, and what programs are taken to reach of that."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from megatron_mplug2.config.schema import Precision
 from megatron_mplug2.errors import UserError
+from megatron_mplug2.planner.rates import Measured, PassRates, Rates, level
 
 GB = 1e9
 """Bytes; a link's bits are divided by 8."""
@@ -22,6 +24,24 @@ class Link:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Efficiency:
+    """What training reaches of a data sheet's figures."""
+
+    compute: float
+    """Of the peak, in forward and backward passes on one GPU, norms and other elementwise work in their time."""
+    memory: float
+    """Of the memory's bandwidth, in the optimizer and in gradient buffers."""
+    source: str
+
+
+ASSUMED = Efficiency(
+    compute=0.5,  # the best published models reach 41 to 48 % with all communication (Megatron-LM's README)
+    memory=0.9,  # an H200 measured elsewhere copies at 4.3 of 4.8 TB/s
+    source="an assumption, the same for every size of microbatch and of the parts that tensor parallelism leaves",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gpu:
     """One device, and how it is joined to those of its node and of other nodes."""
 
@@ -36,6 +56,30 @@ class Gpu:
     """To the GPUs of its node."""
     outside: Link
     """To other nodes: one network port a GPU, as in NVIDIA's DGX systems."""
+    efficiency: Efficiency
+    measured: Measured | None = None
+    """What counts in place of bandwidths and shares of them, where `mplug2 bench calibrate` has measured it."""
+
+    def rates(self, precision: Precision, ranks: int) -> Rates:
+        """Of each of so many ranks that work at once.
+
+        Raises UserError where the profile does not say: another precision, or more ranks than were measured.
+        """
+        if precision not in self.peak:
+            known = ", ".join(self.peak)
+            raise UserError(f"{self.name} was measured in {known}, the config has training.precision={precision}: set it, or measure anew")
+        if self.measured is not None:
+            return _measured(self.name, self.measured, ranks)
+        speed = level(self.efficiency.compute * self.peak[precision])
+        either = PassRates(products=speed, attention=speed, elementwise=math.inf, launch=0.0)
+        return Rates(forward=either, backward=either, memory=self.efficiency.memory * self.memory_bandwidth, tensor=0.0)
+
+
+def _measured(name: str, measured: Measured, ranks: int) -> Rates:
+    known = sorted(measured.rates)
+    if ranks > known[-1]:
+        raise UserError(f"{name} was measured with up to {known[-1]} ranks at work, not with {ranks}: ask for fewer, it has no more cores")
+    return measured.rates[next(count for count in known if count >= ranks)]
 
 
 RING_LATENCY = 8.4e-6
@@ -64,6 +108,7 @@ GPUS = {
             memory_bandwidth=2039 * GB,
             inside=NVLINK_3,
             outside=HDR,
+            efficiency=ASSUMED,
         ),
         Gpu(  # NVIDIA H100 data sheet, SXM; its 1,979 TFLOP/s in bf16 are with sparsity
             name="H100",
@@ -72,6 +117,7 @@ GPUS = {
             memory_bandwidth=3350 * GB,
             inside=NVLINK_4,
             outside=NDR,
+            efficiency=ASSUMED,
         ),
         Gpu(  # NVIDIA H200 data sheet, SXM: H100's chip with more and quicker memory
             name="H200",
@@ -80,6 +126,7 @@ GPUS = {
             memory_bandwidth=4800 * GB,
             inside=NVLINK_4,
             outside=NDR,
+            efficiency=ASSUMED,
         ),
         Gpu(  # NVIDIA DGX B200 data sheet, an eighth of the system: 1,440 GB, 64 TB/s; HGX B200: 2.25 PFLOP/s dense, 75 in fp32
             name="B200",
@@ -88,6 +135,7 @@ GPUS = {
             memory_bandwidth=8000 * GB,
             inside=NVLINK_5,
             outside=NDR,
+            efficiency=ASSUMED,
         ),
     )
 }
@@ -97,7 +145,8 @@ def known_gpu(name: str) -> Gpu:
     """A GPU of `GPUS`, in any case of letters. Raises UserError for another one."""
     found = GPUS.get(name.upper())
     if found is None:
-        raise UserError(f"--gpu {name} has no profile of its links and memory, those that have are {', '.join(GPUS)}: name one of them")
+        known = f"those that have are {', '.join(GPUS)}"
+        raise UserError(f"--gpu {name} has no profile of its links and memory, {known}: name one of them, or a file of `mplug2 bench`")
     return found
 
 
@@ -113,3 +162,7 @@ class Cluster:
     @property
     def nodes(self) -> int:
         return -(-self.gpus // self.node)
+
+    def rates(self, precision: Precision) -> Rates:
+        """Of each GPU, while all work. Raises UserError where the GPU's profile does not say."""
+        return self.gpu.rates(precision, self.gpus)

@@ -60,8 +60,10 @@ class Comparison:
 def compare_layouts(config: RunConfig, cluster: Cluster, memory: float) -> Comparison:
     """Every tensor size within a node with every number of stages; the rest is data parallel. The global batch stays as it is.
 
-    `memory`: bytes of a device. Raises UserError for an engine that the model does not know.
+    `memory`: bytes of a device. Raises UserError for an engine that the model does not know, and where the GPU's profile says nothing of
+    the precision or of so many ranks.
     """
+    cluster.rates(config.training.precision)
     if config.training.engine is not EngineChoice.MEGATRON:
         raise UserError(f"training.engine={config.training.engine}: layouts are compared for megatron alone, set training.engine=megatron")
     options, left_out = [], []

@@ -1,8 +1,9 @@
 """A model of a step's time on hardware that is not here: the simulated schedule, and what comes before the next step's.
 
-It is a sum of sizes over bandwidths with assumed shares of what hardware can do (`COMPUTE_SHARE`, `LINK_SHARE`, `MEMORY_SHARE`). Launches
-of kernels, the loader, the similarities of VLC, tied embeddings, averages of weights and stragglers take no time here, and what runs
-beside passes does not slow them: small microbatches on many tensor-parallel ranks look better than they are.
+It is a sum of sizes over rates: measured ones (`mplug2 bench calibrate`), or of a data sheet with assumed shares of what hardware can do
+(`hardware.Efficiency`, `collectives.LINK_SHARE`). The loader, the similarities of VLC, tied embeddings, averages of weights and
+stragglers take no time here, nor do, with assumed shares, launches of kernels; and what runs beside passes does not slow them: small
+microbatches on many tensor-parallel ranks look better than they are.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from megatron_mplug2.models.mplug2 import run_chain
 from megatron_mplug2.models.partition import Partition
 from megatron_mplug2.models.shapes import BatchShape
 from megatron_mplug2.models.stage_weights import rank_elements, stage_weights
+from megatron_mplug2.models.weights import Weight
 from megatron_mplug2.models.workload import backward_parts, feature_passes, step_shares
 from megatron_mplug2.objectives.weighted import contrasts, weighted
 from megatron_mplug2.planner.collectives import Group, data_group
@@ -22,10 +24,12 @@ from megatron_mplug2.planner.hardware import Cluster
 from megatron_mplug2.planner.simulation import NOTHING, Timeline, feature_timeline, training_timeline
 from megatron_mplug2.planner.stage_times import NONE, Seconds, StageTimes, feature_times, training_times
 
-MEMORY_SHARE = 0.9
-"""Of the memory's bandwidth that the optimizer reaches: an H200 measured elsewhere copies at 4.3 of 4.8 TB/s."""
 ADAM_BYTES = 7 * FP32
 """An element: reads gradient, weight and two moments, writes the last three; all in fp32."""
+CLIP_BYTES = 3 * FP32
+"""An element: its gradient is read for the norm, and read and written to be scaled."""
+WHOLE_BYTES = 2 * FP32
+"""An element of all gradients, whatever ZeRO-1 shares out: set to zero before the step, and read to see that they are finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,8 @@ class StepParts:
     compute: float
     tensor: float
     """Sums over tensor-parallel ranks."""
+    buffers: float
+    """Adding each microbatch's gradients to those before it."""
     features: float
     """Passes without gradients, the wait for their stages in it, and the gathering of features."""
     waiting: float
@@ -42,6 +48,7 @@ class StepParts:
     gradients: float
     """Reduction over data-parallel ranks, as far as no backward pass hides it."""
     optimizer: float
+    """Clipping and the update, and a look at all gradients."""
     weights: float
     """Gathering of updated weights, as far as no forward pass hides it."""
 
@@ -90,6 +97,7 @@ def _model(config: RunConfig, cluster: Cluster, partition: Partition, shape: Bat
     parts = StepParts(
         compute=work.compute,
         tensor=work.tensor,
+        buffers=work.buffers,
         features=features.duration,
         waiting=max(0.0, training.duration - work.total),  # not less by rounding
         gradients=gradients,
@@ -107,7 +115,7 @@ def _features(config: RunConfig, cluster: Cluster, partition: Partition, shape: 
     if not contrasts(weighted(config.objectives), shape.task):
         return timeline
     size = config.training.global_batch * 2 * FP32 * config.model.contrastive_width
-    gather = data_group(config.layout, cluster).turn(size)
+    gather = data_group(config.layout, cluster).all_gather(size)
     count = feature_passes(config, shape.task)
     if not count:
         return timeline.then(gather)
@@ -141,15 +149,18 @@ class _End:
     @classmethod
     def of(cls, config: RunConfig, cluster: Cluster, partition: Partition) -> "_End":
         group, layout = data_group(config.layout, cluster), config.layout
-        elements = [_trained(config, partition, stage) for stage in range(layout.pipeline)]
+        trained = [_trained(config, partition, stage) for stage in range(layout.pipeline)]
+        elements = [sum(rank_elements(weight, layout.tensor) for weight in weights) for weights in trained]
         shared = layout.data if layout.zero1 else 1
-        speed = MEMORY_SHARE * cluster.gpu.memory_bandwidth
-        written = ADAM_BYTES + (element_bytes(config) if config.training.precision is Precision.BF16 else 0)
+        rates = cluster.rates(config.training.precision)
         return cls(
             config=config,
             reduction=tuple(_reduction(config, group, FP32 * count) for count in elements),
-            optimizer=tuple(written * count / shared / speed for count in elements),
-            gathering=tuple(group.turn(element_bytes(config) * count) if layout.zero1 else 0.0 for count in elements),
+            optimizer=tuple(
+                updated_bytes(config, count, shared) / rates.memory + rates.tensor * tensors / shared
+                for count, tensors in zip(elements, map(len, trained), strict=True)
+            ),
+            gathering=tuple(group.all_gather(element_bytes(config) * count) if layout.zero1 else 0.0 for count in elements),
         )
 
     def reduced(self, training: Timeline, times: StageTimes) -> float:
@@ -164,11 +175,16 @@ class _End:
         return max(max(0.0, seconds - hidden[stage]) for stage, seconds in enumerate(self.gathering))
 
 
+def updated_bytes(config: RunConfig, elements: int, shared: int = 1) -> float:
+    """Read and written to check, clip and update a rank's gradients, of which ZeRO-1 shares most out to `shared` ranks."""
+    kept = element_bytes(config) if config.training.precision is Precision.BF16 else 0  # the weights beside the main ones
+    return (WHOLE_BYTES + (CLIP_BYTES + ADAM_BYTES + kept) / shared) * elements
+
+
 def _reduction(config: RunConfig, group: Group, size: float) -> float:
-    return group.turn(size) if config.layout.zero1 else group.all_reduce(size)
+    return group.reduce_scatter(size) if config.layout.zero1 else group.all_reduce(size)
 
 
-def _trained(config: RunConfig, partition: Partition, stage: int) -> int:
-    """Elements of a rank's weights that are trained."""
+def _trained(config: RunConfig, partition: Partition, stage: int) -> list[Weight]:
     weights = stage_weights(config.model, partition, stage)
-    return sum(rank_elements(weight, config.layout.tensor) for weight in weights if weight.module not in config.training.frozen)
+    return [weight for weight in weights if weight.module not in config.training.frozen]

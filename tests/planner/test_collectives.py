@@ -14,7 +14,7 @@ CLUSTER = cluster(64)
 def test_a_ring_inside_a_node_by_hand() -> None:
     group = tensor_group(LAYOUT, CLUSTER)
     assert (group.size, group.in_node, group.nodes) == (4, 4, 1)
-    assert group.turn(450e6) == pytest.approx(RING_LATENCY + 3 * NVLINK_HOP + 0.75 * 1e-3 / LINK_SHARE)
+    assert group.reduce_scatter(450e6) == group.all_gather(450e6) == pytest.approx(RING_LATENCY + 3 * NVLINK_HOP + 0.75 * 1e-3 / LINK_SHARE)
     assert group.all_reduce(450e6) == pytest.approx(RING_LATENCY + 6 * NVLINK_HOP + 1.5 * 1e-3 / LINK_SHARE)
 
 
@@ -22,7 +22,7 @@ def test_a_ring_over_nodes_by_hand() -> None:
     """Two of the 8 data-parallel ranks are on each node, so two rings and two ports: 100 GB/s."""
     group = data_group(LAYOUT, CLUSTER)
     assert (group.size, group.in_node, group.nodes) == (8, 2, 4)
-    assert group.turn(100e6) == pytest.approx(RING_LATENCY + 4 * NVLINK_HOP + 3 * NETWORK_HOP + 7 / 8 * 1e-3 / LINK_SHARE)
+    assert group.all_gather(100e6) == pytest.approx(RING_LATENCY + 4 * NVLINK_HOP + 3 * NETWORK_HOP + 7 / 8 * 1e-3 / LINK_SHARE)
 
 
 def test_many_ports_are_no_quicker_than_nvlink() -> None:
@@ -33,7 +33,7 @@ def test_many_ports_are_no_quicker_than_nvlink() -> None:
 
 def test_one_rank_exchanges_nothing() -> None:
     group = tensor_group(LayoutConfig(data=64), CLUSTER)
-    assert group.turn(1e9) == group.all_reduce(1e9) == 0
+    assert group.all_gather(1e9) == group.reduce_scatter(1e9) == group.all_reduce(1e9) == 0
 
 
 def test_stages_are_neighbours_on_a_node_where_there_is_room() -> None:

@@ -1,0 +1,58 @@
+"""This machine's profile for the planner: how quickly its ranks do each kind of work, by how many of them are at work.
+
+    mplug2 bench calibrate --out machine.json && mplug2 plan --model base --gpus 2 --gpu machine.json
+
+A rank is a core with one thread, or a GPU. Each figure is of the quickest of many runs, so that what else the machine does counts little.
+
+1. Matrix products and attention, forward and backward, by size.
+2. What is left of a whole model's passes and updates when those are taken away: bytes of elementwise work, launches, memory. They come
+   from models of two widths, neither of which `benchmarks.planner` predicts.
+3. Exchanges between ranks, by bytes.
+"""
+
+import psutil
+import torch
+
+from benchmarks.exchange_speed import measure_exchanges
+from benchmarks.explained import rates_of
+from benchmarks.rank_speed import SAMPLES, mean_of, measure_rank, precision, widths
+from benchmarks.ranks import run_ranks, usable_ranks
+from benchmarks.record import cpu_model, write
+from megatron_mplug2.parallel.device import on_gpu
+from megatron_mplug2.planner.profile import Profile, profile_tree
+from megatron_mplug2.planner.rates import Measured, Rates
+
+
+def main() -> None:
+    case = {"models": widths(), "samples": SAMPLES, "load_before": psutil.getloadavg()[0]}
+    profile = measured_profile()
+    for count, rates in profile.measured.rates.items():
+        print(f"{count} at work: {_told(rates)}")
+    print(f"written to {write('calibrate', 'mplug2 bench calibrate', case, profile_tree(profile))}")
+
+
+def measured_profile() -> Profile:
+    """Of as many ranks as there are cores or GPUs, and of 1, 2, 4, ... fewer. Takes about a minute on two cores."""
+    ranks = usable_ranks()
+    counts = sorted({1, ranks, *(2**power for power in range(1, ranks.bit_length()) if 2**power < ranks)})
+    return Profile(
+        name=torch.cuda.get_device_name() if on_gpu() else f"cores of {cpu_model()}",
+        precision=precision(),
+        memory=float(torch.cuda.get_device_properties(0).total_memory if on_gpu() else psutil.virtual_memory().total / ranks),
+        measured=Measured(
+            rates={count: rates_of(mean_of(run_ranks(count, measure_rank, apart=True))) for count in counts},
+            exchanges={count: run_ranks(count, measure_exchanges)[0] for count in counts if count > 1},
+        ),
+    )
+
+
+def _told(rates: Rates) -> str:
+    best = max(rate for _, rate in rates.forward.products.points)
+    return (
+        f"products {best / 1e9:.1f} GFLOP/s, elementwise {rates.forward.elementwise / 1e9:.2f} GB/s, "
+        f"launch {1e6 * rates.forward.launch:.0f} us, memory {rates.memory / 1e9:.2f} GB/s"
+    )
+
+
+if __name__ == "__main__":
+    main()
