@@ -245,6 +245,17 @@ def tokenizer(
     typer.echo(f"{out}: {train_tokenizer(places, out, size=size, kind=kind)} pieces")
 
 
+@app.command()
+def classes(
+    place: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of shards, with all below it")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="New file that downstream.classes.file is to name")],
+) -> None:
+    """List the classes of labelled samples, one on each line, for finetuning on them."""
+    from data_tools.classes import write_classes
+
+    typer.echo(f"{out}: {write_classes(place, out)} classes")
+
+
 def _corpus(source: str, annotation: Path, media: Path, split: Split) -> "Corpus":
     from data_tools.stages.listing_stage import Corpus
 

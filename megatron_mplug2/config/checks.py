@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from megatron_mplug2.config.class_checks import class_errors
 from megatron_mplug2.config.engine_checks import engine_errors
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def run_errors(run: RunConfig) -> list[str]:
         *_optimizer_errors(run),
         *_health_errors(run),
         *_downstream_errors(run),
+        *class_errors(run),
     ]
 
 

@@ -40,8 +40,8 @@ class PairBatch:
 
     task: Task
     media: torch.Tensor | None
-    """[b, 3, T, H, W] uint8, T=1 for pictures: the vision encoder normalises them, on its device (real numbers are taken to be normalised
-    already); None on stages without the vision encoder."""
+    """[b, 3, T, H, W] uint8, T=1 for pictures, 2 for pairs of them: the vision encoder normalises them, on its device (real numbers are
+    taken to be normalised already); None on stages without the vision encoder."""
     captions: torch.Tensor
     """[b, text_length] int64."""
     instructions: torch.Tensor

@@ -1,34 +1,46 @@
 """One sample of a stream, from its bytes to token rows and a request for pixels; every choice is drawn by the sample's key."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from megatron_mplug2.config.schema import DataConfig, FamilyKind, ObjectivesConfig, RunConfig, Task
 from megatron_mplug2.data.decoding.augment import drawn_operations
 from megatron_mplug2.data.decoding.contract import ClipRequest, Decoded, Decoder, PictureRequest, Transform, View
 from megatron_mplug2.data.draws import Purpose, SampleDraws
+from megatron_mplug2.data.labelling import framed_texts, labelling_of
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.masking import Masked, mask_tokens
 from megatron_mplug2.data.quarantine import BadSample, retried
 from megatron_mplug2.data.record import Question, Record
 from megatron_mplug2.data.tokenizer import Tokenizer
+from megatron_mplug2.data.views import WHOLE, EvaluationView
+from megatron_mplug2.errors import UserError
 
 _SPLIT_FROM, _SPLIT_TO = 0.3, 0.7
 """Shares of a document between which its prefix ends."""
 
 
-MediaRequest = PictureRequest | ClipRequest
+@dataclass(frozen=True, kw_only=True)
+class PicturePair:
+    """Two pictures that are seen together, as a clip's two frames: [3, 2, R, R]."""
+
+    left: PictureRequest
+    right: PictureRequest
+
+
+MediaRequest = PictureRequest | ClipRequest | PicturePair
 
 
 class Augmentation(StrEnum):
     DRAWN = "drawn"
     """Crop, flip and frames by keyed draws: training."""
     NONE = "none"
-    """Full view and middle frames: validation and test."""
+    """Full view and middle frames, or another `view`: validation and test."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +51,10 @@ class Picture:
     """Of a clip; pictures have one."""
     resolution: int
     augmentation: Augmentation
+    pictures: int = 1
+    """Of a sample of pictures; 2 are seen together."""
+    view: EvaluationView = WHOLE
+    """Without augmentation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,25 +92,43 @@ def read_record(manifest: Manifest, index: int) -> Record:
 
 
 def media_request(manifest: Manifest, picture: Picture, draws: SampleDraws, data: DataConfig, record: Record) -> MediaRequest:
-    """The sample's bytes and what is drawn for them. Raises OSError where the bytes cannot be read or have changed."""
-    content = retried(lambda: manifest.media(draws.index))
-    transform, shares = Transform(resolution=picture.resolution, resize=data.test_transform), None
+    """The sample's bytes and what is drawn for them, the same for both pictures of a pair. Raises OSError where the bytes cannot be read
+    or have changed, BadSample where a second picture is wanted and there is none."""
+    content, view = retried(lambda: manifest.media(draws.index)), picture.view
+    transform = Transform(resolution=picture.resolution, view=view.crop, resize=data.test_transform)
+    shares = None if view.segment_share is None else [view.segment_share] * picture.frames
     if picture.augmentation is Augmentation.DRAWN:
         numbers = draws.uniforms(2 * data.randaugment.operations, Purpose.RANDAUGMENT).tolist()
         operations = drawn_operations(numbers, data.randaugment.magnitude)
         transform = Transform(resolution=picture.resolution, view=draw_view(draws, data), operations=operations)
         shares = draws.uniforms(picture.frames, Purpose.FRAMES).tolist()
     if draws.task is Task.IMAGE_TEXT:
-        return PictureRequest(data=content, transform=transform)
+        one = PictureRequest(data=content, transform=transform)
+        return one if picture.pictures == 1 else _pair(manifest, draws.index, one)
     return ClipRequest(data=content, frames=picture.frames, segment_shares=shares, span_s=record.span_s, transform=transform)
 
 
+def _pair(manifest: Manifest, index: int, left: PictureRequest) -> PicturePair:
+    content = retried(lambda: manifest.second_media(index))
+    if not content:
+        raise BadSample("no second picture")
+    return PicturePair(left=left, right=replace(left, data=content))
+
+
 def decoded(decoder: Decoder, requests: Sequence[MediaRequest]) -> list[Decoded]:
-    """The answers to requests of pictures and clips, in their order, each kind decoded as one batch."""
-    pictures = [request for request in requests if isinstance(request, PictureRequest)]
-    clips = [request for request in requests if isinstance(request, ClipRequest)]
+    """The answers to requests of pictures and clips, in their order, each kind decoded as one batch. A pair is bad where one of it is."""
+    singles = [(request.left, request.right) if isinstance(request, PicturePair) else (request,) for request in requests]
+    flat = [one for single in singles for one in single]
+    pictures = [one for one in flat if isinstance(one, PictureRequest)]
+    clips = [one for one in flat if isinstance(one, ClipRequest)]
     answers = iter(decoder.pictures(pictures)), iter(decoder.clips(clips))
-    return [next(answers[isinstance(request, ClipRequest)]) for request in requests]
+    return [_together([next(answers[isinstance(one, ClipRequest)]) for one in single]) for single in singles]
+
+
+def _together(answers: Sequence[Decoded]) -> Decoded:
+    frames = [answer for answer in answers if isinstance(answer, torch.Tensor)]
+    bad = [answer for answer in answers if not isinstance(answer, torch.Tensor)]
+    return bad[0] if bad else frames[0] if len(frames) == 1 else torch.cat(frames, dim=1)
 
 
 def draw_view(draws: SampleDraws, data: DataConfig) -> View:
@@ -111,12 +145,19 @@ class SampleReader:
         self._data: DataConfig = config.data
         self._objectives: ObjectivesConfig = config.objectives
         self._kind: FamilyKind | None = config.downstream.family.kind if config.downstream else None
+        self._labelling = labelling_of(config)
         self._tokenizer = tokenizer
 
     def text(self, manifest: Manifest, draws: SampleDraws) -> TextSample:
-        """A document, or of a long one a drawn stretch. Raises BadSample, OSError."""
+        """A document, or of a long one a drawn stretch; of a family of texts all, and its class. Raises BadSample, OSError."""
         length, tokenizer = self._data.document_length, self._tokenizer
-        pieces = tokenizer.pieces(read_record(manifest, draws.index).text)
+        record = read_record(manifest, draws.index)
+        if self._labelling is not None:
+            _, answer = self._labelled(manifest, draws, record)
+            prefix = framed_texts(tokenizer, record, length)
+            masked = mask_tokens(prefix, self._objectives.mlm, tokenizer, draws)
+            return TextSample(index=draws.index, document=masked, prefix=prefix, target=self._target(answer))
+        pieces = tokenizer.pieces(record.text)
         if not pieces:
             raise BadSample("no text")
         start = draws.one_of(max(len(pieces) - (length - 1), 0) + 1, Purpose.WINDOW)
@@ -135,7 +176,9 @@ class SampleReader:
         entry, record = manifest.entry(draws.index), read_record(manifest, draws.index)
         captions = [caption for caption in record.captions if caption.strip()]
         questions = [question for question in record.questions if question.question.strip() and question.answer.strip()]
-        if self._kind is FamilyKind.QA:
+        if self._labelling is not None:
+            asked, captions = [self._labelled(manifest, draws, record)], captions or [""]
+        elif self._kind is FamilyKind.QA:
             if not questions:
                 raise BadSample("no question")
             asked, captions = self._questions(questions, draws), captions or [""]
@@ -153,6 +196,18 @@ class SampleReader:
             media_id=entry.media_id,
             meaning_id=entry.meaning_id,
         )
+
+    def _labelled(self, manifest: Manifest, draws: SampleDraws, record: Record) -> tuple[str, str]:
+        """What is asked, and the right class. Raises BadSample where something lacks, UserError for a label that is not in the list."""
+        assert self._labelling is not None
+        if (gap := self._labelling.gap(record)) is not None:
+            raise BadSample(gap)
+        right = self._labelling.place(record)
+        if right is None:
+            place = manifest.place(draws.index)
+            where = f"{draws.task} sample {draws.index} ({manifest.entry(draws.index).key} in {place.dataset}/{place.shard})"
+            raise UserError(f"{where}: {self._labelling.not_listed(record)}")
+        return self._labelling.asked(record), self._labelling.classes.names[right]
 
     def _target(self, answer: str) -> NDArray[np.int64]:
         """Of no answer `[CLS]` alone: nothing to predict, so that the row counts nothing."""

@@ -92,6 +92,7 @@ class StepReader:
         augmentation: Augmentation,
     ) -> None:
         self._training = config.training
+        self._pictures = config.pictures
         self._samples = samples
         self._streams = streams
         self._part = part
@@ -204,7 +205,12 @@ class StepReader:
     def _sample(self, stream: Stream, planned: PlannedStep, draws: SampleDraws) -> TextSample | PairSample:
         if stream.task is Task.TEXT:
             return self._samples.text(stream.manifest, draws)
-        picture = Picture(frames=planned.phase.frames, resolution=planned.phase.resolution, augmentation=self._augmentation)
+        picture = Picture(
+            frames=planned.phase.frames,
+            resolution=planned.phase.resolution,
+            augmentation=self._augmentation,
+            pictures=self._pictures,
+        )
         return self._samples.pair(stream.manifest, None if self._media is MediaUse.LEAVE else picture, draws)
 
     def _tell(self, reason: str) -> None:

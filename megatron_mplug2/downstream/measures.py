@@ -1,4 +1,5 @@
-"""A task's own figure, beside the losses of a validation: answers that are right, or CIDEr of captions. Retrieval's are there already."""
+"""A task's own figure, beside the losses of a validation: answers and classes that are right, or CIDEr of captions. Retrieval's are there
+already."""
 
 from collections.abc import Iterator
 from itertools import takewhile
@@ -12,6 +13,7 @@ from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.streams import open_stream
 from megatron_mplug2.data.tokenizer import Tokenizer
+from megatron_mplug2.downstream.classes import class_figures, measure_classes
 from megatron_mplug2.evaluation.captions import CaptionPrediction, cider
 from megatron_mplug2.evaluation.gather import gather_lists
 from megatron_mplug2.evaluation.generation.speaker import Speaker
@@ -38,6 +40,8 @@ def measure(engine: TrainingEngine) -> dict[str, float]:
     if config.downstream is None or engine.topology.pipeline_size > 1:
         return {}
     family = config.downstream.family
+    if family.classifies:
+        return measure_classes(engine, family, config.training.validation_batches * config.training.global_batch)
     look = _Look(engine, config, family.task)
     if family.kind is FamilyKind.QA:
         answers = look.together(list(look.answers()))
@@ -57,6 +61,8 @@ def figures(config: RunConfig) -> list[str]:
     names = [f"{family.task}/loss/{objective}" for objective in of_task(weighted(config.objectives), family.task)]
     if config.layout.pipeline > 1:
         return names
+    if family.classifies:
+        return names + class_figures(config)
     of_kind = {
         FamilyKind.QA: [f"{family}/exact"],
         FamilyKind.CAPTION: [f"{family}/cider"],

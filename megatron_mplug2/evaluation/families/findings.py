@@ -17,6 +17,7 @@ class Kind(StrEnum):
     TEXT_TO_MEDIA = "text_to_media"
     """The picture or clip that a text finds."""
     MEDIA_TO_TEXT = "media_to_text"
+    CLASS = "class"
 
 
 @dataclass(frozen=True, kw_only=True)
