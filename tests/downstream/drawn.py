@@ -23,11 +23,12 @@ SIDE, FRAMES = 32, 6
 TRAIN, HELD_OUT = 96, 48
 GOOD, BAD = ("wonderful", "moving", "clever", "funny"), ("dull", "empty", "tired", "noisy")
 LISTS = Path(__file__).parents[2] / "configs/finetune/classes"
-VOCABULARY = (
-    "[PAD] [UNK] [CLS] [SEP] [MASK] a an the is are of what does do in picture image video film describe ? . , left right both red green "
-    "blue yellow n true false entailment contradiction neutral positive negative wonderful moving clever funny dull empty tired noisy "
-    "dog sleeps it was and rather"
-).split()
+_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_WORDS = (
+    "a an the is are of what does do in picture image video film describe ? . , left right both red green blue yellow n true false "
+    "entailment contradiction neutral positive negative wonderful moving clever funny dull empty tired noisy dog sleeps and rather"
+)
+VOCABULARY = (*_SPECIALS, *_WORDS.split())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from megatron_mplug2.evaluation.evaluate import FamilyNames, evaluate, evaluate_
 from tests.config.test_finetune_configs import FOLDER
 from tests.downstream.drawn import VOCABULARY, Drawn, drawn
 from tests.downstream.test_finetune import lines, run
+from tests.training import test_resume as runs
 
 FAMILIES = [family for family in Family if family.classifies]
 
@@ -47,11 +48,13 @@ def test_texts_are_trained_resumed_and_judged(tmp_path: Path) -> None:
     straight = config_of(family, corpus, tmp_path / "straight", [*short, *small])
     begun = config_of(family, corpus, tmp_path / "begun", [*short, *small])
     run(straight)
+    runs.run_until(begun, 5, runs.kill, finetune)
     run(begun)
     first, second = lines(straight, "validation")
     assert first.keys() == {"kind", "step", *figures(straight)}
     assert {f"{family}/{name}" for name in ("accuracy", "F1", "Matthews")} < first.keys()
     assert lines(begun, "validation") == [first, second]
+    assert runs._figures(straight) == runs._figures(begun)
     run(straight, evaluate)
     found, by_chance = scores(straight, trained=True)
     assert list(found) == ["accuracy", "F1", "Matthews"] and by_chance["accuracy"] == 50
