@@ -49,8 +49,8 @@ CASES = [
         "demo_pair_entailment",
         ["model.vision.temporal_on_images=false"],
         (
-            "model.vision.temporal_on_images=false: downstream.family=pair_entailment sees two pictures as two frames, and only the temporal "
-            "modules tell the left one from the right one"
+            "model.vision.temporal_on_images=false: downstream.family=pair_entailment sees two pictures as two frames, and only the "
+            "temporal modules tell the left one from the right one"
         ),
     ),
 ]

@@ -51,9 +51,10 @@ class AnswerRanker:
 
     def _whole(self, memory: Memory, at_once: int) -> torch.Tensor:
         begun, first = self._first(memory)
-        everyone = torch.arange(len(self.answers), device=first.device).expand(memory.answers, -1)
-        parts = [everyone[:, start : start + at_once] for start in range(0, len(self.answers), at_once)]
-        return first + torch.cat([self._rest(_going_on(begun), part) for part in parts], dim=1)
+        by_length = (self._ids != PAD).sum(dim=1).argsort(stable=True)  # those of a part end together
+        parts = [part.expand(memory.answers, -1) for part in by_length.split(at_once)]
+        rest = torch.cat([self._rest(_going_on(begun), part) for part in parts], dim=1)
+        return first + rest[:, by_length.argsort()]
 
     def _first(self, memory: Memory) -> tuple[DecoderCache, torch.Tensor]:
         """The cache at `[CLS]`, and [n, A] log-probability of each answer's first token."""
