@@ -65,7 +65,7 @@ def test_what_does_not_fit_is_named(name: str, overrides: list[str], said: str) 
 
 
 def test_zero_shot_and_views_are_overrides() -> None:
-    overrides = ["downstream.classes.prompts=[a video of a person {}]", "run_dir=runs/large"]
+    overrides = ["downstream.classes.prompts=['a video of a person {}']", "run_dir=runs/large"]
     config = load_config(FOLDER / "kinetics400_classification.yaml", overrides)
     assert config.downstream is not None and config.downstream.classes is not None
     assert (config.downstream.classes.segments, config.downstream.classes.crops) == (4, 3)

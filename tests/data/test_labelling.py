@@ -129,7 +129,7 @@ def test_a_label_outside_the_list_ends_a_loader(tmp_path: Path, workers: int) ->
     samples = [sample(family, number, "purple" if number == 5 else label_of(number)) for number in range(12)]
     config = labelled_config(tmp_path, family, samples, data__workers=workers)
     with pytest.raises(UserError, match=r"sample 5 \(pair-0005 in labelled/00000\.tar\): the label 'purple' is not among"):
-        list(Loader(config, data_rank=0, data_size=1, needs_media=True))
+        list(Loader(config, Split.TRAIN, data_rank=0, data_size=1, needs_media=True))
 
 
 def test_views_of_a_clip(tmp_path: Path) -> None:
@@ -139,8 +139,8 @@ def test_views_of_a_clip(tmp_path: Path) -> None:
 
     def seen(segments: int, crops: int) -> list[torch.Tensor]:
         views = evaluation_views(segments, crops)
-        options = {"data_rank": 0, "data_size": 1, "batch": 8}
-        return [next(evaluation_batches(config, Split.TEST, family.task, **options, view=view)).media for view in views]
+        batches = (evaluation_batches(config, Split.TEST, family.task, data_rank=0, data_size=1, batch=8, view=view) for view in views)
+        return [next(batch).media for batch in batches]
 
     plain = next(evaluation_batches(config, Split.TEST, family.task, data_rank=0, data_size=1, batch=8)).media
     (alone,) = seen(1, 1)

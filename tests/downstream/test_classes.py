@@ -65,7 +65,7 @@ def test_what_is_said_before_a_run(tmp_path: Path) -> None:
     corpus = drawn(family, tmp_path / "corpus")
     check_finetuning(config_of(family, corpus, tmp_path))
     with pytest.raises(UserError, match=r"^downstream\.classes\.prompts are for `mplug2 evaluate`"):
-        check_finetuning(config_of(Family.IMAGE_CLASSIFICATION, corpus, tmp_path, ["downstream.classes.prompts=[a {}]"]))
+        check_finetuning(config_of(Family.IMAGE_CLASSIFICATION, corpus, tmp_path, ["downstream.classes.prompts=['a {}']"]))
     with pytest.raises(UserError, match=r"top-1 is no figure .* there are text/loss/lm, text_classification/accuracy, .*F1, .*Matthews$"):
         check_finetuning(config_of(family, corpus, tmp_path, [f"downstream.best.figure={family}/top-1"]))
     with pytest.raises(UserError, match=r"^cannot read the classes in nowhere\.txt: No such file"):

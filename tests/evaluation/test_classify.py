@@ -82,7 +82,7 @@ def prompted(config: RunConfig) -> tuple[torch.Tensor, torch.Tensor]:
         for prompt in PROMPTS:
             tokens = torch.from_numpy(tokenizer.encode(prompt.format(name), config.data.text_length))[None]
             features.append(inference.text_features(inference.encode_text(tokens))[0])
-        columns.append(vision @ F.normalize(sum(features) / len(PROMPTS), dim=0) / 0.07)
+        columns.append(vision @ F.normalize(torch.stack(features).mean(dim=0), dim=0) / 0.07)
     found = make_classifier(inference, config, labelling(config)).of_media(pixels(4, 3), records(4))
     return found, torch.stack(columns, dim=1).softmax(dim=1)
 
