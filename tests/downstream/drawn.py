@@ -121,14 +121,14 @@ def _kinetics(folder: Path) -> Drawn:
 
 
 def _snli_ve(folder: Path) -> Drawn:
-    """A sentence about the colour, of two colours, or about something else."""
+    """Whether the picture, of two colours, is red, or something that it does not tell: neither it nor the sentence alone says all."""
     files = {}
     for part, numbers in _numbers().items():
         rows = ""
         for number in numbers:
-            name, other = ("red", "blue") if number % 2 else ("blue", "red")
-            label = ("entailment", "contradiction", "neutral")[number // 2 % 3]
-            said = {"entailment": f"the picture is {name}", "contradiction": f"the picture is {other}", "neutral": "a dog sleeps"}[label]
+            label = ("entailment", "contradiction", "neutral")[number % 3]
+            name = {"entailment": "red", "contradiction": "blue", "neutral": ("red", "blue")[number % 2]}[label]
+            said = "a dog sleeps" if label == "neutral" else "the picture is red"
             _put(folder / f"pictures/{number}.jpg", picture(name, number))
             fields = {"pairID": f"{number}.jpg#0r1", "Flickr30K_ID": str(number), "sentence2": said, "gold_label": label}
             rows += json.dumps(fields) + "\n"

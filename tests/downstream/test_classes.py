@@ -18,7 +18,14 @@ from tests.downstream.drawn import VOCABULARY, Drawn, drawn
 from tests.downstream.test_finetune import lines, run
 from tests.training import test_resume as runs
 
-FAMILIES = [family for family in Family if family.classifies]
+STEPS = {
+    Family.IMAGE_CLASSIFICATION: 20,
+    Family.VIDEO_CLASSIFICATION: 20,
+    Family.TEXT_CLASSIFICATION: 60,
+    Family.IMAGE_ENTAILMENT: 40,
+    Family.PAIR_ENTAILMENT: 40,
+}
+"""Of a batch of 16, twice as many as a family was seen to need."""
 
 
 def config_of(family: Family, corpus: Drawn, folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -76,12 +83,14 @@ def test_what_is_said_before_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", STEPS)
 def test_a_family_beats_chance_and_its_own_start(family: Family, tmp_path: Path) -> None:
-    config = config_of(family, drawn(family, tmp_path / "corpus"), tmp_path)
+    often = [f"schedule.0.steps={STEPS[family]}", f"training.validate_every={STEPS[family]}", "training.log_every=10"]
+    small = ["training.global_batch=16", "training.microbatch=16", "optimizer.warmup_steps=5"]
+    config = config_of(family, drawn(family, tmp_path / "corpus"), tmp_path, [*often, *small])
     run(config, evaluate_untrained)
     run(config)
     run(config, evaluate)
     (before, by_chance), (after, _) = scores(config, trained=False), scores(config, trained=True)
     name = next(iter(after))
-    assert after[name] > before[name] + 20 and after[name] > by_chance[name] + 20 and after[name] > 80
+    assert after[name] > before[name] + 20 and after[name] > by_chance[name] + 20 and after[name] > 85
