@@ -23,7 +23,7 @@ STEPS = {
     Family.VIDEO_CLASSIFICATION: 20,
     Family.TEXT_CLASSIFICATION: 60,
     Family.IMAGE_ENTAILMENT: 40,
-    Family.PAIR_ENTAILMENT: 40,
+    Family.PAIR_ENTAILMENT: 30,
 }
 """Of a batch of 16, twice as many as a family was seen to need."""
 
