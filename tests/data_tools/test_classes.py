@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from data_tools.classes import write_classes
+from data_tools.sources.registry import source
+from data_tools.splits import Split
 from megatron_mplug2.config.schema import Family
 from megatron_mplug2.data.class_list import read_classes
 from megatron_mplug2.errors import UserError
@@ -27,3 +29,14 @@ def test_shards_without_labels(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^no sample in .*shards has a label: name shards of a corpus with classes"):
         write_classes(tmp_path / "shards", tmp_path / "classes.txt")
     assert not (tmp_path / "classes.txt").exists()
+
+
+def test_the_two_cranes_are_told_apart(tmp_path: Path) -> None:
+    """The only two synsets of ImageNet's 1,000 whose words are the same."""
+    mapping = tmp_path / "LOC_synset_mapping.txt"
+    mapping.write_text("n02012849 crane\nn03126707 crane\nn01440764 tench, Tinca tinca\n")
+    for synset in ("n02012849", "n03126707", "n01440764"):
+        (tmp_path / synset).mkdir()
+        (tmp_path / synset / "a.JPEG").touch()
+    labels = [one.record.label for one in source("imagenet", Split.TRAIN).samples(mapping, tmp_path)]
+    assert labels == ["crane, bird", "crane, machine", "tench, Tinca tinca"]

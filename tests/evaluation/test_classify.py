@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from megatron_mplug2.config.schema import Family, LayoutConfig, RunConfig
-from megatron_mplug2.data.labelling import Labelling, labelling_of
+from megatron_mplug2.data.labelling import Labelling, framed_texts, labelling_of
 from megatron_mplug2.data.record import Record
 from megatron_mplug2.data.tokenizer import Tokenizer
 from megatron_mplug2.evaluation import model
@@ -68,6 +68,31 @@ def test_the_words_of_every_class_count_on_any_layout(tmp_path: Path, family: Fa
     assert torch.allclose(found, plain, atol=1e-5) and plain.std(dim=0).max() > 1e-3
     layout = LayoutConfig(tensor=2, sequence_parallel=True)
     for rank in run_ranks(2, classified, config.model_copy(update={"layout": layout}), frames):
+        assert torch.allclose(rank, plain, atol=1e-5)
+
+
+def read_texts(config: RunConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """By the classifier, and each text by itself without padding, each class by itself without a cache."""
+    inference, _ = model.built(config)
+    tokenizer = Tokenizer(config.data.vocab, config.model.text.vocab_size)
+    texts = [Record(text=text, second_text=second, attributes={}) for text, second in (("a red circle", ""), ("blue", "is it red ?"))]
+    rows = []
+    for record in texts:
+        tokens = torch.from_numpy(framed_texts(tokenizer, record, config.data.document_length))
+        text = inference.encode_text(tokens[tokens != 0][None])
+        memory = Memory(tokens=text.tokens, keys=text.keys)
+        classes = [[tokenizer.cls, *tokenizer.pieces(name), tokenizer.sep] for name in CLASSES]
+        rows.append(torch.cat([log_likelihood(inference, memory, ids) for ids in classes]).softmax(dim=0))
+    return make_classifier(inference, config, labelling(config)).of_texts(texts), torch.stack(rows)
+
+
+def test_texts_are_read_by_the_decoder_alone(tmp_path: Path) -> None:
+    family = Family.TEXT_CLASSIFICATION
+    config = labelled_config(tmp_path, family, [sample(family, 0, "up")])
+    ((found, plain),) = run_ranks(1, read_texts, config)
+    assert torch.allclose(found, plain, atol=1e-5) and plain.std(dim=0).max() > 1e-3
+    layout = LayoutConfig(tensor=2, sequence_parallel=True)
+    for rank, _ in run_ranks(2, read_texts, config.model_copy(update={"layout": layout})):
         assert torch.allclose(rank, plain, atol=1e-5)
 
 
