@@ -4,11 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.sources import glue
 from megatron_mplug2.config.load import load_config
 from megatron_mplug2.config.schema import Family, FamilyKind
-from megatron_mplug2.data.class_list import read_classes
-from megatron_mplug2.evaluation.metrics.classes import measures_of
 
 FOLDER = Path(__file__).parents[2] / "configs/finetune"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -37,25 +34,6 @@ def test_it_loads_and_is_of_its_family(name: str) -> None:
 
 def test_every_dataset_has_one() -> None:
     assert set(NAMES) == DATASETS | CLASSES | {"demo_qa", "demo_caption"}
-
-
-@pytest.mark.parametrize("path", sorted((FOLDER / "classes").glob("*.txt")), ids=lambda path: path.stem)
-def test_a_list_of_classes_can_be_read_and_its_config_names_it(path: Path) -> None:
-    classes, (config,) = read_classes(path), [load_config(FOLDER / f"{name}.yaml") for name in NAMES if name.startswith(f"{path.stem}_")]
-    assert config.downstream is not None and config.downstream.classes is not None and config.downstream.best is not None
-    assert config.downstream.classes.file == Path("configs/finetune/classes") / path.name
-    measures = measures_of(config.downstream.family, classes)
-    assert config.downstream.best.figure in {f"{config.downstream.family}/{measure}" for measure in measures}
-
-
-def test_lists_are_in_the_words_of_the_readers() -> None:
-    """Of GLUE's labels in words, and the class that F1 is about is the last: the papers' class 1."""
-    folders = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "qqp": "QQP", "qnli": "QNLI", "rte": "RTE", "mnli": "MNLI"}
-    for name, task in folders.items():
-        names, words = read_classes(FOLDER / "classes" / f"{name}.txt").names, list(glue._TASKS[task].words.values())
-        assert set(names) <= set(words)
-        if set(names) == set(words):
-            assert list(names) == words
 
 
 def test_released_numbers() -> None:
