@@ -40,6 +40,8 @@ def texts_of(record: Record) -> Iterator[str]:
         yield question.answer
     for region in record.regions:
         yield from region.phrases
+        left, upper, width, height = region.box
+        yield f"{left:.0f} {upper:.0f} {left + width:.0f} {upper + height:.0f}"  # grounding writes such numbers
     if record.label is not None:
         yield record.label
 

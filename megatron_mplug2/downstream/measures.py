@@ -1,4 +1,4 @@
-"""A task's own figure, beside the losses of a validation: answers that are right, or CIDEr of captions. Retrieval's are there already."""
+"""A task's own figure, beside the losses of a validation: right answers or boxes, or CIDEr of captions. Retrieval's are there already."""
 
 from collections.abc import Iterator
 from itertools import takewhile
@@ -13,6 +13,7 @@ from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.streams import open_stream
 from megatron_mplug2.data.tokenizer import Tokenizer
 from megatron_mplug2.evaluation.captions import CaptionPrediction, cider
+from megatron_mplug2.evaluation.families.grounding import Grounded, Grounder, accuracy
 from megatron_mplug2.evaluation.gather import gather_lists
 from megatron_mplug2.evaluation.generation.speaker import Speaker
 from megatron_mplug2.evaluation.inference import Inference
@@ -25,7 +26,7 @@ from megatron_mplug2.training.interface import TrainingEngine
 BATCH = 32
 """Pictures or clips that a rank encodes at once."""
 
-Said = TypeVar("Said", CaptionPrediction, Answer)
+Said = TypeVar("Said", CaptionPrediction, Answer, Grounded)
 
 
 def measure(engine: TrainingEngine) -> dict[str, float]:
@@ -46,6 +47,9 @@ def measure(engine: TrainingEngine) -> dict[str, float]:
     if family.kind is FamilyKind.CAPTION:
         captions = look.together(list(look.captions()))
         return {f"{family}/cider": 100 * cider(captions)} if captions else {}  # as papers and `mplug2 evaluate` have it
+    if family.kind is FamilyKind.GROUNDING:
+        boxes = look.together(list(look.boxes()))
+        return {f"{family}/accuracy": accuracy(boxes)} if boxes else {}
     return {}
 
 
@@ -60,6 +64,7 @@ def figures(config: RunConfig) -> list[str]:
     of_kind = {
         FamilyKind.QA: [f"{family}/exact"],
         FamilyKind.CAPTION: [f"{family}/cider"],
+        FamilyKind.GROUNDING: [f"{family}/accuracy"],
         FamilyKind.RETRIEVAL: [f"{family.task}/retrieval/{name}" for name in RETRIEVAL],
     }
     return names + of_kind[family.kind]
@@ -93,6 +98,11 @@ class _Look:
                 record = self._manifest.record(index)
                 if record.captions:
                     yield CaptionPrediction(index=index, said=said, references=record.captions, attributes=record.attributes)
+
+    def boxes(self) -> Iterator[Grounded]:
+        grounder = Grounder(self._speaker.inference, self._config, self._manifest)
+        for indices, pixels in self._batches():
+            yield from grounder.boxes(indices, self._speaker.inference.encode_media(pixels, self._task))
 
     def together(self, own: list[Said]) -> list[Said]:
         """Of all data-parallel ranks, in order of sample."""

@@ -15,6 +15,7 @@ from megatron_mplug2.errors import UserError
 from megatron_mplug2.evaluation.answer_list import AnswerList
 from megatron_mplug2.evaluation.families.captions import Captioning
 from megatron_mplug2.evaluation.families.findings import FamilyWork, Findings
+from megatron_mplug2.evaluation.families.grounding import Grounding
 from megatron_mplug2.evaluation.families.questions import QuestionAnswering
 from megatron_mplug2.evaluation.families.retrieval import MediaRetrieval
 from megatron_mplug2.evaluation.gather import gather_in_order
@@ -79,6 +80,8 @@ def _work(
             return QuestionAnswering(speaker, config, manifest, answers)
         case Family.IMAGE_CAPTION | Family.VIDEO_CAPTION:
             return Captioning(speaker, manifest, family.task)
+        case Family.IMAGE_GROUNDING:
+            return Grounding(inference, config, manifest)
         case Family.IMAGE_RETRIEVAL | Family.VIDEO_RETRIEVAL:
             return MediaRetrieval(inference, config, manifest, family.task, stream)
 
