@@ -80,6 +80,17 @@ def in_square(box: Box, picture: MediaFacts, view: View, resolution: int) -> Box
     return (resolution - start - width if view.flip else start), (box[1] - upper) * down, width, height
 
 
+def in_picture(box: Box, picture: MediaFacts, resolution: int) -> Box:
+    """The way back, of a whole picture that is not flipped."""
+    across, down = picture.width / resolution, picture.height / resolution
+    return box[0] * across, box[1] * down, box[2] * across, box[3] * down
+
+
+def edges_text(box: Box) -> str:
+    """Left, upper, right and lower edge in whole pixels."""
+    return f"{box[0]:.0f} {box[1]:.0f} {box[0] + box[2]:.0f} {box[1] + box[3]:.0f}"
+
+
 def mirrored(phrase: str) -> str:
     """What a phrase is of the flipped picture: left and right change places (as in TransVG, arXiv 2104.08541)."""
     return _SIDES.sub(lambda side: "right" if side[0].lower() == "left" else "left", phrase)

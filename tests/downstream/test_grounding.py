@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from megatron_mplug2.checkpoint import commit
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.tokenizer import Tokenizer
 from megatron_mplug2.downstream.family import check_finetuning
 from megatron_mplug2.downstream.finetune import finetune
@@ -32,8 +33,22 @@ def test_phrases_are_found_in_pictures(tmp_path: Path) -> None:
     run(config, evaluate_untrained)
     run(config, evaluate)
     start, end = (json.loads((config.run_dir / f"evaluation-image_grounding{name}.json").read_text()) for name in ("-untrained", ""))
+    check_prediction(config, corpus)
     assert end["scores"][FIGURE] > 2 * end["chance"][FIGURE] + 10
     assert end["scores"][FIGURE] > start["scores"][FIGURE] + 30
+
+
+def check_prediction(config: RunConfig, corpus: Path) -> None:
+    """`mplug2 predict --question PHRASE` of a picture of the test split says a box in the file's own pixels."""
+    from typer.testing import CliRunner
+
+    from megatron_mplug2.cli import app
+
+    line = json.loads((config.run_dir / "predictions-image_grounding.jsonl").read_text().splitlines()[0])
+    picture = corpus / "media/train2014" / f"{line['key'].partition('-')[2] or line['key']}.jpg"
+    result = CliRunner().invoke(app, ["predict", str(config.run_dir), str(picture), "--question", line["asked"]])
+    assert result.exception is None, result.exception
+    assert [int(number) for number in result.stdout.split()] == [2 * int(number) for number in line["said"].split()]
 
 
 def test_a_vocabulary_without_numbers_is_told(tmp_path: Path) -> None:
