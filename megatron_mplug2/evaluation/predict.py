@@ -16,7 +16,7 @@ from megatron_mplug2.data.decoding.contract import ClipRequest, PictureRequest, 
 from megatron_mplug2.data.decoding.pyav import decode_clip, decode_picture
 from megatron_mplug2.data.media_facts import MediaFacts
 from megatron_mplug2.data.media_kind import task_of
-from megatron_mplug2.data.probing import clip_facts, picture_facts
+from megatron_mplug2.data.probing import picture_facts
 from megatron_mplug2.data.tokenizer import Tokenizer
 from megatron_mplug2.evaluation.generation.settings import Decoding
 from megatron_mplug2.evaluation.generation.speaker import Speaker
@@ -67,7 +67,7 @@ class Model(Protocol):
         """A caption of each of `media` [b, 3, T, R, R] uint8, or the answer to the question; a draw is a function of its key."""
 
     def told(self, said: str, picture: MediaFacts) -> str:
-        """What is said, in terms of the whole picture."""
+        """What is said of a picture, in its own pixels where it is about places."""
 
 
 class TrainedModel:
@@ -124,14 +124,19 @@ def _predict_batch(model: Model, task: Task, files: Sequence[MediaFile], questio
     good = [one for one in decoded if isinstance(one, _Decoded)]
     said = iter(model.say(torch.stack([one.pixels for one in good]), task, question, [one.key for one in good]) if good else ())
     for file, one in zip(files, decoded, strict=True):
-        yield Said(path=file.path, text=model.told(next(said), one.facts)) if isinstance(one, _Decoded) else one
+        if isinstance(one, Fault):
+            yield one
+        else:
+            text = next(said)
+            yield Said(path=file.path, text=text if one.facts is None else model.told(text, one.facts))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Decoded:
     pixels: torch.Tensor
     """[3, T, R, R] uint8."""
-    facts: MediaFacts
+    facts: MediaFacts | None
+    """None of a clip."""
     key: int
 
 
@@ -139,13 +144,12 @@ def _decoded(file: MediaFile, form: ModelInput) -> _Decoded | Fault:
     transform = Transform(resolution=form.resolution, resize=form.resize)
     try:
         data = file.path.read_bytes()
+        facts: MediaFacts | None
         if file.task is Task.IMAGE_TEXT:
             facts, pixels = picture_facts(data), decode_picture(PictureRequest(data=data, transform=transform))
         else:
-            facts, pixels = (
-                clip_facts(data),
-                decode_clip(ClipRequest(data=data, frames=form.frames, segment_shares=None, transform=transform)),
-            )
+            facts = None
+            pixels = decode_clip(ClipRequest(data=data, frames=form.frames, segment_shares=None, transform=transform))
     except OSError as error:
         return Fault(path=file.path, reason=str(error.strerror).lower())
     except BadMedia as bad:
