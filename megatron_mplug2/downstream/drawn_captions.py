@@ -46,7 +46,9 @@ class DrawnCaptions:
                 reward = CiderReward.of(_references(self._manifest))
                 if reward.documents < 2:
                     raise UserError(f"data.train.{self._task} has captions of {reward.documents} samples: CIDEr needs two or more")
-        self._reward = from_rank_0(reward)
+        reward = from_rank_0(reward)
+        assert reward is not None
+        self._reward = reward
 
     def __call__(self, work: StepWork) -> StepWork:
         self._engine.clock.enter(Section.DRAWING)

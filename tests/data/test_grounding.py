@@ -50,12 +50,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_boxes_follow_crops_and_flips(corpus: Path, tmp_path: Path) -> None:
-    config = grounding_config(corpus, tmp_path, ["data.crop_scale=[0.6, 1.0]", "data.target_length=20"])
+    config = grounding_config(corpus, tmp_path, ["data.crop_scale=[0.8, 1.0]", "data.target_length=20"])
     tokenizer = Tokenizer(config.data.vocab, config.model.text.vocab_size)
     reader, manifest = SampleReader(config, tokenizer), Manifest.load(corpus / "shards/train/image_text")
     picture, views = Picture(frames=1, resolution=RESOLUTION, augmentation=Augmentation.DRAWN), set()
     for index in range(len(manifest)):
-        for epoch in range(6):
+        for epoch in range(12):
             draws = SampleDraws(seed=1, task=Task.IMAGE_TEXT, epoch=epoch, index=index)
             sample = reader.pair(manifest, picture, draws)
             assert isinstance(sample.media, PictureRequest) and sample.shares.tolist() == [1.0] * 4
