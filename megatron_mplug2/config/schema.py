@@ -43,6 +43,23 @@ class Averaging(StrEnum):
     """A mean over samples of their tokens' sum: the likelihood of whole answers ([CODE] video QA)."""
 
 
+class Answers(StrEnum):
+    """Which answers to a question are taught where several people answered (VQAv2: ten)."""
+
+    MOST_FREQUENT = "most_frequent"
+    ALL = "all"
+    """Each different one, weighted by the share of the people who gave it [M1, as ALBEF]."""
+
+
+class CaptionLoss(StrEnum):
+    """What captions are finetuned by."""
+
+    LIKELIHOOD = "likelihood"
+    """The cross-entropy of the corpus's captions."""
+    CIDER = "cider"
+    """The CIDEr-D of captions that the model draws, against that of its likeliest one (SCST, Rennie et al. 2017, arXiv 1612.00563)."""
+
+
 class Negatives(StrEnum):
     """What a sample of VLC is contrasted with."""
 
@@ -99,6 +116,8 @@ class FamilyKind(StrEnum):
     """Answers to its questions; a caption is not needed."""
     CAPTION = "caption"
     """A caption, asked by `objectives.lm`'s instruction."""
+    GROUNDING = "grounding"
+    """The box of what a phrase speaks of, as four numbers."""
     RETRIEVAL = "retrieval"
     """Which caption belongs to it, by VLC and VLM."""
     CLASSIFICATION = "classification"
@@ -114,6 +133,7 @@ class Family(StrEnum):
     VIDEO_QA = "video_qa"
     IMAGE_CAPTION = "image_caption"
     VIDEO_CAPTION = "video_caption"
+    IMAGE_GROUNDING = "image_grounding"
     IMAGE_RETRIEVAL = "image_retrieval"
     VIDEO_RETRIEVAL = "video_retrieval"
     IMAGE_CLASSIFICATION = "image_classification"
@@ -306,7 +326,9 @@ class LMConfig(Frozen):
     averaging: Averaging = Averaging.SAMPLE
     instructions: int = Field(default=1, gt=0)
     """Instructions a picture or clip gets in a step: the first asks for a caption, the others are its questions. A family of questions
-    (`downstream.family`) draws so many of its questions, each at most once; one of captions draws so many captions."""
+    (`downstream.family`) draws so many of its questions, each at most once; one of captions draws so many captions; one of grounding so
+    many of its phrases. With `answers: all` they are rows: a question takes one for each of its answers."""
+    answers: Answers = Answers.MOST_FREQUENT
     image_instruction: str = "what does the image describe?"  # [PAPER figure 1]
     video_instruction: str = "what does the video describe?"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -594,6 +616,7 @@ class DownstreamConfig(Frozen):
     family: Family
     classes: ClassesConfig | None = None
     """None for families that have no closed list."""
+    caption_loss: CaptionLoss = CaptionLoss.LIKELIHOOD
     best: BestConfig | None = None
     """None keeps the last checkpoints alone."""
 

@@ -48,6 +48,10 @@ class PairBatch:
     """[b * k, text_length] int64, the k of a sample next to each other."""
     targets: torch.Tensor
     """[b * k, target_length] int64, answer to each instruction: [CLS] tokens [SEP], padded."""
+    shares: torch.Tensor | None = None
+    """[b * k] fp32, share of a question that an answer is: weighs its loss and its count. None: all 1."""
+    advantages: torch.Tensor | None = None
+    """[b * k] fp32, weighs the loss alone: of a drawn caption its reward above the likeliest one's. None: all 1."""
     media_ids: torch.Tensor
     """[b] int64, equal for samples of one picture or clip."""
     meaning_ids: torch.Tensor

@@ -9,9 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from megatron_mplug2.config.schema import DataConfig, FamilyKind, ObjectivesConfig, RunConfig, Task
+from megatron_mplug2.data.asked import Asked, asked_questions
 from megatron_mplug2.data.decoding.augment import drawn_operations
 from megatron_mplug2.data.decoding.contract import ClipRequest, Decoded, Decoder, PictureRequest, Transform, View
 from megatron_mplug2.data.draws import Purpose, SampleDraws
+from megatron_mplug2.data.grounding import asked_regions
 from megatron_mplug2.data.labelling import framed_texts, labelling_of
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.masking import Masked, mask_tokens
@@ -79,6 +81,8 @@ class PairSample:
     """[k, text_length]"""
     targets: NDArray[np.int64]
     """[k, target_length]"""
+    shares: NDArray[np.float32]
+    """[k]"""
     media_id: int
     meaning_id: int
 
@@ -91,16 +95,21 @@ def read_record(manifest: Manifest, index: int) -> Record:
         raise BadSample(f"damaged record: {type(error).__name__}: {error}") from None
 
 
-def media_request(manifest: Manifest, picture: Picture, draws: SampleDraws, data: DataConfig, record: Record) -> MediaRequest:
-    """The sample's bytes and what is drawn for them, the same for both pictures of a pair. Raises OSError where the bytes cannot be read
-    or have changed, BadSample where a second picture is wanted and there is none."""
-    content, view = retried(lambda: manifest.media(draws.index)), picture.view
-    transform = Transform(resolution=picture.resolution, view=view.crop, resize=data.test_transform)
-    shares = None if view.segment_share is None else [view.segment_share] * picture.frames
+def media_request(
+    manifest: Manifest, picture: Picture, draws: SampleDraws, data: DataConfig, record: Record, view: View | None = None
+) -> MediaRequest:
+    """The sample's bytes and what is drawn for them, the same for both pictures of a pair; `view` takes the place of the drawn one.
+
+    Raises OSError where the bytes cannot be read or have changed, BadSample where a second picture is wanted and there is none.
+    """
+    content, share = retried(lambda: manifest.media(draws.index)), picture.view.segment_share
+    view = view or _view(picture, draws, data)
+    transform = Transform(resolution=picture.resolution, view=view, resize=data.test_transform)
+    shares = None if share is None else [share] * picture.frames
     if picture.augmentation is Augmentation.DRAWN:
         numbers = draws.uniforms(2 * data.randaugment.operations, Purpose.RANDAUGMENT).tolist()
         operations = drawn_operations(numbers, data.randaugment.magnitude)
-        transform = Transform(resolution=picture.resolution, view=draw_view(draws, data), operations=operations)
+        transform = Transform(resolution=picture.resolution, view=view, operations=operations)
         shares = draws.uniforms(picture.frames, Purpose.FRAMES).tolist()
     if draws.task is Task.IMAGE_TEXT:
         one = PictureRequest(data=content, transform=transform)
@@ -138,6 +147,10 @@ def draw_view(draws: SampleDraws, data: DataConfig) -> View:
     return View(area=smallest + (largest - smallest) * area, x=x, y=y, flip=data.flip and flip < 0.5)
 
 
+def _view(picture: Picture, draws: SampleDraws, data: DataConfig) -> View:
+    return draw_view(draws, data) if picture.augmentation is Augmentation.DRAWN else picture.view.crop
+
+
 class SampleReader:
     """Reads samples in the form that training takes."""
 
@@ -153,7 +166,7 @@ class SampleReader:
         length, tokenizer = self._data.document_length, self._tokenizer
         record = read_record(manifest, draws.index)
         if self._labelling is not None:
-            _, answer = self._labelled(manifest, draws, record)
+            answer = self._labelled(manifest, draws, record).answer
             prefix = framed_texts(tokenizer, record, length)
             masked = mask_tokens(prefix, self._objectives.mlm, tokenizer, draws)
             return TextSample(index=draws.index, document=masked, prefix=prefix, target=self._target(answer))
@@ -171,33 +184,46 @@ class SampleReader:
             target=tokenizer.frame_target(pieces[cut:], self._data.target_length),
         )
 
-    def pair(self, manifest: Manifest, picture: Picture | None, draws: SampleDraws) -> PairSample:
-        """A picture or clip, not decoded yet, with its texts; without media where `picture` is None. Raises BadSample, OSError."""
+    def pair(self, manifest: Manifest, picture: Picture | None, draws: SampleDraws, *, needs_media: bool = True) -> PairSample:
+        """A picture or clip, not decoded yet, with its texts; without media where they are not needed or `picture` is None. Grounding
+        always needs `picture`: what is seen says where a box lies. Raises BadSample, OSError."""
         entry, record = manifest.entry(draws.index), read_record(manifest, draws.index)
         captions = [caption for caption in record.captions if caption.strip()]
-        questions = [question for question in record.questions if question.question.strip() and question.answer.strip()]
-        if self._labelling is not None:
-            asked, captions = [self._labelled(manifest, draws, record)], captions or [""]
-        elif self._kind is FamilyKind.QA:
-            if not questions:
-                raise BadSample("no question")
-            asked, captions = self._questions(questions, draws), captions or [""]
-        else:
-            if not captions:
-                raise BadSample("no caption")
-            asked = self._asked(questions if self._kind is None else [], captions, draws)
-        media = media_request(manifest, picture, draws, self._data, record) if picture else None
+        asked, view = self._asked_of(manifest, picture, record, captions, draws)
+        captions = captions or [""]
+        media = media_request(manifest, picture, draws, self._data, record, view) if picture and needs_media else None
         return PairSample(
             index=draws.index,
             media=media,
             caption=self._tokenizer.encode(captions[draws.one_of(len(captions), Purpose.CAPTION)], self._data.text_length),
-            instructions=np.stack([self._tokenizer.encode(instruction, self._data.text_length) for instruction, _ in asked]),
-            targets=np.stack([self._target(answer) for _, answer in asked]),
+            instructions=np.stack([self._tokenizer.encode(one.instruction, self._data.text_length) for one in asked]),
+            targets=np.stack([self._target(one.answer) for one in asked]),
+            shares=np.array([one.share for one in asked], np.float32),
             media_id=entry.media_id,
             meaning_id=entry.meaning_id,
         )
 
-    def _labelled(self, manifest: Manifest, draws: SampleDraws, record: Record) -> tuple[str, str]:
+    def _asked_of(
+        self, manifest: Manifest, picture: Picture | None, record: Record, captions: list[str], draws: SampleDraws
+    ) -> tuple[list[Asked], View | None]:
+        """k rows by the kind of family, and the view where it is not the drawn one. Raises BadSample."""
+        lm = self._objectives.lm
+        questions = [question for question in record.questions if question.question.strip() and question.answer.strip()]
+        if self._labelling is not None:
+            return [self._labelled(manifest, draws, record)], None
+        if self._kind is FamilyKind.GROUNDING:
+            assert picture is not None
+            seen, drawn = manifest.facts(draws.index), _view(picture, draws, self._data)
+            return asked_regions(record, seen, drawn, picture.resolution, lm.instructions, draws)
+        if self._kind is FamilyKind.QA:
+            if not questions:
+                raise BadSample("no question")
+            return asked_questions(questions, lm.instructions, lm.answers, draws), None
+        if not captions:
+            raise BadSample("no caption")
+        return self._captions(questions if self._kind is None else [], captions, draws), None
+
+    def _labelled(self, manifest: Manifest, draws: SampleDraws, record: Record) -> Asked:
         """What is asked, and the right class. Raises BadSample where something lacks, UserError for a label that is not in the list."""
         assert self._labelling is not None
         if (gap := self._labelling.gap(record)) is not None:
@@ -207,25 +233,20 @@ class SampleReader:
             place = manifest.place(draws.index)
             where = f"{draws.task} sample {draws.index} ({manifest.entry(draws.index).key} in {place.dataset}/{place.shard})"
             raise UserError(f"{where}: {self._labelling.not_listed(record)}")
-        return self._labelling.asked(record), self._labelling.classes.names[right]
+        return Asked(instruction=self._labelling.asked(record), answer=self._labelling.classes.names[right])
 
     def _target(self, answer: str) -> NDArray[np.int64]:
         """Of no answer `[CLS]` alone: nothing to predict, so that the row counts nothing."""
         length = self._data.target_length
         return self._tokenizer.target(answer, length) if answer else self._tokenizer.encode("", length)
 
-    def _questions(self, questions: list[Question], draws: SampleDraws) -> list[tuple[str, str]]:
-        """k questions and answers, each at most once; the rows past the last question ask nothing."""
-        rows = self._objectives.lm.instructions
-        drawn = [questions[place] for place in draws.order(len(questions), Purpose.QUESTIONS)[:rows]]
-        return [(one.question, one.answer) for one in drawn] + [("", "")] * (rows - len(drawn))
-
-    def _asked(self, asked: list[Question], captions: list[str], draws: SampleDraws) -> list[tuple[str, str]]:
+    def _captions(self, asked: list[Question], captions: list[str], draws: SampleDraws) -> list[Asked]:
         """k instructions and answers: a caption, then questions, then other captions where there are too few questions."""
         lm = self._objectives.lm
         instruction = lm.video_instruction if draws.task is Task.VIDEO_TEXT else lm.image_instruction
         order = draws.order(len(asked), Purpose.QUESTIONS)[: lm.instructions - 1]
         wanted = lm.instructions - len(order)
         told = draws.order(len(captions), Purpose.TARGET_CAPTION)
-        texts = [(instruction, captions[told[place % len(told)]]) for place in range(wanted)]
-        return [texts[0], *((asked[place].question, asked[place].answer) for place in order), *texts[1:]]
+        texts = [Asked(instruction=instruction, answer=captions[told[place % len(told)]]) for place in range(wanted)]
+        questions = (Asked(instruction=asked[place].question, answer=asked[place].answer) for place in order)
+        return [texts[0], *questions, *texts[1:]]

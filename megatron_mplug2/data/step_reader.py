@@ -211,7 +211,7 @@ class StepReader:
             augmentation=self._augmentation,
             pictures=self._pictures,
         )
-        return self._samples.pair(stream.manifest, None if self._media is MediaUse.LEAVE else picture, draws)
+        return self._samples.pair(stream.manifest, picture, draws, needs_media=self._media is not MediaUse.LEAVE)
 
     def _tell(self, reason: str) -> None:
         """Once a process: a storage that is away makes a step last, since every read is tried again, and nothing else would say why."""

@@ -4,6 +4,7 @@ from megatron_mplug2.checkpoint import inspection, store
 from megatron_mplug2.config.schema import Family, FamilyKind, InitialiseConfig, ObjectivesConfig, RunConfig, Task
 from megatron_mplug2.downstream.classes import check_classes
 from megatron_mplug2.downstream.measures import figures
+from megatron_mplug2.downstream.numbers import check_numbers
 from megatron_mplug2.errors import UserError
 
 _ENCODERS = ("vision", "text", "universal")
@@ -32,11 +33,14 @@ def check_finetuning(config: RunConfig) -> None:
 
     Raises:
         UserError: the run has no family, its list of classes cannot be taught, its validation does not tell `downstream.best.figure`, there
-            is no checkpoint to begin with, or it lacks a module that the family needs and that `initialise_from.modules` names.
+            is no checkpoint to begin with, or it lacks a module that the family needs and that `initialise_from.modules` names; or as
+            `check_numbers`.
     """
     family, begun = family_of(config), config.initialise_from
     check_classes(config)
     _check_figure(config)
+    if family.kind is FamilyKind.GROUNDING:
+        check_numbers(config)
     goes_on = any(store.checkpoint_folder(config.run_dir).glob("step-*"))
     if begun is None or goes_on:
         return

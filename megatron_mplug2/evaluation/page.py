@@ -27,6 +27,7 @@ _STYLE = Path(__file__).with_name("style.css")
 _TITLES = {
     Kind.ANSWER: "Answers",
     Kind.CAPTION: "Captions",
+    Kind.BOX: "Boxes",
     Kind.TEXT_TO_MEDIA: "What texts find",
     Kind.MEDIA_TO_TEXT: "Texts that are found",
     Kind.CLASS: "Classes",
@@ -135,6 +136,8 @@ def _told(prediction: Prediction) -> str:
             return f"said, CIDEr {prediction.score:.0f}"
         case Kind.CLASS:
             return "said"
+        case Kind.BOX:
+            return f"said, overlap {prediction.score:.0f} %"
         case Kind.TEXT_TO_MEDIA | Kind.MEDIA_TO_TEXT:
             return (
                 f"found; a right one at place {100 / prediction.score:.0f}"

@@ -21,6 +21,7 @@ from megatron_mplug2.evaluation.classify import make_classifier
 from megatron_mplug2.evaluation.families.captions import Captioning
 from megatron_mplug2.evaluation.families.classes import Classification
 from megatron_mplug2.evaluation.families.findings import FamilyWork, Findings
+from megatron_mplug2.evaluation.families.grounding import Grounding
 from megatron_mplug2.evaluation.families.questions import QuestionAnswering
 from megatron_mplug2.evaluation.families.retrieval import MediaRetrieval
 from megatron_mplug2.evaluation.gather import gather_in_order
@@ -107,6 +108,8 @@ def _work(
             return QuestionAnswering(speaker, config, manifest, answers)
         case Family.IMAGE_CAPTION | Family.VIDEO_CAPTION:
             return Captioning(speaker, manifest, family.task)
+        case Family.IMAGE_GROUNDING:
+            return Grounding(inference, config, manifest)
         case Family.IMAGE_RETRIEVAL | Family.VIDEO_RETRIEVAL:
             return MediaRetrieval(inference, config, manifest, family.task, stream)
         case _:

@@ -8,6 +8,7 @@ import torch
 
 from megatron_mplug2.config.schema import RunConfig, Task
 from megatron_mplug2.data.batch import PAD
+from megatron_mplug2.data.coordinates import longest_text
 from megatron_mplug2.data.tokenizer import Tokenizer
 from megatron_mplug2.evaluation.generation.generate import generate
 from megatron_mplug2.evaluation.generation.hypotheses import generated
@@ -55,6 +56,10 @@ class Speaker:
         if self._released:
             questions = [released_question(question) for question in questions]
         return self._say(media, rows, questions, keys, ANSWER_TOKENS, self._asked)
+
+    def boxes(self, media: EncodedMedia, rows: Sequence[int], phrases: Sequence[str], keys: Sequence[int], resolution: int) -> list[str]:
+        """What is said of each phrase about the picture in its row, whose side is `resolution`; a box where `read_box` can read it."""
+        return self._say(media, rows, phrases, keys, (1, longest_text(resolution) + 1), self._asked)
 
     def choices(self, media: EncodedMedia, rows: Sequence[int], questions: Sequence[str], choose: Callable[[Memory], list[T]]) -> list[T]:
         """What `choose` makes of the decoder's memory for each question, instead of a generated answer."""
