@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from data_tools.demo.kind import DemoKind
 from data_tools.splits import Split
 from data_tools.stages.choices import MOST_LOOK_DISTANCE, Duplicates, Encoder
 from data_tools.tokenizer_kind import TokenizerKind
@@ -44,8 +45,15 @@ def data() -> None:
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder to write")],
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another corpus")] = 0,
+    kind: Annotated[DemoKind, typer.Option(help="Of the files")] = DemoKind.DEMO,
 ) -> None:
-    """Write the demo corpus: pictures, clips and texts of coloured shapes that move."""
+    """Write the demo corpus: pictures, clips and texts of coloured shapes that move. Or phrases about pictures, as RefCOCO has them."""
+    if kind is DemoKind.REFCOCO:
+        from data_tools.demo.refcoco import REFS, make_refcoco
+
+        make_refcoco(folder, seed)
+        typer.echo(f"wrote {folder}; next: mplug2 data shard refcoco '{folder / REFS}' --media {folder} --out OUT")
+        return
     from data_tools.demo.make import make_demo
 
     make_demo(folder, seed)
@@ -243,6 +251,17 @@ def tokenizer(
     from data_tools.tokenizer import train_tokenizer
 
     typer.echo(f"{out}: {train_tokenizer(places, out, size=size, kind=kind)} pieces")
+
+
+@app.command()
+def classes(
+    place: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of shards, with all below it")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="New file that downstream.classes.file is to name")],
+) -> None:
+    """List the classes of labelled samples, one on each line, for finetuning on them."""
+    from data_tools.classes import write_classes
+
+    typer.echo(f"{out}: {write_classes(place, out)} classes")
 
 
 def _corpus(source: str, annotation: Path, media: Path, split: Split) -> "Corpus":

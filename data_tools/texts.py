@@ -9,6 +9,7 @@ from data_tools.progress import track
 from data_tools.stages.listing import LISTING, read_listing
 from data_tools.verify import stream_folders
 from megatron_mplug2.config.schema import LMConfig, Task
+from megatron_mplug2.data.coordinates import edges_text
 from megatron_mplug2.data.manifest import Manifest, MediaKind
 from megatron_mplug2.data.record import Record
 from megatron_mplug2.errors import UserError
@@ -40,6 +41,7 @@ def texts_of(record: Record) -> Iterator[str]:
         yield question.answer
     for region in record.regions:
         yield from region.phrases
+        yield edges_text(region.box)  # grounding writes such numbers
     if record.label is not None:
         yield record.label
 

@@ -41,10 +41,27 @@ def draw(poses: list[Pose], rng: np.random.Generator) -> list[Pixels]:
     return [_paint(pose, ground) for pose in poses]
 
 
+def draw_together(poses: list[Pose], rng: np.random.Generator) -> Pixels:
+    """One picture of shapes that do not touch."""
+    empty = _GROUND + rng.uniform(-10, 10) + rng.normal(0, _NOISE, (SIDE, SIDE, 3))
+    return np.asarray(sum((_painted(pose) for pose in poses), start=empty)).clip(0, 255).round().astype(np.uint8)
+
+
+def box_of(pose: Pose) -> tuple[int, int, int, int]:
+    """Left, upper edge, width, height of what is painted of a shape, in pixels."""
+    rows, columns = np.nonzero(_inside(_shape(pose))[..., 0] > 0.5)
+    left, upper = int(columns.min()), int(rows.min())
+    return left, upper, int(columns.max()) + 1 - left, int(rows.max()) + 1 - upper
+
+
 def _paint(pose: Pose, ground: NDArray[np.float64]) -> Pixels:
+    return (ground + _painted(pose)).clip(0, 255).round().astype(np.uint8)
+
+
+def _painted(pose: Pose) -> NDArray[np.float64]:
+    """What a shape adds to its ground."""
     color = np.where(_inside(_hand(pose)) > 0, _HAND, np.array(_RGB[pose.look.color])) if pose.hand else np.array(_RGB[pose.look.color])
-    painted = ground + pose.opacity * _inside(_shape(pose)) * (color - _GROUND)
-    return painted.clip(0, 255).round().astype(np.uint8)
+    return np.asarray(pose.opacity * _inside(_shape(pose)) * (color - _GROUND))
 
 
 def _inside(distance: _Plane) -> _Plane:

@@ -5,7 +5,8 @@
     ImageId,PredictionString                                        LOC_val_solution.csv, with LOC_synset_mapping.txt beside it
     ILSVRC2012_val_00048981,n03995372 85 1 499 272
 
-The class is a synset's words, all of them: some first words name two classes. In training, the pictures are at DIR/n01440764/*, in
+The class is a synset's words, all of them: some first words name two classes. The two cranes, a bird and a machine, have no other word, and
+are told apart by one. In training, the pictures are at DIR/n01440764/*, in
 validation at DIR/ILSVRC2012_val_00048981.JPEG. Instead of a file, ANNOTATION may be a folder of folders that are named by classes, each
 with its pictures: other corpora of classes have it. --split says what it is.
 """
@@ -22,6 +23,8 @@ from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.record import Record
 
 _NAMES = "LOC_synset_mapping.txt"
+_CRANES = {"n02012849": "crane, bird", "n03126707": "crane, machine"}
+"""The only two of the 1,000 synsets whose words are the same."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def _class_names(path: Path) -> dict[str, str]:
             if line.strip():
                 if not words:
                     raise ValueError(f"line {number} is not SYNSET WORDS")
-                names[as_name(synset)] = words
+                names[as_name(synset)] = _CRANES.get(synset, words)
     except ValueError as error:
         raise wrong_layout(path, "imagenet", error) from None
     return names

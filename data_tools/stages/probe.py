@@ -97,11 +97,13 @@ def has_texts(record: Record) -> bool:
 
 
 def stripped(record: Record) -> Record:
-    """Without blank captions and without questions that lack a text or an answer."""
+    """Without blank captions, questions that lack a text or an answer, blank phrases, and regions that no phrase speaks of."""
+    told = (replace(region, phrases=tuple(phrase.strip() for phrase in region.phrases if phrase.strip())) for region in record.regions)
     return replace(
         record,
         captions=tuple(caption.strip() for caption in record.captions if caption.strip()),
         questions=tuple(question for question in record.questions if question.question.strip() and question.answer.strip()),
+        regions=tuple(region for region in told if region.phrases),
         text=record.text.strip(),
         second_text=record.second_text.strip(),
     )

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from megatron_mplug2.config.class_checks import class_errors
 from megatron_mplug2.config.engine_checks import engine_errors
+from megatron_mplug2.config.speaking_checks import caption_loss_errors, grounding_errors
 
 if TYPE_CHECKING:
     from megatron_mplug2.config.schema import DatasetConfig, Family, LayoutConfig, ModelConfig, Module, ObjectivesConfig, RunConfig, Task
@@ -58,6 +60,7 @@ def run_errors(run: RunConfig) -> list[str]:
         *_optimizer_errors(run),
         *_health_errors(run),
         *_downstream_errors(run),
+        *class_errors(run),
     ]
 
 
@@ -276,6 +279,8 @@ def _downstream_errors(run: RunConfig) -> Iterator[str]:
                 what = f"needs {family.task}" if task is family.task else f"takes {family.task} alone"
                 yield f"schedule.{index}.{task}={phase.share(task):g}: downstream.family={family} {what}"
     yield from _family_weight_errors(run, family)
+    yield from grounding_errors(run, family)
+    yield from caption_loss_errors(run, family)
     if downstream.best is not None and not run.training.validate_every:
         yield "downstream.best needs training.validate_every: a figure of validation says which checkpoint is best"
 

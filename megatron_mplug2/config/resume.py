@@ -44,6 +44,7 @@ CHANGEABLE: Mapping[str, str] = {
     "training.async_save": "when it is written, not what",
     "downstream.best": "which checkpoint stays and when the run ends, not what a step computes",
     "downstream.best.*": "as above",
+    "downstream.classes.*": "the file may have been moved, and its classes are known by their words; the rest is read by evaluations alone",
     "objectives.vlc.chunk": "how many columns of the same similarity matrix live at once",
     "data.vocab": "the file may have been moved: its fingerprint in the checkpoint guards what is in it",
     "data.train.*": "folders may have been moved: the checkpoint's data state guards what is in them, weights and repeats",

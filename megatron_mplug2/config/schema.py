@@ -43,6 +43,23 @@ class Averaging(StrEnum):
     """A mean over samples of their tokens' sum: the likelihood of whole answers ([CODE] video QA)."""
 
 
+class Answers(StrEnum):
+    """Which answers to a question are taught where several people answered (VQAv2: ten)."""
+
+    MOST_FREQUENT = "most_frequent"
+    ALL = "all"
+    """Each different one, weighted by the share of the people who gave it [M1, as ALBEF]."""
+
+
+class CaptionLoss(StrEnum):
+    """What captions are finetuned by."""
+
+    LIKELIHOOD = "likelihood"
+    """The cross-entropy of the corpus's captions."""
+    CIDER = "cider"
+    """The CIDEr-D of captions that the model draws, against that of its likeliest one (SCST, Rennie et al. 2017, arXiv 1612.00563)."""
+
+
 class Negatives(StrEnum):
     """What a sample of VLC is contrasted with."""
 
@@ -99,8 +116,14 @@ class FamilyKind(StrEnum):
     """Answers to its questions; a caption is not needed."""
     CAPTION = "caption"
     """A caption, asked by `objectives.lm`'s instruction."""
+    GROUNDING = "grounding"
+    """The box of what a phrase speaks of, as four numbers."""
     RETRIEVAL = "retrieval"
     """Which caption belongs to it, by VLC and VLM."""
+    CLASSIFICATION = "classification"
+    """Its label, one of a closed list: the decoder says its words."""
+    ENTAILMENT = "entailment"
+    """What it says to a sentence, which is its caption: a label of a closed list, likewise."""
 
 
 class Family(StrEnum):
@@ -110,13 +133,33 @@ class Family(StrEnum):
     VIDEO_QA = "video_qa"
     IMAGE_CAPTION = "image_caption"
     VIDEO_CAPTION = "video_caption"
+    IMAGE_GROUNDING = "image_grounding"
     IMAGE_RETRIEVAL = "image_retrieval"
     VIDEO_RETRIEVAL = "video_retrieval"
+    IMAGE_CLASSIFICATION = "image_classification"
+    VIDEO_CLASSIFICATION = "video_classification"
+    TEXT_CLASSIFICATION = "text_classification"
+    """Of a text, or of two (GLUE)."""
+    IMAGE_ENTAILMENT = "image_entailment"
+    """SNLI-VE."""
+    PAIR_ENTAILMENT = "pair_entailment"
+    """What two pictures together say to a sentence (NLVR2): seen as a clip of two frames, left and right."""
 
     @property
     def task(self) -> Task:
         """The stream that its samples come from."""
-        return Task.VIDEO_TEXT if self.value.startswith("video") else Task.IMAGE_TEXT
+        tasks = {"video": Task.VIDEO_TEXT, "text": Task.TEXT}
+        return tasks.get(self.value.partition("_")[0], Task.IMAGE_TEXT)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it chooses among a closed list, `downstream.classes`."""
+        return self.kind in (FamilyKind.CLASSIFICATION, FamilyKind.ENTAILMENT)
+
+    @property
+    def pictures(self) -> int:
+        """Pictures of a sample of the stream of pictures."""
+        return 2 if self is Family.PAIR_ENTAILMENT else 1
 
     @property
     def kind(self) -> FamilyKind:
@@ -296,7 +339,9 @@ class LMConfig(Frozen):
     averaging: Averaging = Averaging.SAMPLE
     instructions: int = Field(default=1, gt=0)
     """Instructions a picture or clip gets in a step: the first asks for a caption, the others are its questions. A family of questions
-    (`downstream.family`) draws so many of its questions, each at most once; one of captions draws so many captions."""
+    (`downstream.family`) draws so many of its questions, each at most once; one of captions draws so many captions; one of grounding so
+    many of its phrases. With `answers: all` they are rows: a question takes one for each of its answers."""
+    answers: Answers = Answers.MOST_FREQUENT
     image_instruction: str = "what does the image describe?"  # [PAPER figure 1]
     video_instruction: str = "what does the video describe?"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -562,10 +607,29 @@ class BestConfig(Frozen):
     """Validations in a row without a better figure after which the run is finished; 0: it goes to the end of its schedule."""
 
 
+class ClassesConfig(Frozen):
+    """The closed list that a family of classification or entailment chooses from, and how an evaluation looks at it."""
+
+    file: Path
+    """A text file with a class on each line, in the words of the samples' labels; `mplug2 data classes` writes it from shards. Of two
+    classes the last is the one that F1 is about. Where all are numbers, a label is taught as the nearest of them, and the model's answer is
+    their mean by probability."""
+    prompts: tuple[str, ...] = ()
+    """Zero-shot: texts with {} for the class, such as "a photo of a {}". An evaluation then takes the class whose texts are most like the
+    picture or clip by VLC, as CLIP does (Radford et al. 2021, section 3.1), instead of what the decoder says; nothing is finetuned."""
+    segments: int = Field(default=1, gt=0)
+    """Choices of frames of a clip over which an evaluation averages the probabilities; 1: the middle of each segment."""
+    crops: Literal[1, 3] = 1
+    """Crops of each over which it averages too; 1: the whole picture or frame."""
+
+
 class DownstreamConfig(Frozen):
     """What a run is finetuned for."""
 
     family: Family
+    classes: ClassesConfig | None = None
+    """None for families that have no closed list."""
+    caption_loss: CaptionLoss = CaptionLoss.LIKELIHOOD
     best: BestConfig | None = None
     """None keeps the last checkpoints alone."""
 
@@ -592,6 +656,11 @@ class RunConfig(Frozen):
     @property
     def steps(self) -> int:
         return sum(phase.steps for phase in self.schedule)
+
+    @property
+    def pictures(self) -> int:
+        """Pictures of a sample of the stream of pictures."""
+        return 1 if self.downstream is None else self.downstream.family.pictures
 
     @property
     def microbatches(self) -> int:

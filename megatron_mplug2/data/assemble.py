@@ -34,6 +34,7 @@ def pair_batch(task: Task, samples: Sequence[PairSample], media: Sequence[torch.
         captions=_rows([sample.caption for sample in samples]),
         instructions=torch.from_numpy(np.concatenate([sample.instructions for sample in samples])),
         targets=torch.from_numpy(np.concatenate([sample.targets for sample in samples])),
+        shares=torch.from_numpy(np.concatenate([sample.shares for sample in samples])),
         media_ids=torch.tensor([sample.media_id for sample in samples]),
         meaning_ids=torch.tensor([sample.meaning_id for sample in samples]),
         sample_ids=torch.tensor([sample.index for sample in samples]),

@@ -40,14 +40,18 @@ class PairBatch:
 
     task: Task
     media: torch.Tensor | None
-    """[b, 3, T, H, W] uint8, T=1 for pictures: the vision encoder normalises them, on its device (real numbers are taken to be normalised
-    already); None on stages without the vision encoder."""
+    """[b, 3, T, H, W] uint8, T=1 for pictures, 2 for pairs of them: the vision encoder normalises them, on its device (real numbers are
+    taken to be normalised already); None on stages without the vision encoder."""
     captions: torch.Tensor
     """[b, text_length] int64."""
     instructions: torch.Tensor
     """[b * k, text_length] int64, the k of a sample next to each other."""
     targets: torch.Tensor
     """[b * k, target_length] int64, answer to each instruction: [CLS] tokens [SEP], padded."""
+    shares: torch.Tensor | None = None
+    """[b * k] fp32, share of a question that an answer is: weighs its loss and its count. None: all 1."""
+    advantages: torch.Tensor | None = None
+    """[b * k] fp32, weighs the loss alone: of a drawn caption its reward above the likeliest one's. None: all 1."""
     media_ids: torch.Tensor
     """[b] int64, equal for samples of one picture or clip."""
     meaning_ids: torch.Tensor

@@ -27,6 +27,7 @@ from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.step_reader import Stream
 from megatron_mplug2.data.streams import open_stream
 from megatron_mplug2.data.tokenizer import Tokenizer
+from megatron_mplug2.data.views import WHOLE, EvaluationView
 from megatron_mplug2.data.watch import LostDecoder, Watch
 from megatron_mplug2.data.watched_decoding import NamedRequest, decoded_by_name, in_work
 from megatron_mplug2.errors import UserError
@@ -95,12 +96,12 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationBatch:
-    """Up to `batch` samples of a split, full view, middle frames."""
+    """Up to `batch` samples of a split: full view and middle frames, or what another view has."""
 
     indices: torch.Tensor
     """[b] int64, in the manifest."""
     media: torch.Tensor
-    """[b, 3, T, R, R] uint8; T=1 for pictures."""
+    """[b, 3, T, R, R] uint8; T=1 for pictures, 2 for pairs of them."""
     captions: torch.Tensor
     """[b, text_length] int64, first caption; `[CLS]` alone where there is none."""
     media_ids: torch.Tensor
@@ -121,7 +122,15 @@ class Unreadable(StrEnum):
 
 
 def evaluation_batches(
-    config: RunConfig, split: Split, task: Task, *, data_rank: int, data_size: int, batch: int, unreadable: Unreadable = Unreadable.STOP
+    config: RunConfig,
+    split: Split,
+    task: Task,
+    *,
+    data_rank: int,
+    data_size: int,
+    batch: int,
+    unreadable: Unreadable = Unreadable.STOP,
+    view: EvaluationView = WHOLE,
 ) -> Iterator[EvaluationBatch]:
     """Every sample of a split of pictures or clips once, in manifest order, dealt to data-parallel ranks in turn; the last batch may be
     smaller. Frames and resolution are those of the last phase with the task.
@@ -136,7 +145,13 @@ def evaluation_batches(
         task=task,
         manifest=open_stream(config.data, split, task),
         tokenizer=Tokenizer(config.data.vocab, config.model.text.vocab_size),
-        picture=Picture(frames=phase.frames if task is Task.VIDEO_TEXT else 1, resolution=phase.resolution, augmentation=Augmentation.NONE),
+        picture=Picture(
+            frames=phase.frames if task is Task.VIDEO_TEXT else config.pictures,
+            resolution=phase.resolution,
+            augmentation=Augmentation.NONE,
+            pictures=config.pictures,
+            view=view,
+        ),
         decoder=open_decoder(config.data),
         unreadable=unreadable,
     )

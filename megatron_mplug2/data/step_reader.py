@@ -94,6 +94,7 @@ class StepReader:
     ) -> None:
         self._stack = stack
         self._training = config.training
+        self._pictures = config.pictures
         self._samples = samples
         self._streams = streams
         self._part = part
@@ -206,8 +207,13 @@ class StepReader:
     def _sample(self, stream: Stream, planned: PlannedStep, draws: SampleDraws) -> TextSample | PairSample:
         if stream.task is Task.TEXT:
             return self._samples.text(stream.manifest, draws)
-        picture = Picture(frames=planned.phase.frames, resolution=planned.phase.resolution, augmentation=self._augmentation)
-        return self._samples.pair(stream.manifest, None if self._media is MediaUse.LEAVE else picture, draws)
+        picture = Picture(
+            frames=planned.phase.frames,
+            resolution=planned.phase.resolution,
+            augmentation=self._augmentation,
+            pictures=self._pictures,
+        )
+        return self._samples.pair(stream.manifest, picture, draws, needs_media=self._media is not MediaUse.LEAVE)
 
     def _tell(self, reason: str) -> None:
         """Once a process: a storage that is away makes a step last, since every read is tried again, and nothing else would say why."""

@@ -1,11 +1,14 @@
 """What a family of downstream tasks needs of the model, and whether a config and the checkpoint that it begins with have it."""
 
 from megatron_mplug2.checkpoint import inspection, store
-from megatron_mplug2.config.schema import Family, FamilyKind, InitialiseConfig, ObjectivesConfig, RunConfig
+from megatron_mplug2.config.schema import Family, FamilyKind, InitialiseConfig, ObjectivesConfig, RunConfig, Task
+from megatron_mplug2.downstream.classes import check_classes
 from megatron_mplug2.downstream.measures import figures
+from megatron_mplug2.downstream.numbers import check_numbers
 from megatron_mplug2.errors import UserError
 
 _ENCODERS = ("vision", "text", "universal")
+_READER = ("text", "universal", "decoder", "heads.lm")
 _SPEAKER = (*_ENCODERS, "fusion", "decoder", "heads.lm")
 
 
@@ -18,6 +21,8 @@ def family_of(config: RunConfig) -> Family:
 
 def needed_modules(family: Family, objectives: ObjectivesConfig) -> tuple[str, ...]:
     """Beginnings of canonical names of all weights that a family uses."""
+    if family.task is Task.TEXT:
+        return _READER
     if family.kind is not FamilyKind.RETRIEVAL:
         return _SPEAKER
     return (*_ENCODERS, "heads.contrast", *(("fusion", "heads.matching") if objectives.vlm.weight else ()))
@@ -27,11 +32,15 @@ def check_finetuning(config: RunConfig) -> None:
     """Before ranks start. Looks into the checkpoint that a run begins with, not into its tensors.
 
     Raises:
-        UserError: the run has no family, its validation does not tell `downstream.best.figure`, there is no checkpoint to begin with, or it
-            lacks a module that the family needs and that `initialise_from.modules` names.
+        UserError: the run has no family, its list of classes cannot be taught, its validation does not tell `downstream.best.figure`, there
+            is no checkpoint to begin with, or it lacks a module that the family needs and that `initialise_from.modules` names; or as
+            `check_numbers`.
     """
     family, begun = family_of(config), config.initialise_from
+    check_classes(config)
     _check_figure(config)
+    if family.kind is FamilyKind.GROUNDING:
+        check_numbers(config)
     goes_on = any(store.checkpoint_folder(config.run_dir).glob("step-*"))
     if begun is None or goes_on:
         return

@@ -1,4 +1,5 @@
-"""A task's own figure, beside the losses of a validation: answers that are right, or CIDEr of captions. Retrieval's are there already."""
+"""A task's own figure, beside the losses of a validation: right answers, classes or boxes, or CIDEr of captions. Retrieval's are there
+already."""
 
 from collections.abc import Iterator
 from itertools import takewhile
@@ -12,7 +13,9 @@ from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.streams import open_stream
 from megatron_mplug2.data.tokenizer import Tokenizer
+from megatron_mplug2.downstream.classes import class_figures, measure_classes
 from megatron_mplug2.evaluation.captions import CaptionPrediction, cider
+from megatron_mplug2.evaluation.families.grounding import Grounded, Grounder, accuracy
 from megatron_mplug2.evaluation.gather import gather_lists
 from megatron_mplug2.evaluation.generation.speaker import Speaker
 from megatron_mplug2.evaluation.inference import Inference
@@ -25,7 +28,7 @@ from megatron_mplug2.training.interface import TrainingEngine
 BATCH = 32
 """Pictures or clips that a rank encodes at once."""
 
-Said = TypeVar("Said", CaptionPrediction, Answer)
+Said = TypeVar("Said", CaptionPrediction, Answer, Grounded)
 
 
 def measure(engine: TrainingEngine) -> dict[str, float]:
@@ -38,6 +41,8 @@ def measure(engine: TrainingEngine) -> dict[str, float]:
     if config.downstream is None or engine.topology.pipeline_size > 1:
         return {}
     family = config.downstream.family
+    if family.classifies:
+        return measure_classes(engine, family, config.training.validation_batches * config.training.global_batch)
     look = _Look(engine, config, family.task)
     if family.kind is FamilyKind.QA:
         answers = look.together(list(look.answers()))
@@ -46,6 +51,9 @@ def measure(engine: TrainingEngine) -> dict[str, float]:
     if family.kind is FamilyKind.CAPTION:
         captions = look.together(list(look.captions()))
         return {f"{family}/cider": 100 * cider(captions)} if captions else {}  # as papers and `mplug2 evaluate` have it
+    if family.kind is FamilyKind.GROUNDING:
+        boxes = look.together(list(look.boxes()))
+        return {f"{family}/accuracy": accuracy(boxes)} if boxes else {}
     return {}
 
 
@@ -57,9 +65,12 @@ def figures(config: RunConfig) -> list[str]:
     names = [f"{family.task}/loss/{objective}" for objective in of_task(weighted(config.objectives), family.task)]
     if config.layout.pipeline > 1:
         return names
+    if family.classifies:
+        return names + class_figures(config)
     of_kind = {
         FamilyKind.QA: [f"{family}/exact"],
         FamilyKind.CAPTION: [f"{family}/cider"],
+        FamilyKind.GROUNDING: [f"{family}/accuracy"],
         FamilyKind.RETRIEVAL: [f"{family.task}/retrieval/{name}" for name in RETRIEVAL],
     }
     return names + of_kind[family.kind]
@@ -93,6 +104,11 @@ class _Look:
                 record = self._manifest.record(index)
                 if record.captions:
                     yield CaptionPrediction(index=index, said=said, references=record.captions, attributes=record.attributes)
+
+    def boxes(self) -> Iterator[Grounded]:
+        grounder = Grounder(self._speaker.inference, self._config, self._manifest)
+        for indices, pixels in self._batches():
+            yield from grounder.boxes(indices, self._speaker.inference.encode_media(pixels, self._task))
 
     def together(self, own: list[Said]) -> list[Said]:
         """Of all data-parallel ranks, in order of sample."""

@@ -121,6 +121,11 @@ class Inference:
         return self._contrast().text_features(self._sequence.first_token(text.tokens))
 
     @torch.no_grad()
+    def temperature(self) -> torch.Tensor:
+        """Scalar fp32, by which VLC divides similarities."""
+        return self._contrast().log_temperature.exp()
+
+    @torch.no_grad()
     def fuse(self, text: EncodedText, media: EncodedMedia, media_rows: torch.Tensor) -> EncodedText:
         """Text row i attends to the picture or clip `media_rows[i]`; `media_rows` [rows of text] int64."""
         x = text.tokens

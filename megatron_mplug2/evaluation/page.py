@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from megatron_mplug2.config.schema import RunConfig, Task
-from megatron_mplug2.data.bad_media import BadMedia
-from megatron_mplug2.data.decoding.contract import ClipRequest
-from megatron_mplug2.data.decoding.pyav import decode_clip, decode_picture
+from megatron_mplug2.data.decoding.pyav import PyavDecoder
 from megatron_mplug2.data.draws import SampleDraws
 from megatron_mplug2.data.evaluation_batches import last_phase
 from megatron_mplug2.data.manifest import Manifest
-from megatron_mplug2.data.samples import Augmentation, Picture, media_request, read_record
+from megatron_mplug2.data.samples import Augmentation, Picture, decoded, media_request, read_record
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.streams import open_stream
 from megatron_mplug2.evaluation.families.evaluate import FamilyEvaluation
@@ -27,8 +27,10 @@ _STYLE = Path(__file__).with_name("style.css")
 _TITLES = {
     Kind.ANSWER: "Answers",
     Kind.CAPTION: "Captions",
+    Kind.BOX: "Boxes",
     Kind.TEXT_TO_MEDIA: "What texts find",
     Kind.MEDIA_TO_TEXT: "Texts that are found",
+    Kind.CLASS: "Classes",
 }
 
 _Frames = Mapping[int, Sequence[str]]
@@ -57,9 +59,16 @@ def best_and_worst(predictions: Sequence[Prediction]) -> tuple[list[Prediction],
 
 
 def frames_of(config: RunConfig, split: Split, task: Task, indices: Sequence[int]) -> dict[int, tuple[str, ...]]:
-    """Of each sample as the model saw it: the picture, or up to four frames of the clip."""
+    """Of each sample as the model saw it: the picture or both of a pair, or up to four frames of the clip; of texts nothing."""
+    if task is Task.TEXT:
+        return {}
     phase = last_phase(config, task)
-    picture = Picture(frames=phase.frames if task is Task.VIDEO_TEXT else 1, resolution=phase.resolution, augmentation=Augmentation.NONE)
+    picture = Picture(
+        frames=phase.frames if task is Task.VIDEO_TEXT else 1,
+        resolution=phase.resolution,
+        augmentation=Augmentation.NONE,
+        pictures=config.pictures,
+    )
     manifest = open_stream(config.data, split, task)
     return {index: _frames(manifest, picture, config, task, index) for index in indices}
 
@@ -67,11 +76,8 @@ def frames_of(config: RunConfig, split: Split, task: Task, indices: Sequence[int
 def _frames(manifest: Manifest, picture: Picture, config: RunConfig, task: Task, index: int) -> tuple[str, ...]:
     draws = SampleDraws(seed=config.training.seed, task=task, epoch=0, index=index)
     request = media_request(manifest, picture, draws, config.data, read_record(manifest, index))
-    try:
-        pixels = decode_clip(request) if isinstance(request, ClipRequest) else decode_picture(request)
-    except BadMedia:  # another decoder made something of it
-        return ()
-    return seen(index, pixels).frames
+    (pixels,) = decoded(PyavDecoder(), [request])
+    return seen(index, pixels).frames if isinstance(pixels, torch.Tensor) else ()  # another decoder made something of it
 
 
 def _body(
@@ -128,6 +134,10 @@ def _told(prediction: Prediction) -> str:
             return f"said, {prediction.score:.0f} % right"
         case Kind.CAPTION:
             return f"said, CIDEr {prediction.score:.0f}"
+        case Kind.CLASS:
+            return "said"
+        case Kind.BOX:
+            return f"said, overlap {prediction.score:.0f} %"
         case Kind.TEXT_TO_MEDIA | Kind.MEDIA_TO_TEXT:
             return (
                 f"found; a right one at place {100 / prediction.score:.0f}"

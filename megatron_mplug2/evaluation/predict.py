@@ -9,11 +9,14 @@ from typing import Protocol
 
 import torch
 
-from megatron_mplug2.config.schema import ResizeFilter, RunConfig, Task
+from megatron_mplug2.config.schema import FamilyKind, ResizeFilter, RunConfig, Task
 from megatron_mplug2.data.bad_media import BadMedia
+from megatron_mplug2.data.coordinates import edges_text, in_picture, read_box
 from megatron_mplug2.data.decoding.contract import ClipRequest, PictureRequest, Transform
 from megatron_mplug2.data.decoding.pyav import decode_clip, decode_picture
+from megatron_mplug2.data.media_facts import MediaFacts
 from megatron_mplug2.data.media_kind import task_of
+from megatron_mplug2.data.probing import picture_facts
 from megatron_mplug2.data.tokenizer import Tokenizer
 from megatron_mplug2.evaluation.generation.settings import Decoding
 from megatron_mplug2.evaluation.generation.speaker import Speaker
@@ -63,12 +66,16 @@ class Model(Protocol):
     def say(self, media: torch.Tensor, task: Task, question: str | None, keys: Sequence[int]) -> list[str]:
         """A caption of each of `media` [b, 3, T, R, R] uint8, or the answer to the question; a draw is a function of its key."""
 
+    def told(self, said: str, picture: MediaFacts) -> str:
+        """What is said of a picture, in its own pixels where it is about places."""
+
 
 class TrainedModel:
     """A `Model` with the weights of a run. It takes pictures and clips as the evaluation does: full view, middle frames, last phase."""
 
     def __init__(self, inference: Inference, config: RunConfig, decoding: Decoding) -> None:
         self._inference, self._config = inference, config
+        self._grounds = config.downstream is not None and config.downstream.family.kind is FamilyKind.GROUNDING
         self._speaker = Speaker(inference, Tokenizer(config.data.vocab, config.model.text.vocab_size), config, decoding)
 
     def input_of(self, task: Task) -> ModelInput:
@@ -81,7 +88,16 @@ class TrainedModel:
         encoded = self._inference.encode_media(media, task)
         if question is None:
             return self._speaker.captions(encoded, task, keys)
-        return self._speaker.answers(encoded, range(len(keys)), [question] * len(keys), keys)
+        rows, asked = range(len(keys)), [question] * len(keys)
+        if self._grounds:
+            return self._speaker.boxes(encoded, rows, asked, keys, media.shape[-1])
+        return self._speaker.answers(encoded, rows, asked, keys)
+
+    def told(self, said: str, picture: MediaFacts) -> str:
+        """Of a run of grounding a box as left, upper, right and lower edge in the file's own pixels; what is no box stays as it is."""
+        resolution = self.input_of(Task.IMAGE_TEXT).resolution
+        box = read_box(said, resolution) if self._grounds else None
+        return said if box is None else edges_text(in_picture(box, picture, resolution))
 
 
 def look_at(path: Path) -> MediaFile | Fault:
@@ -108,13 +124,19 @@ def _predict_batch(model: Model, task: Task, files: Sequence[MediaFile], questio
     good = [one for one in decoded if isinstance(one, _Decoded)]
     said = iter(model.say(torch.stack([one.pixels for one in good]), task, question, [one.key for one in good]) if good else ())
     for file, one in zip(files, decoded, strict=True):
-        yield Said(path=file.path, text=next(said)) if isinstance(one, _Decoded) else one
+        if isinstance(one, Fault):
+            yield one
+        else:
+            text = next(said)
+            yield Said(path=file.path, text=text if one.facts is None else model.told(text, one.facts))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Decoded:
     pixels: torch.Tensor
     """[3, T, R, R] uint8."""
+    facts: MediaFacts | None
+    """None of a clip."""
     key: int
 
 
@@ -122,12 +144,14 @@ def _decoded(file: MediaFile, form: ModelInput) -> _Decoded | Fault:
     transform = Transform(resolution=form.resolution, resize=form.resize)
     try:
         data = file.path.read_bytes()
+        facts: MediaFacts | None
         if file.task is Task.IMAGE_TEXT:
-            pixels = decode_picture(PictureRequest(data=data, transform=transform))
+            facts, pixels = picture_facts(data), decode_picture(PictureRequest(data=data, transform=transform))
         else:
+            facts = None
             pixels = decode_clip(ClipRequest(data=data, frames=form.frames, segment_shares=None, transform=transform))
     except OSError as error:
         return Fault(path=file.path, reason=str(error.strerror).lower())
     except BadMedia as bad:
         return Fault(path=file.path, reason=str(bad))
-    return _Decoded(pixels=pixels, key=int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little"))
+    return _Decoded(pixels=pixels, facts=facts, key=int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little"))

@@ -153,6 +153,15 @@ class InstructionLMUnit(Unit):
     def run(self, module: nn.Module, streams: Streams, micro: Microbatch) -> Streams:
         logits = module(streams[Stream.DECODER], micro.shape.target_length)
         lm, group = micro.objectives.lm, micro.sequence.topology.tensor_group
-        loss = instruction_lm.instruction_lm_loss(logits, micro.targets, lm.averaging, self._vocab_size, group, lm.label_smoothing)
+        loss = instruction_lm.instruction_lm_loss(
+            logits,
+            micro.targets,
+            lm.averaging,
+            self._vocab_size,
+            group,
+            lm.label_smoothing,
+            shares=micro.shares,
+            advantages=micro.advantages,
+        )
         micro.add_loss(Objective.LM, lm.weight, loss.sum)
         return {}

@@ -152,6 +152,16 @@ class Microbatch:
         """[decoder rows, target length]."""
         return self.batch.targets
 
+    @property
+    def shares(self) -> torch.Tensor | None:
+        """[decoder rows], as in PairBatch."""
+        return self.batch.shares if isinstance(self.batch, PairBatch) else None
+
+    @property
+    def advantages(self) -> torch.Tensor | None:
+        """[decoder rows], as in PairBatch."""
+        return self.batch.advantages if isinstance(self.batch, PairBatch) else None
+
     @cached_property
     def target_mask(self) -> AttentionMask:
         return AttentionMask(keys=key_mask(self.targets, self.sequence), causal=True)

@@ -66,13 +66,14 @@ class BatchShape:
 
 
 def batch_shape(config: RunConfig, task: Task, *, samples: int, frames: int, resolution: int) -> BatchShape:
-    """The shape of a microbatch of `samples` samples; pictures have one frame, and text, the same at every resolution, no patches."""
+    """The shape of a microbatch of `samples` samples; pictures have one frame, two that are seen together have two; text, the same at every
+    resolution, has no patches."""
     data, objectives = config.data, weighted(config.objectives)
     instructions = 1 if task is Task.TEXT else config.objectives.lm.instructions
     return BatchShape(
         task=task,
         samples=samples,
-        frames=frames if task is Task.VIDEO_TEXT else 1,
+        frames=frames if task is Task.VIDEO_TEXT else config.pictures,
         texts=int(Objective.MLM in objectives if task is Task.TEXT else contrasts(objectives, task)),
         pairs=3 if task is not Task.TEXT and Objective.VLM in objectives else 0,
         instructions=instructions if Objective.LM in objectives else 0,

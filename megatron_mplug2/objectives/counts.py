@@ -1,7 +1,7 @@
 """How many items each objective's loss is a mean of, from a batch alone: known before any forward pass."""
 
 from megatron_mplug2.config.schema import ObjectivesConfig
-from megatron_mplug2.data.batch import Batch, TextBatch
+from megatron_mplug2.data.batch import Batch, PairBatch, TextBatch
 from megatron_mplug2.objectives.ids import pair_ids
 from megatron_mplug2.objectives.instruction_lm import instruction_lm_count
 from megatron_mplug2.objectives.masked_lm import masked_lm_count
@@ -11,12 +11,13 @@ from megatron_mplug2.objectives.result import Objective
 
 def local_counts(batch: Batch, config: ObjectivesConfig) -> dict[Objective, float]:
     """Items of each objective of the batch's task in one microbatch: masked tokens (MLM), samples (VLC), pairs (VLM), tokens or
-    rows (LM).
+    rows (LM), of which one may be a share of a question.
 
     Summed over microbatches and data-parallel ranks they are the true global counts. One may be 0: its loss is 0 then. VLM
     without a weight counts nothing, since its groups need not fit the microbatch then.
     """
-    lm = float(instruction_lm_count(batch.targets, config.lm.averaging))
+    shares = batch.shares if isinstance(batch, PairBatch) else None
+    lm = float(instruction_lm_count(batch.targets, config.lm.averaging, shares))
     if isinstance(batch, TextBatch):
         return {Objective.MLM: float(masked_lm_count(batch.labels)), Objective.LM: lm}
     ids = pair_ids(batch)

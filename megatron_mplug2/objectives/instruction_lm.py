@@ -15,10 +15,11 @@ def _next_tokens(targets: torch.Tensor) -> torch.Tensor:
     return following.masked_fill(following == PAD, IGNORED)
 
 
-def instruction_lm_count(targets: torch.Tensor, averaging: Averaging) -> torch.Tensor:
-    """Scalar int64: predicted tokens, or rows that have any."""
+def instruction_lm_count(targets: torch.Tensor, averaging: Averaging, shares: torch.Tensor | None = None) -> torch.Tensor:
+    """Scalar: predicted tokens, or rows that have any, each counted as its share [b] (int64 without shares)."""
     predicted = _next_tokens(targets) != IGNORED
-    return predicted.sum() if averaging is Averaging.TOKEN else predicted.any(dim=1).sum()
+    rows = predicted.sum(dim=1) if averaging is Averaging.TOKEN else predicted.any(dim=1)
+    return rows.sum() if shares is None else (rows * shares).sum()
 
 
 def instruction_lm_loss(
@@ -28,14 +29,20 @@ def instruction_lm_loss(
     vocab_size: int,
     tensor_group: dist.ProcessGroup | None,
     smoothing: float = 0.0,
+    *,
+    shares: torch.Tensor | None = None,
+    advantages: torch.Tensor | None = None,
 ) -> LossSum:
     """Cross-entropy of the next tokens, summed over tokens, or over rows of their mean over tokens; `smoothing` as in `token_losses`.
+    `shares` [b] weigh a row's loss and its count, `advantages` [b] its loss alone.
 
     `logits`: [L, b, padded vocabulary / tensor size], the last position of no use; `targets`: [b, L] int64, [CLS] tokens [SEP], then
     padding. A row is a pair of sample and instruction; one without tokens to predict counts nothing.
     """
     labels = _next_tokens(targets)
-    losses = token_losses(logits[:-1], labels, vocab_size, tensor_group, smoothing)
+    losses = token_losses(logits[:-1], labels, vocab_size, tensor_group, smoothing).sum(dim=1)
     if averaging is Averaging.SAMPLE:
-        losses = losses.sum(dim=1) / (labels != IGNORED).sum(dim=1).clamp(min=1)
-    return LossSum(sum=losses.sum(), count=instruction_lm_count(targets, averaging).to(losses.dtype))
+        losses = losses / (labels != IGNORED).sum(dim=1).clamp(min=1)
+    for weights in (shares, advantages):
+        losses = losses if weights is None else losses * weights
+    return LossSum(sum=losses.sum(), count=instruction_lm_count(targets, averaging, shares).to(losses.dtype))

@@ -15,6 +15,8 @@ class Section(StrEnum):
     START = "start"
     """Building the model, loading a checkpoint, opening the data."""
     DATA_WAIT = "data wait"
+    DRAWING = "drawing"
+    """The captions that the model draws of a step's pictures or clips, where they are what is taught."""
     MEETING = "meeting"
     """The step's first collective: data-parallel ranks wait here for the one whose batch comes last."""
     FEATURE_PASS = "feature pass"
@@ -40,7 +42,7 @@ class Section(StrEnum):
 
 _PLACES = {section: place for place, section in enumerate(Section)}
 
-OWN_WORK = (Section.DATA_WAIT, Section.FEATURE_PASS, Section.FORWARD_BACKWARD)
+OWN_WORK = (Section.DATA_WAIT, Section.DRAWING, Section.FEATURE_PASS, Section.FORWARD_BACKWARD)
 """Sections whose length is a rank's own, and not that of the slowest rank."""
 
 

@@ -38,10 +38,19 @@ from megatron_mplug2.training.validation import validate
 Measure = Callable[[TrainingEngine], Mapping[str, float]]
 """Figures of a validation beside the losses, by name; the same on all ranks, and the engine as it was."""
 
+Prepare = Callable[[StepWork], StepWork]
+"""A step's work before it is done; on every rank, and collective where the engine's weights must be gathered."""
 
-def pretrain(config: RunConfig, measure: Measure = lambda engine: {}) -> ExitCode:
+
+def _as_read(engine: TrainingEngine) -> Prepare:
+    return lambda work: work
+
+
+def pretrain(
+    config: RunConfig, measure: Measure = lambda engine: {}, preparing: Callable[[TrainingEngine], Prepare] = _as_read
+) -> ExitCode:
     """Trains to the end of the schedule, or until a signal asks to stop; goes on from the run's newest good checkpoint. On every rank.
-    A run that looks for its best checkpoint ends when its patience does.
+    A run that looks for its best checkpoint ends when its patience does. `preparing` is called once, when the engine has its weights.
 
     Returns STOPPED where a signal asked, after the checkpoint is written; else FINISHED.
 
@@ -70,7 +79,7 @@ def pretrain(config: RunConfig, measure: Measure = lambda engine: {}) -> ExitCod
                 if begin.state:
                     recorder.note(f"going on from the checkpoint after step {first} of {config.steps}")
                 with checkpoints.Saver(engine, recorder.note) as saver:
-                    end = _Training(engine, data, recorder, interrupt, saver, begin.health, measure).run(first)
+                    end = _Training(engine, data, recorder, interrupt, saver, begin.health, measure, preparing(engine)).run(first)
     return end
 
 
@@ -119,7 +128,9 @@ class _Training:
         saver: checkpoints.Saver,
         health: HealthState,
         measure: Measure,
+        prepare: Prepare,
     ) -> None:
+        self._prepare = prepare
         self._engine, self._data, self._recorder, self._saver = engine, data, recorder, saver
         downstream = engine.config.downstream
         self._best, self._measure = BestSoFar(downstream.best if downstream else None, health.best), measure
@@ -160,6 +171,7 @@ class _Training:
     def _step(self, planned: PlannedStep, batches: list[Batch]) -> bool:
         """Returns whether the run was rolled back."""
         work = StepWork(step=planned.step, task=planned.task, phase=planned.phase, batches=[moved(batch, device()) for batch in batches])
+        work = self._prepare(work)
         result = train_step(self._engine, work, self._guard, by_module=self._recorder.logs(planned.step))
         self._engine.clock.enter(Section.LOGGING)
         self._recorder.step(work, result, substituted=self._data.loader.substituted)

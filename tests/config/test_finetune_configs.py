@@ -5,13 +5,19 @@ from pathlib import Path
 import pytest
 
 from megatron_mplug2.config.load import load_config
-from megatron_mplug2.config.schema import FamilyKind
+from megatron_mplug2.config.schema import Family, FamilyKind
 
 FOLDER = Path(__file__).parents[2] / "configs/finetune"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 DATASETS = {
     "msrvtt_qa", "msvd_qa", "tgif_frameqa", "vqav2", "msrvtt_caption", "msvd_caption", "coco_caption",
+    "refcoco_grounding", "refcoco_plus_grounding", "refcocog_grounding",
     "msrvtt_retrieval", "didemo_retrieval", "lsmdc_retrieval", "coco_retrieval", "flickr30k_retrieval",
+}  # fmt: skip
+CLASSES = {
+    "imagenet_classification", "kinetics400_classification", "ssv2_classification", "snli_ve_entailment", "nlvr2_entailment",
+    *(f"{task}_classification" for task in ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte")),
+    *(f"demo_{family}" for family in Family if family.classifies),
 }  # fmt: skip
 
 
@@ -24,11 +30,12 @@ def test_it_loads_and_is_of_its_family(name: str) -> None:
     wanted = next((kind for kind in FamilyKind if name.endswith(kind)), FamilyKind.QA)
     assert kind is wanted and config.downstream.best.figure.startswith((f"{config.downstream.family}/", f"{task}/retrieval/"))
     assert all(folders.of(task) for folders in (config.data.train, config.data.validation, config.data.test))
-    assert config.initialise_from is not None and ("decoder" in config.initialise_from.modules) == (kind is not FamilyKind.RETRIEVAL)
+    speaks = kind is not FamilyKind.RETRIEVAL and name != "demo_grounding"  # whose words are none of the demo's
+    assert config.initialise_from is not None and ("decoder" in config.initialise_from.modules) == speaks
 
 
 def test_every_dataset_has_one() -> None:
-    assert set(NAMES) == DATASETS | {"demo_qa", "demo_caption"}
+    assert set(NAMES) == DATASETS | CLASSES | {"demo_qa", "demo_caption", "demo_grounding"}
 
 
 def test_released_numbers() -> None:

@@ -53,6 +53,8 @@ class Sample:
     key: str
     media: bytes
     record: Record
+    second: bytes = b""
+    """The other picture of a pair."""
 
 
 def write_stream(folder: Path, kind: MediaKind, samples: Sequence[Sample], per_tar: int = 1000) -> Path:
@@ -78,10 +80,12 @@ def _write_tar(folder: Path, number: int, samples: Sequence[Sample]) -> tuple[ND
         for place, sample in enumerate(samples):
             text = sample.record.to_json()
             media, record = (_add(tar, f"{sample.key}.{form}", data) for form, data in (("bin", sample.media), ("json", text)))
+            second = (_add(tar, f"{sample.key}.second.bin", sample.second), len(sample.second)) if sample.second else (0, 0)
             media_id = content_id("media", sample.media or text)
             meaning = content_id("meaning", repr(sample.record.captions).encode())
-            identity = (sample.key.encode(), media_id, meaning, number, media, len(sample.media), 0, 0, 0)
-            rows[place] = (*identity, record, len(text), content_id("record", text), b"", 0, 0, 0, 0.0, 0.0, False)
+            identity = (sample.key.encode(), media_id, meaning, number, media, len(sample.media))
+            other = (*second, content_id("second", sample.second) if sample.second else 0)
+            rows[place] = (*identity, *other, record, len(text), content_id("record", text), b"", 0, 0, 0, 0.0, 0.0, False)
     content = path.read_bytes()
     return rows, Shard(name=path.name, size=len(content), sha256=sha256(content).hexdigest())
 

@@ -96,6 +96,21 @@ def test_refcoco(tmp_path: Path, pickled: bytes) -> None:
     assert path_of(samples[0]) == tmp_path / "train2014/COCO_train2014_000000000007.jpg"
 
 
+@pytest.mark.parametrize(("bbox", "told"), [([600, 2, 50, 40], "[600, 2, 50, 40]"), ([3, 2, 0, 40], "[3, 2, 0, 40]")])
+def test_a_box_outside_its_picture_is_told_by_its_row(tmp_path: Path, bbox: list[float], told: str) -> None:
+    """Where phrases speak of it: COCO has boxes without a size that none speaks of."""
+    path = write_refs(tmp_path, pickle.dumps(REFS))
+    boxes = [row | {"bbox": bbox} if row["id"] == 3 else row for row in INSTANCES["annotations"]]
+    images = [{"id": 7, "width": 640, "height": 480}]
+    (tmp_path / "instances.json").write_text(json.dumps({"annotations": boxes, "images": images}))
+    with pytest.raises(UserError, match=r"refs\(unc\)\.p is not in the layout .*annotation 3: the box .* the picture of 640x480") as raised:
+        list(source("refcoco", Split.TRAIN).samples(path, tmp_path))
+    assert told in str(raised.value)
+    write_refs(tmp_path, pickle.dumps([REFS[0], REFS[2]]))
+    (tmp_path / "instances.json").write_text(json.dumps({"annotations": boxes, "images": images}))
+    assert len(list(source("refcoco", Split.TRAIN).samples(path, tmp_path))) == 1
+
+
 class Hostile:
     def __init__(self, folder: Path) -> None:
         self.folder = folder

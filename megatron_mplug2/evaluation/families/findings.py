@@ -14,9 +14,12 @@ from megatron_mplug2.evaluation.progress import EvaluationProgress
 class Kind(StrEnum):
     ANSWER = "answer"
     CAPTION = "caption"
+    BOX = "box"
+    """Four numbers: what a phrase speaks of."""
     TEXT_TO_MEDIA = "text_to_media"
     """The picture or clip that a text finds."""
     MEDIA_TO_TEXT = "media_to_text"
+    CLASS = "class"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,8 @@ class Prediction:
     references: tuple[str, ...]
     """All that is right."""
     score: float
-    """Percent: 100 is right (CIDEr may be more); of retrieval 100 over the place of the first right item, 0 if it is no candidate."""
+    """Percent: 100 is right (CIDEr may be more); of a box its overlap; of retrieval 100 over the place of the first right item, 0 if it is
+    no candidate."""
     found: int | None = None
     """Sample whose picture or clip stands first for a text; None of other kinds."""
 

@@ -25,14 +25,8 @@ class AnswerRanker:
         """`length`: tokens that the decoder was taught at most. Raises UserError for an answer that is longer, or nothing to it."""
         self.answers = answers.answers
         self._inference = inference
-        pieces = [len(tokenizer.pieces(answer)) for answer in self.answers]
-        for number, (answer, count) in enumerate(zip(self.answers, pieces, strict=True), 1):
-            if not 0 < count <= length - 2:
-                raise UserError(
-                    f"{answers.path}, line {number}: {answer!r} is {count} tokens, but the decoder says 1 to {length - 2}: "
-                    "leave it out, or raise data.target_length"
-                )
-        rows = np.stack([tokenizer.target(answer, 2 + max(pieces)) for answer in self.answers])
+        longest = check_lengths(tokenizer, answers, length)
+        rows = np.stack([tokenizer.target(answer, 2 + longest) for answer in self.answers])
         self._ids = torch.from_numpy(rows).to(inference.device)
         """[A, L] `[CLS] answer [SEP]`, padded."""
 
@@ -50,11 +44,27 @@ class AnswerRanker:
         parts = [self._part(part, at_once) for part in split(memory, max(ROWS // at_once, 1))]
         return torch.cat([score for score, _ in parts]), torch.cat([place for _, place in parts])
 
-    def _part(self, memory: Memory, at_once: int) -> tuple[torch.Tensor, torch.Tensor]:
+    @torch.no_grad()
+    def all_scores(self, memory: Memory, at_once: int = AT_ONCE) -> torch.Tensor:
+        """[n, A] fp32: log-probability of every answer to each question, in the order of the list."""
+        return torch.cat([self._whole(part, at_once) for part in split(memory, max(ROWS // at_once, 1))])
+
+    def _whole(self, memory: Memory, at_once: int) -> torch.Tensor:
+        begun, first = self._first(memory)
+        by_length = (self._ids != PAD).sum(dim=1).argsort(stable=True)  # those of a part end together
+        parts = [part.expand(memory.answers, -1) for part in by_length.split(at_once)]
+        rest = torch.cat([self._rest(_going_on(begun), part) for part in parts], dim=1)
+        return first + rest[:, by_length.argsort()]
+
+    def _first(self, memory: Memory) -> tuple[DecoderCache, torch.Tensor]:
+        """The cache at `[CLS]`, and [n, A] log-probability of each answer's first token."""
         begun = self._inference.start_decoding(memory)
         rows = torch.arange(memory.answers, device=self._ids.device)
         start = self._ids[:1, 0].expand(memory.answers)
-        first = self._inference.next_token_logits(start, rows, begun).log_softmax(-1)[:, self._ids[:, 1]]
+        return begun, self._inference.next_token_logits(start, rows, begun).log_softmax(-1)[:, self._ids[:, 1]]
+
+    def _part(self, memory: Memory, at_once: int) -> tuple[torch.Tensor, torch.Tensor]:
+        begun, first = self._first(memory)
         bound, order = first.sort(dim=1, descending=True, stable=True)
         score, place = torch.full_like(bound[:, 0], -torch.inf), torch.zeros_like(order[:, 0])
         for part in range(0, len(self.answers), at_once):
@@ -81,6 +91,18 @@ class AnswerRanker:
             total += own.masked_fill(ids[:, place + 1] == PAD, 0.0)
             parents = torch.arange(len(ids), device=ids.device)
         return total.unflatten(0, (questions, width))
+
+
+def check_lengths(tokenizer: Tokenizer, answers: AnswerList, length: int) -> int:
+    """Tokens of the longest answer. Raises UserError for one that is longer than a target of `length` has room for, or nothing to it."""
+    pieces = [len(tokenizer.pieces(answer)) for answer in answers.answers]
+    for number, (answer, count) in enumerate(zip(answers.answers, pieces, strict=True), 1):
+        if not 0 < count <= length - 2:
+            raise UserError(
+                f"{answers.path}, line {number}: {answer!r} is {count} tokens, but the decoder says 1 to {length - 2}: "
+                "leave it out, or raise data.target_length"
+            )
+    return max(pieces)
 
 
 def split(memory: Memory, most: int) -> list[Memory]:

@@ -1,12 +1,14 @@
 """What the model says about pictures and clips: captions and answers, from an instruction."""
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from megatron_mplug2.config.schema import RunConfig, Task
 from megatron_mplug2.data.batch import PAD
+from megatron_mplug2.data.coordinates import longest_text
 from megatron_mplug2.data.tokenizer import Tokenizer
 from megatron_mplug2.evaluation.generation.generate import generate
 from megatron_mplug2.evaluation.generation.hypotheses import generated
@@ -14,6 +16,8 @@ from megatron_mplug2.evaluation.generation.released_search import released_capti
 from megatron_mplug2.evaluation.generation.sampling import draw_key
 from megatron_mplug2.evaluation.generation.settings import Bounds, Decoding, Mode
 from megatron_mplug2.evaluation.inference import EncodedMedia, Inference, Memory
+
+T = TypeVar("T")
 
 CAPTION_TOKENS = (4, 20)  # [CODE]
 """Fewest and most tokens of a caption, [SEP] counted among the most."""
@@ -53,11 +57,13 @@ class Speaker:
             questions = [released_question(question) for question in questions]
         return self._say(media, rows, questions, keys, ANSWER_TOKENS, self._asked)
 
-    def choices(
-        self, media: EncodedMedia, rows: Sequence[int], questions: Sequence[str], choose: Callable[[Memory], list[str]]
-    ) -> list[str]:
+    def boxes(self, media: EncodedMedia, rows: Sequence[int], phrases: Sequence[str], keys: Sequence[int], resolution: int) -> list[str]:
+        """What is said of each phrase about the picture in its row, whose side is `resolution`; a box where `read_box` can read it."""
+        return self._say(media, rows, phrases, keys, (1, longest_text(resolution) + 1), self._asked)
+
+    def choices(self, media: EncodedMedia, rows: Sequence[int], questions: Sequence[str], choose: Callable[[Memory], list[T]]) -> list[T]:
         """What `choose` makes of the decoder's memory for each question, instead of a generated answer."""
-        chosen: list[str] = []
+        chosen: list[T] = []
         at_once = answers_at_once(self.inference, media.length + self._config.data.text_length)
         for start in range(0, len(rows), at_once):
             part = slice(start, start + at_once)

@@ -22,6 +22,7 @@ _COLORS = 10
 """Of the stylesheet."""
 _SECTION_COLORS = {
     Section.DATA_WAIT: 1,
+    Section.DRAWING: 6,
     Section.MEETING: 7,
     Section.FEATURE_PASS: 3,
     Section.FORWARD_BACKWARD: 0,

@@ -68,6 +68,21 @@ def test_it_is_the_likeliest_of_all_however_few_are_scored_at_once(vocab: Path) 
             assert said == best
 
 
+def all_of_them(vocab: Path, at_once: int) -> torch.Tensor:
+    inference = tiny.make_inference(LayoutConfig())
+    return AnswerRanker(inference, Tokenizer(vocab, tiny.VOCAB), answer_list(), LENGTH).all_scores(memory_of(inference), at_once)
+
+
+def test_every_answer_is_scored_in_the_order_of_the_list(vocab: Path) -> None:
+    scores, best = run_ranks(1, one_by_one, vocab)[0]
+    for at_once in (5, 128):
+        (found,) = run_ranks(1, all_of_them, vocab, at_once)
+        assert found.shape == (QUESTIONS, len(answer_list().answers))
+        likeliest = found.max(dim=1)
+        torch.testing.assert_close(likeliest.values, scores, rtol=1e-4, atol=1e-4)
+        assert [answer_list().answers[place] for place in likeliest.indices.tolist()] == best
+
+
 def test_an_answer_that_the_decoder_cannot_say(vocab: Path) -> None:
     def refused() -> list[str]:
         inference, tokenizer, said = tiny.make_inference(LayoutConfig()), Tokenizer(vocab, tiny.VOCAB), []

@@ -1,0 +1,50 @@
+"""The closed list of classes that a family of classification or entailment chooses from, one on each line of a text file."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from megatron_mplug2.data.line_list import plain, read_list
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassList:
+    path: Path
+    names: tuple[str, ...]
+    """Lower-case, each once, in the order of the file."""
+
+    @cached_property
+    def numbers(self) -> tuple[float, ...] | None:
+        """What the classes say where all are numbers: a score is then told as the nearest of them (T5's way with STS-B, Raffel et al.
+        2020, section 2.4)."""
+        found = tuple(number for name in self.names if (number := number_of(name)) is not None)
+        return found if len(found) == len(self.names) else None
+
+    def place(self, label: str) -> int | None:
+        """Of the class that a sample's label means, in the list; None where it means none. Of two numbers that are equally near, the
+        first."""
+        if self.numbers is None:
+            return self._places.get(plain(label))
+        number = number_of(label)
+        if number is None:
+            return None
+        return min(range(len(self.numbers)), key=lambda place: abs(self.numbers[place] - number))  # type: ignore[index]
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.names)}
+
+
+def read_classes(path: Path) -> ClassList:
+    """Raises UserError as `read_list`."""
+    return ClassList(path=path, names=read_list(path, "class", "classes"))
+
+
+def number_of(text: str) -> float | None:
+    """The finite number that a text is, if it is one."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,74 @@
+"""The evaluation of grounding: boxes by hand, and a random model on shards in RefCOCO's layout."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launchers.local import launch
+from megatron_mplug2.data.coordinates import Box
+from megatron_mplug2.data.manifest import MediaKind
+from megatron_mplug2.data.record import Record, Region
+from megatron_mplug2.errors import UserError
+from megatron_mplug2.evaluation.evaluate import evaluate_untrained
+from megatron_mplug2.evaluation.families.grounding import Grounded, box_scores
+from tests.data.corpus import Sample, picture, write_stream
+from tests.data.test_grounding import SIZES, grounding_config, make_grounding_corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_grounding_corpus(tmp_path_factory.mktemp("grounding"), SIZES)
+
+
+def grounded(index: int, box: Box | None, part: str = "testA") -> Grounded:
+    return Grounded(index=index, phrase="it", said="", box=box, truth=(10, 10, 10, 10), part=part)
+
+
+def test_scores_by_hand() -> None:
+    """The true box; one that is moved by 3 of its 10 pixels, and one by 4; and none."""
+    moved = [grounded(1, (13, 10, 10, 10), "testB"), grounded(2, (14, 10, 10, 10), "testB")]
+    found = [grounded(0, (10, 10, 10, 10)), *moved, grounded(3, None)]
+    scores = {score.name: score for score in box_scores(found)}
+    assert scores["accuracy at IoU 0.5"].value == 50.0 and scores["accuracy at IoU 0.5"].chance == 100.0
+    assert (scores["accuracy at IoU 0.5: testA"].value, scores["accuracy at IoU 0.5: testB"].value) == (50.0, 50.0)
+    assert scores["mean IoU"].value == pytest.approx(100 * (1 + 7 / 13 + 6 / 14 + 0) / 4)
+
+
+def test_each_phrase_is_asked_once_on_any_layout(corpus: Path, tmp_path: Path) -> None:
+    def evaluated(size: int) -> Any:
+        keys = [f"layout.data={size}", "training.global_batch=12", "training.microbatch=2"]
+        config = grounding_config(corpus, tmp_path / str(size), keys)
+        launch(config, evaluate_untrained)
+        results = json.loads((config.run_dir / "evaluation-image_grounding-untrained.json").read_text())
+        lines = (config.run_dir / "predictions-image_grounding-untrained.jsonl").read_text().splitlines()
+        assert "</html>" in (config.run_dir / "evaluation-image_grounding-untrained.html").read_text()
+        return results | {"config": None}, [json.loads(line) for line in lines]
+
+    results, lines = evaluated(1)
+    assert [line["kind"] for line in lines] == ["box"] * 4 * (SIZES["testA"] + SIZES["testB"])
+    names = ["accuracy at IoU 0.5", "accuracy at IoU 0.5: testA", "accuracy at IoU 0.5: testB", "mean IoU"]
+    assert list(results["scores"]) == names and results["samples"] == SIZES["testA"] + SIZES["testB"]
+    assert 0 < results["chance"]["accuracy at IoU 0.5"] < 50
+    for size in (2, 3):
+        assert evaluated(size) == (results, lines)
+
+
+@pytest.mark.parametrize(
+    ("region", "said"),
+    [
+        ({"box": (1, 1, 9, 9), "phrases": ("a dog", " ")}, "an empty phrase about the box"),
+        ({"box": (1, 1, 0, 9), "phrases": ("a dog",)}, "the box .* of 'a dog' has no size"),
+    ],
+)
+def test_a_region_that_cannot_be_judged_is_told_by_its_row(corpus: Path, tmp_path: Path, region: dict[str, Any], said: str) -> None:
+    good = Region(box=(1, 1, 9, 9), phrases=("a dog",))
+    regions = [(good,), (good, Region(**region))]
+    records = [Record(regions=told, attributes={}) for told in regions]
+    samples = [Sample(key=f"pair-{number}", media=picture(number), record=record) for number, record in enumerate(records)]
+    write_stream(tmp_path / "images", MediaKind.IMAGE, samples)
+    keys = [f"data.test.image_text=[{tmp_path}/images]", "layout.data=1"]
+    with pytest.raises(UserError, match=rf"^data\.test\.image_text, sample 1 \(pair-1 in images/00000\.tar\): {said}"):
+        launch(grounding_config(corpus, tmp_path / "run", keys), evaluate_untrained)
+    assert not (tmp_path / "run").exists() or not list((tmp_path / "run").glob("*.json*"))

@@ -1,0 +1,35 @@
+"""Rows that are a share of a question, and rows that are weighed by a reward: against a sum over rows."""
+
+import pytest
+import torch
+
+from megatron_mplug2.config.schema import Averaging
+from megatron_mplug2.objectives.instruction_lm import instruction_lm_count, instruction_lm_loss
+from tests.objectives.test_language_losses import TARGETS, VOCAB, assert_same, random_logits, row_losses
+
+SHARES = torch.tensor([0.5, 0.3, 1.0, 1.0])
+"""The third row predicts nothing, and so counts nothing."""
+ADVANTAGES = torch.tensor([2.0, -1.5, 9.0, 0.0])
+COUNTS = {Averaging.SUM: 0.5 + 0.3 + 1, Averaging.SAMPLE: 0.5 + 0.3 + 1, Averaging.TOKEN: 0.5 * 4 + 0.3 * 2 + 3}
+
+
+@pytest.mark.parametrize("averaging", list(Averaging))
+def test_shares_weigh_loss_and_count_and_advantages_the_loss(averaging: Averaging) -> None:
+    logits = random_logits(5, 4)
+    rows = [torch.stack(row) if row else torch.zeros(1, dtype=torch.float64) for row in row_losses(logits)]
+    sums = torch.stack([row.mean() if averaging is Averaging.SAMPLE else row.sum() for row in rows])
+    loss = instruction_lm_loss(logits, TARGETS, averaging, VOCAB, None, shares=SHARES)
+    assert float(loss.count) == pytest.approx(COUNTS[averaging]) == pytest.approx(float(instruction_lm_count(TARGETS, averaging, SHARES)))
+    assert_same(loss.sum, (sums * SHARES).sum(), logits)
+    both = instruction_lm_loss(logits, TARGETS, averaging, VOCAB, None, shares=SHARES, advantages=ADVANTAGES)
+    assert float(both.count) == float(loss.count)
+    assert_same(both.sum, (sums * SHARES * ADVANTAGES).sum(), logits)
+
+
+def test_ten_answers_are_the_mean_over_people() -> None:
+    """Of seven who said one thing and three who said another: the same loss and gradient as a row for each person."""
+    people = torch.tensor([0] * 7 + [1] * 3)
+    logits = random_logits(5, 2)
+    shared = instruction_lm_loss(logits, TARGETS[:2], Averaging.SUM, VOCAB, None, shares=torch.tensor([0.7, 0.3]))
+    each = instruction_lm_loss(logits[:, people], TARGETS[:2][people], Averaging.SUM, VOCAB, None)
+    assert_same(shared.sum / shared.count, each.sum / each.count, logits)
