@@ -18,13 +18,13 @@ from tests.test_predict_command import command
 from tests.training import test_resume as runs
 
 FIGURE = "accuracy at IoU 0.5"
-STEPS = 150
+STEPS = 220
 
 
 @pytest.mark.long
 def test_phrases_are_found_in_pictures(tmp_path: Path) -> None:
     corpus = make_grounding_corpus(tmp_path, {"train": 300, "val": 16, "testA": 24, "testB": 24})
-    often = ["training.validate_every=75", "training.checkpoint_every=25", "training.validation_batches=1"]
+    often = ["training.validate_every=110", "training.log_every=1", "training.checkpoint_every=25", "training.validation_batches=1"]
     config = grounding_config(corpus, tmp_path / "run", [f"schedule.0.steps={STEPS}", *often, "layout.data=2"])
     check_finetuning(config)
     runs.run_until(config, 27, runs.kill, finetune)
