@@ -1,5 +1,6 @@
 """Families with a closed list as a person runs them, on drawn corpora in the public ones' layouts: trained, judged, resumed, evaluated."""
 
+import gc
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,13 @@ STEPS = {
     Family.PAIR_ENTAILMENT: 30,
 }
 """Of a batch of 16, twice as many as a family was seen to need."""
+
+
+@pytest.fixture(autouse=True)
+def no_groups_left() -> None:
+    """Process groups that an earlier test left to the garbage collector go here, where their threads are: in a forked run, where they are
+    not, their end would wait for ever."""
+    gc.collect()
 
 
 def config_of(family: Family, corpus: Drawn, folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
