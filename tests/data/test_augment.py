@@ -9,6 +9,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from megatron_mplug2.config.schema import Task
 from megatron_mplug2.data.decoding.augment import Operation, OperationName, augmented, drawn_operations
+from megatron_mplug2.data.decoding.contract import PictureRequest
 from megatron_mplug2.data.manifest import MediaKind
 from megatron_mplug2.data.samples import Augmentation, Picture
 from tests.data.corpus import pair, picture
@@ -94,7 +95,7 @@ def test_operations_are_drawn_by_the_sample(tmp_path: Path) -> None:
 
     def drawn(epoch: int, picture: Picture) -> tuple[Operation, ...]:
         request = reading.pair(epoch=epoch, picture=picture).media
-        assert request is not None
+        assert isinstance(request, PictureRequest)
         return request.transform.operations
 
     many = [drawn(epoch, training) for epoch in range(40)]
@@ -103,7 +104,7 @@ def test_operations_are_drawn_by_the_sample(tmp_path: Path) -> None:
     assert {operation.name for operations in many for operation in operations} == set(OperationName)
     assert drawn(0, Picture(frames=1, resolution=32, augmentation=Augmentation.NONE)) == ()
     without = Reading(tmp_path / "b", MediaKind.IMAGE, Task.IMAGE_TEXT, [pair(0, picture(0))]).pair(picture=training).media
-    assert without is not None and without.transform.operations == ()
+    assert isinstance(without, PictureRequest) and without.transform.operations == ()
 
 
 def test_draws_are_uniform() -> None:

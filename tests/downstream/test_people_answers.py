@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from data_tools.tokenizer import train_tokenizer
@@ -12,6 +11,7 @@ from megatron_mplug2.config.schema import RunConfig, Task
 from megatron_mplug2.data.assemble import pair_batch
 from megatron_mplug2.data.draws import SampleDraws
 from megatron_mplug2.data.manifest import Manifest
+from megatron_mplug2.data.parcel import stacked_on_arrival
 from megatron_mplug2.data.samples import SampleReader
 from megatron_mplug2.data.tokenizer import Tokenizer
 from megatron_mplug2.objectives.counts import local_counts
@@ -69,7 +69,7 @@ def test_a_batch_has_all_answers_with_their_shares(corpus: Path, tmp_path: Path)
     tokenizer, manifest = Tokenizer(config.data.vocab, config.model.text.vocab_size), Manifest.load(corpus / "shards/train/image_text")
     reader, questions = SampleReader(config, tokenizer), 0
     draws = [SampleDraws(seed=0, task=Task.IMAGE_TEXT, epoch=0, index=index) for index in range(len(manifest))]
-    batch = pair_batch(Task.IMAGE_TEXT, [reader.pair(manifest, None, one) for one in draws], [])
+    batch = pair_batch(Task.IMAGE_TEXT, [reader.pair(manifest, None, one) for one in draws], [], stacked_on_arrival)
     assert batch.shares is not None
     for asked, target, share in zip(batch.instructions, batch.targets, batch.shares.tolist(), strict=True):
         answer = tokenizer.decode(target)
