@@ -82,11 +82,11 @@ def test_the_position_table_is_resized_for_other_resolutions() -> None:
 
 
 def _temporal_as_convolutions(built: Built) -> None:
-    temporal = _block(built).temporal[0]
+    block, x = _block(built), _frames()
+    temporal = block.temporal[0]
     assert isinstance(temporal, LocalTemporal)
-    x = _frames()
-    branch = temporal(x, FRAMES, TOKENS)
-    assert not branch[0].any()  # the class token's
+    branch = temporal(x, FRAMES)
+    assert block._patches(TOKENS, x).flatten().tolist() == [0.0] + [1.0] * (TOKENS - 1)  # the class token has no branch
     clip = temporal.norm(x[1:]).unflatten(1, (CLIPS, FRAMES)).permute(1, 3, 2, 0)[..., None]  # [b, C, T, patches, 1]
     y = F.conv3d(clip, temporal.down.weight[..., None, None, None], temporal.down.bias)
     kernel = temporal.taps[:, None, :, None, None]
