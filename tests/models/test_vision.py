@@ -134,7 +134,7 @@ def test_temporal_modules_on_a_picture() -> None:
 def _one_module(built: Built) -> None:
     block, x = _block(built), _frames()
     assert len(block.temporal) == 1
-    first = x + block.temporal[0](x, FRAMES, TOKENS)
+    first = x + block.temporal[0](x, FRAMES) * block._patches(TOKENS, x)
     torch.testing.assert_close(block(x, FRAMES, TOKENS, temporal=True), block(first, FRAMES, TOKENS, temporal=False))
 
 
