@@ -139,7 +139,30 @@ def _generation(result: Mapping[str, Any]) -> str:
     )
 
 
+def _step(result: Mapping[str, Any]) -> str:
+    ((_, figures),) = result["figures"].items()
+    ours, plain = figures["ours"], figures["reference"]
+    return (
+        f"A training step of base in fp32 (captions of 2 clips of 4 frames) on {result['hardware']['cores']} cores "
+        f"({result['hardware']['cpu']}): {100 * ours['share_of_ceiling']:.0f} % of the rate at which this machine multiplies matrices, "
+        f"{figures['times_the_reference']:.2f} times the samples a second of a plain PyTorch model of the same shapes, which reaches "
+        f"{100 * plain['share_of_ceiling']:.0f} % (`benchmarks/results/step.json`; what made it so: `benchmarks/NOTES.md`)."
+    )
+
+
+def _planner(result: Mapping[str, Any]) -> str:
+    layouts = result["figures"]["layouts"]
+    within = [one for one in layouts if abs(one["time_error"]) <= 0.2]
+    return (
+        f"Against this machine, after a calibration: {len(within)} of {len(layouts)} layouts within 20 % of their step time, the largest error "
+        f"{100 * result['figures']['largest_time_error']:.0f} % (tensor parallelism's); memory within "
+        f"{100 * result['figures']['largest_memory_error']:.1f} % (`benchmarks/results/planner.json`)."
+    )
+
+
 _BLOCKS = {
+    "step": _step,
+    "planner": _planner,
     "generation": _generation,
     "demo": _demo,
     "device_shim": _device_shim,
