@@ -154,8 +154,8 @@ def _planner(result: Mapping[str, Any]) -> str:
     layouts = result["figures"]["layouts"]
     within = [one for one in layouts if abs(one["time_error"]) <= 0.2]
     return (
-        f"Against this machine, after a calibration: {len(within)} of {len(layouts)} layouts within 20 % of their step time, the largest error "
-        f"{100 * result['figures']['largest_time_error']:.0f} % (tensor parallelism's); memory within "
+        f"Against this machine, after a calibration: {len(within)} of {len(layouts)} layouts within 20 % of their step time, the largest "
+        f"error {100 * result['figures']['largest_time_error']:.0f} % (tensor parallelism's); memory within "
         f"{100 * result['figures']['largest_memory_error']:.1f} % (`benchmarks/results/planner.json`)."
     )
 
