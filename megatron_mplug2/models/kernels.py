@@ -1,10 +1,12 @@
 """Element-wise work in as few passes over memory as the device allows.
 
-On a GPU with Triton torch compiles each function into one kernel for its forward and few for its backward pass; elsewhere it is written out
-by hand for what autograd would otherwise keep and read again. The compiled functions draw no random numbers.
+On a GPU with Triton and a C compiler torch compiles each function into one kernel for its forward and few for its backward pass; elsewhere
+it is written out by hand for what autograd would otherwise keep and read again. The compiled functions draw no random numbers.
 """
 
 import importlib.util
+import os
+import shutil
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -93,12 +95,14 @@ class _SelectRows(torch.autograd.Function):
 
 
 def _compiles(x: torch.Tensor) -> bool:
-    return x.is_cuda and _has_triton()
+    return x.is_cuda and _has_compilers()
 
 
 @cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+def _has_compilers() -> bool:
+    """Triton's, and the C compiler that it builds its launchers with."""
+    c_compilers = (os.environ.get("CC"), "gcc", "clang")
+    return importlib.util.find_spec("triton") is not None and any(name and shutil.which(name) for name in c_compilers)
 
 
 @cache
