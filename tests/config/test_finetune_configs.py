@@ -35,7 +35,7 @@ def test_it_loads_and_is_of_its_family(name: str) -> None:
 
 
 def test_every_dataset_has_one() -> None:
-    assert set(NAMES) == DATASETS | CLASSES | {"demo_qa", "demo_caption", "demo_grounding"}
+    assert set(NAMES) == DATASETS | CLASSES | {"demo_qa", "demo_caption", "demo_grounding", "demo_image_retrieval", "demo_video_retrieval"}
 
 
 def test_released_numbers() -> None:

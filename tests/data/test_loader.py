@@ -66,6 +66,7 @@ def test_shapes(corpus: Path, tmp_path: Path) -> None:
                     "captions": (2, 10),
                     "instructions": (4, 10),
                     "targets": (4, 9),
+                    "shares": (4,),
                     "media_ids": (2,),
                     "meaning_ids": (2,),
                     "sample_ids": (2,),
@@ -73,7 +74,7 @@ def test_shapes(corpus: Path, tmp_path: Path) -> None:
                 assert batch.media is not None and batch.media.dtype is torch.uint8
             else:
                 assert shapes == {"masked": (2, 16), "labels": (2, 16), "prefix": (2, 16), "targets": (2, 9), "sample_ids": (2,)}
-            assert all(tensor.dtype is torch.int64 for name, tensor in tensors(batch).items() if name != "media")
+            assert all(tensor.dtype is torch.int64 for name, tensor in tensors(batch).items() if name not in ("media", "shares"))
             assert all(tensor.is_contiguous() for tensor in tensors(batch).values())
         seen.add(planned.task)
     assert seen == set(Task)

@@ -27,7 +27,7 @@ def test_which_can_be_shared() -> None:
     [
         ("pretran a.yaml", "no such command: 'pretran' is unknown; try pretrain"),
         ("data shrad listing a --out b", "no such command: 'shrad' is unknown; try shard"),
-        ("data", "no such command: a word is missing; try demo, filter, index,"),
+        ("data", "no such command: a word is missing; try classes, demo, filter, index,"),
         ("", "no such command: a word is missing; try "),
         ("data shard listing a", "Missing option '--out'"),
         ("data shard listing a --out b --shard-gb 1", "No such option"),
