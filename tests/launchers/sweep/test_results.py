@@ -1,5 +1,7 @@
 """The results file: rows that outlive a kill, and what is said of those that did not."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,16 @@ def test_a_newer_row_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
     found = read_results(tmp_path)
     assert found.rows == {"a": row("a", "another reason"), "b": row("b"), "c": row("c")} and found.spoilt == ()
     assert [path.name for path in sorted(tmp_path.iterdir())] == [".results.jsonl.lock", RESULTS], "nothing half-written is left"
+
+
+def test_what_a_killed_writer_leaves_goes_with_the_next_row(tmp_path: Path) -> None:
+    writer = os.fork()
+    if not writer:
+        Path.replace = lambda self, target: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, method-assign, return-value]
+        add_rows(tmp_path, [row("a")])
+    assert os.waitstatus_to_exitcode(os.waitpid(writer, 0)[1]) == -signal.SIGKILL
+    add_rows(tmp_path, [row("b")])
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [".results.jsonl.lock", RESULTS]
 
 
 def test_a_row_that_is_cut_in_half_is_told_and_the_others_are_kept(tmp_path: Path) -> None:
