@@ -59,14 +59,15 @@ def test_each_phrase_is_asked_once_on_any_layout(corpus: Path, tmp_path: Path) -
     ("region", "said"),
     [
         ({"box": (1, 1, 9, 9), "phrases": ("a dog", " ")}, "an empty phrase about the box"),
-        ({"box": (1, 1, 0, 9), "phrases": ("a dog",)}, "the box .* of 'a dog' has no size"),
+        ({"box": (1, 1, 0, 9), "phrases": ("a dog",)}, r"'a dog': the box \[1, 1, 0, 9\] .* does not lie in the picture of "),
+        ({"box": (1, 1, 900, 9), "phrases": ("a dog",)}, r"'a dog': the box \[1, 1, 900, 9\] .* does not lie in the picture of "),
     ],
 )
 def test_a_region_that_cannot_be_judged_is_told_by_its_row(corpus: Path, tmp_path: Path, region: dict[str, Any], said: str) -> None:
     good = Region(box=(1, 1, 9, 9), phrases=("a dog",))
     regions = [(good,), (good, Region(**region))]
     records = [Record(regions=told, attributes={}) for told in regions]
-    samples = [Sample(key=f"pair-{number}", media=picture(number), record=record) for number, record in enumerate(records)]
+    samples = [Sample(key=f"pair-{number}", media=picture(number), record=record, size=(48, 48)) for number, record in enumerate(records)]
     write_stream(tmp_path / "images", MediaKind.IMAGE, samples)
     keys = [f"data.test.image_text=[{tmp_path}/images]", "layout.data=1"]
     with pytest.raises(UserError, match=rf"^data\.test\.image_text, sample 1 \(pair-1 in images/00000\.tar\): {said}"):
