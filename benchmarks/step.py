@@ -53,10 +53,10 @@ def main() -> None:
     figures: dict[str, Any] = {}
     for case in cases:
         figures[case.name] = _measured(case, precision, asked.rounds, beside=case.losses is Losses.CAPTION)
-    name = f"step_{torch.cuda.get_device_name().split()[1].lower()}" if on_gpu() else "step"
+    gpu = f"_{torch.cuda.get_device_name().split()[1].lower()}" if on_gpu() else ""
     command = " ".join(["python -m benchmarks.step --rounds", str(asked.rounds), *(["--only", *asked.only] if asked.only else [])])
     facts = {"cases": [str(case) for case in cases], "precision": precision, "rounds": asked.rounds, "load_before": load}
-    print(f"written to {write(name, command, facts, figures)}")
+    print(f"written to {write(f'step{gpu}', command, facts, figures)}")
 
 
 def _measured(case: StepCase, precision: Precision, rounds: int, *, beside: bool) -> dict[str, Any]:
