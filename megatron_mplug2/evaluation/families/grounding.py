@@ -52,12 +52,14 @@ class Grounder:
         self._manifest, self.resolution = manifest, last_phase(config, Task.IMAGE_TEXT).resolution
 
     def boxes(self, indices: Sequence[int], media: EncodedMedia) -> list[Grounded]:
-        """Of all phrases about the samples `indices`, whose pictures are the rows of `media`."""
+        """Of all phrases about the samples `indices`, whose pictures are the rows of `media`. A box that is not in its picture is passed
+        over."""
         asked = [
             (row, index, record.attributes.get("split", ""), region.box, phrase)
             for row, index in enumerate(indices)
             for record in [self._manifest.record(index)]
             for region in record.regions
+            if fault_of(region.box, self._manifest.facts(index)) is None
             for phrase in region.phrases
         ]
         rows, phrases = [row for row, *_ in asked], [phrase for *_, phrase in asked]
