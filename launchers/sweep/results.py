@@ -22,6 +22,12 @@ class Spread(Frozen):
     median: float = Field(ge=0)
     high: float = Field(ge=0)
 
+    @model_validator(mode="after")
+    def _check(self) -> "Spread":
+        if not self.low <= self.median <= self.high:
+            raise ValueError("quartiles stand around their median")
+        return self
+
 
 class Machines(Frozen):
     """What a point ran on."""

@@ -5,10 +5,11 @@ import signal
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from launchers.sweep.config import Recompute
 from launchers.sweep.points import Layout
-from launchers.sweep.results import RESULTS, Failure, Row, add_rows, read_results
+from launchers.sweep.results import RESULTS, Failure, Row, Spread, add_rows, read_results
 from megatron_mplug2.errors import UserError
 
 LAYOUT = Layout(nodes=1, tensor=1, pipeline=1, data=1, microbatch=1, recompute=Recompute.NONE)
@@ -54,6 +55,11 @@ def test_rows_are_read_strictly(tmp_path: Path) -> None:
     (tmp_path / RESULTS).write_bytes("\n".join(lines).encode(errors="surrogateescape"))
     found = read_results(tmp_path)
     assert list(found.rows) == ["a"] and [line.partition(": row ")[2][0] for line in found.spoilt] == ["2", "3", "4", "5"]
+
+
+def test_quartiles_that_are_out_of_order_are_none() -> None:
+    with pytest.raises(ValidationError, match="quartiles stand around their median"):
+        Spread(low=3, median=2, high=4)
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
