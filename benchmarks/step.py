@@ -53,10 +53,10 @@ def main() -> None:
     figures: dict[str, Any] = {}
     for case in cases:
         figures[case.name] = _measured(case, precision, asked.rounds, beside=case.losses is Losses.CAPTION)
+    gpu = f"_{torch.cuda.get_device_name().split()[1].lower()}" if on_gpu() else ""
     command = " ".join(["python -m benchmarks.step --rounds", str(asked.rounds), *(["--only", *asked.only] if asked.only else [])])
     facts = {"cases": [str(case) for case in cases], "precision": precision, "rounds": asked.rounds, "load_before": load}
-    path = write("step_gpu", command, facts, figures) if on_gpu() else write("step", command, facts, figures)
-    print(f"written to {path}")
+    print(f"written to {write(f'step{gpu}', command, facts, figures)}")
 
 
 def _measured(case: StepCase, precision: Precision, rounds: int, *, beside: bool) -> dict[str, Any]:

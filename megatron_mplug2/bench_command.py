@@ -29,6 +29,8 @@ def bench(
     """Measure this machine: one benchmark, or all of them. `calibrate` writes the profile that `mplug2 plan --gpu FILE` takes."""
     names = bench_names(CHECKOUT)
     if name == ALL:
+        if out is not None:
+            _check_results(out)
         failed = [one for one in names if not _run(one, out)]
         if failed:
             typer.echo(f"failed: {', '.join(failed)}", err=True)
@@ -48,7 +50,7 @@ def bench_names(checkout: Path) -> list[str]:
     if not scripts.is_dir():
         raise UserError(f"{scripts} is not there: benchmarks are not installed with the package, run them from a checkout")
     texts = {script.stem: script.read_text(encoding="utf-8") for script in scripts.glob("*.py")}
-    return sorted(name for name, text in texts.items() if re.search(rf"write\(['\"]{name}['\"]", text))
+    return sorted(name for name, text in texts.items() if re.search(rf"write\(\s*f?['\"]{name}\b", text))
 
 
 def _run_to(name: str, out: Path) -> bool:
@@ -56,12 +58,31 @@ def _run_to(name: str, out: Path) -> bool:
     folder = out.absolute().parent
     if not folder.is_dir():
         raise UserError(f"--out {out}: {folder} is no folder: make it first")
-    with tempfile.TemporaryDirectory(prefix=".bench-", dir=folder) as beside:
+    if out.is_dir():
+        raise UserError(f"--out {out}: it is a folder: name a file in it, such as {out / f'{name}.json'}")
+    with _folder_in(folder, out) as beside:
         if not _run(name, Path(beside)):
             return False
-        (Path(beside) / f"{name}.json").replace(out)
+        (result,) = Path(beside).glob("*.json")  # its name may tell of the GPU too
+        result.replace(out)
     typer.echo(f"wrote {out}")
     return True
+
+
+def _check_results(folder: Path) -> None:
+    """Before hours of work. Raises UserError where nothing can be written there."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {folder}: {error.strerror}: name a folder for the results of {ALL}") from None
+    _folder_in(folder, folder).cleanup()
+
+
+def _folder_in(folder: Path, asked: Path) -> "tempfile.TemporaryDirectory[str]":
+    try:
+        return tempfile.TemporaryDirectory(prefix=".bench-", dir=folder)
+    except OSError as error:
+        raise UserError(f"--out {asked}: cannot write into {folder}: {error.strerror}") from None
 
 
 def _run(name: str, results: Path | None) -> bool:

@@ -48,6 +48,13 @@ def test_a_result_goes_where_it_is_asked_for(checkout: Path, tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkout", "machine.json"]
 
 
+def test_a_result_may_be_named_after_the_gpu_too(checkout: Path, tmp_path: Path) -> None:
+    (checkout / "benchmarks/card.py").write_text(QUICK.replace('write("quick")', "write(\n    f'card{\"_h100\"}')"))
+    assert "card" in bench_command.bench_names(checkout)
+    assert command("card", "--out", str(tmp_path / "machine.json")).exit_code == 0
+    assert json.loads((tmp_path / "machine.json").read_text()) == {"figures": 1}
+
+
 def test_a_benchmark_that_fails_leaves_no_result(checkout: Path, tmp_path: Path) -> None:
     assert command("broken", "--out", str(tmp_path / "machine.json")).exit_code == 1
     assert [path.name for path in tmp_path.iterdir()] == ["checkout"]
@@ -63,6 +70,14 @@ def test_bad_input_is_one_line(checkout: Path, tmp_path: Path) -> None:
     assert refusal("quik") == "no benchmark is called quik: did you mean quick?"
     assert refusal("helper") == "no benchmark is called helper: name one of broken, quick, or all"
     assert refusal("quick", "--out", str(tmp_path / "none/machine.json")).endswith("none is no folder: make it first")
+
+
+def test_where_nothing_can_be_written_is_told_before_anything_runs(checkout: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert refusal("broken", "--out", str(tmp_path)).endswith(f"it is a folder: name a file in it, such as {tmp_path}/broken.json")
+    assert "cannot write into /proc" in refusal("broken", "--out", "/proc/machine.json")
+    assert refusal("all", "--out", str(tmp_path / "file")).endswith("/file: File exists: name a folder for the results of all")
+    assert "cannot write into /proc" in refusal("all", "--out", "/proc")
 
 
 def test_without_a_checkout_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from launchers.array import Array
 from launchers.batch_script import JobSpec
 from launchers.cluster import Launcher, SlurmConfig
@@ -20,6 +22,7 @@ ARRAYS = "arrays"
 """Folder in the sweep's: a folder for each array that was submitted, which `mplug2 jobs` takes like a run's."""
 _CONFIGS, _DIGESTS = "points", "points.json"
 """In a launch's folder: a folder with the config of each part, and the points' digests in the order of parts."""
+_DIGEST_LIST = TypeAdapter(list[str])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +69,10 @@ class SweepArray:
 def parts_of(folder: Path) -> dict[str, int]:
     """Which part of a launch is which point, by digest. Raises UserError where that cannot be read."""
     try:
-        digests = json.loads((folder / _DIGESTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / _DIGESTS} cannot be read ({error}): delete {folder}, whose points are then measured again") from None
+        digests = _DIGEST_LIST.validate_json((folder / _DIGESTS).read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no list of digests"
+        raise UserError(f"{folder / _DIGESTS} cannot be read ({reason}): delete {folder}, whose points are then measured again") from None
     return {digest: part for part, digest in enumerate(digests, 1)}
 
 

@@ -1,7 +1,6 @@
 """What the points have given: a JSON line each in `results.jsonl`, which is replaced whole: a kill leaves the old one or the new."""
 
 import fcntl
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,12 @@ class Spread(Frozen):
     low: float = Field(ge=0)
     median: float = Field(ge=0)
     high: float = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Spread":
+        if not self.low <= self.median <= self.high:
+            raise ValueError("quartiles stand around their median")
+        return self
 
 
 class Machines(Frozen):
@@ -116,7 +121,7 @@ def add_rows(folder: Path, rows: Iterable[Row]) -> None:
     try:
         with _held(folder):
             kept = read_results(folder).rows | {row.digest: row for row in rows}
-            unfinished = folder / f".{RESULTS}.{os.getpid()}"
+            unfinished = folder / f".{RESULTS}.unfinished"  # of one process at a time; a killed one's is written over
             unfinished.write_text("".join(f"{row.model_dump_json()}\n" for row in kept.values()), encoding="utf-8")
             unfinished.replace(folder / RESULTS)
     except OSError as error:

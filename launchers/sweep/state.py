@@ -123,5 +123,6 @@ def _found_here(point: Point, sweep: Sweep) -> PointState:
 
     if not has_finished(point.run.run_dir):
         return PointState(point=point, progress=Progress.TO_DO)
-    end = PointEnd(code=ExitCode.FINISHED, at=time.time(), commit=None, logs=())
-    return _ended(point, row_of(point, end, sweep.config.warmup_steps))
+    row = row_of(point, PointEnd(code=ExitCode.FINISHED, at=time.time(), commit=None, logs=()), sweep.config.warmup_steps)
+    # Without figures: its ranks may be about to write theirs, and who runs it writes down what becomes of it.
+    return PointState(point=point, progress=Progress.TO_DO) if row.measured is None else _ended(point, row)

@@ -36,5 +36,10 @@ def caption_loss_errors(run: RunConfig, family: Family) -> Iterator[str]:
     for key, value in (("objectives.lm.label_smoothing", run.objectives.lm.label_smoothing), ("training.ema", run.training.ema)):
         if value:
             yield f"{key}={value:g}: downstream.caption_loss=cider draws captions from what it trains; set it to 0"
+    if run.training.spike_factor:
+        yield (
+            f"training.spike_factor={run.training.spike_factor:g}: the loss of downstream.caption_loss=cider lies around zero, where any "
+            "step would be a spike; set it to 0"
+        )
     if run.layout.pipeline > 1:
         yield f"layout.pipeline={run.layout.pipeline}: downstream.caption_loss=cider needs 1, where the model can speak"

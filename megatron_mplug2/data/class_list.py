@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from megatron_mplug2.data.line_list import plain, read_list
+from megatron_mplug2.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,14 @@ class ClassList:
 
 
 def read_classes(path: Path) -> ClassList:
-    """Raises UserError as `read_list`."""
-    return ClassList(path=path, names=read_list(path, "class", "classes"))
+    """Raises UserError as `read_list`, and where two classes are one number."""
+    classes = ClassList(path=path, names=read_list(path, "class", "classes"))
+    found: dict[float, str] = {}
+    for name, number in zip(classes.names, classes.numbers or (), strict=False):
+        if number in found:
+            raise UserError(f"{path}: {found[number]} and {name} are one number: leave one of them")
+        found[number] = name
+    return classes
 
 
 def number_of(text: str) -> float | None:

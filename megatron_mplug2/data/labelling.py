@@ -36,10 +36,10 @@ class Labelling:
         return f"the label {record.label!r} is not among the classes of {self.classes.path}; add it there"
 
     def asked(self, record: Record) -> str:
-        """The instruction, or the sentence; of a text what there is to read."""
+        """The instruction, or the sentence; of a text what there is to read. Nothing where there is a gap."""
         if self.family.task is Task.TEXT:
             return " / ".join(text for text in (record.text, record.second_text) if text)
-        return record.captions[0] if self.family.kind is FamilyKind.ENTAILMENT else self.instruction
+        return "".join(record.captions[:1]) if self.family.kind is FamilyKind.ENTAILMENT else self.instruction
 
 
 def labelling_of(config: RunConfig) -> Labelling | None:

@@ -62,14 +62,14 @@ def measure_classes(engine: TrainingEngine, family: Family, samples: int) -> dic
 
 
 def _own(samples: ClassSamples, labelling: Labelling, inference: Inference, config: RunConfig) -> tuple[list[int], torch.Tensor, list[str]]:
-    """Indices, probabilities and labels of this rank's samples. What has no label of the list is passed over: training tells of it."""
+    """Indices, probabilities and labels of this rank's samples. What lacks something, or has another label, is passed over."""
     indices: list[int] = []
     rows: list[torch.Tensor] = []
     labels: list[str] = []
     for batch in samples.classified(make_classifier(inference, config, labelling)):
         for index, row in zip(batch.indices, batch.probabilities, strict=True):
             record = samples.manifest.record(index)
-            if record.label is not None and labelling.place(record) is not None:
+            if record.label is not None and labelling.gap(record) is None and labelling.place(record) is not None:
                 indices.append(index)
                 rows.append(row)
                 labels.append(record.label)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from megatron_mplug2.config.schema import Precision
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.planner.hardware import Efficiency, Gpu, Link, known_gpu
-from megatron_mplug2.planner.rates import Measured
+from megatron_mplug2.planner.rates import Curve, Exchange, Measured
 
 FIGURES = "figures"
 """Where the profile stands in the file, which is a benchmark's result."""
@@ -53,7 +54,7 @@ def profile_tree(profile: Profile) -> Any:
 def read_profile(path: Path) -> Profile:
     """Raises UserError for a file that is none."""
     try:
-        return _PROFILE.validate_python(json.loads(path.read_text(encoding="utf-8"))[FIGURES])
+        profile = _PROFILE.validate_python(json.loads(path.read_text(encoding="utf-8"))[FIGURES])
     except OSError as error:
         raise UserError(f"--gpu {path}: {error.strerror}: name a GPU, or a file that `mplug2 bench calibrate` has written") from None
     except ValidationError as error:
@@ -61,6 +62,31 @@ def read_profile(path: Path) -> Profile:
         raise UserError(f"--gpu {path} is no profile at {place or 'its top'}: write it anew with `mplug2 bench calibrate`") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"--gpu {path} is no profile, or is cut off: write it anew with `mplug2 bench calibrate`") from None
+    if (lack := _lack(profile)) is not None:
+        raise UserError(f"--gpu {path} is no profile, {lack}: write it anew with `mplug2 bench calibrate`")
+    return profile
+
+
+def _lack(profile: Profile) -> str | None:
+    """What a plan would ask for in vain."""
+    rates, exchanges = profile.measured.rates, profile.measured.exchanges
+    if 1 not in rates:
+        return "it has no rates of one rank alone"
+    for count in sorted(rates.keys() - {1}):
+        if exchanges.get(count, {}).keys() != set(Exchange):
+            return f"it has no rates of all exchanges between {count} ranks"
+    passes = [each for one in rates.values() for each in (one.forward, one.backward)]
+    curves = [curve for each in passes for curve in (each.products, each.attention)]
+    curves += [curve for each in exchanges.values() for curve in each.values()]
+    single = [profile.memory, *(one.memory for one in rates.values()), *(each.elementwise for each in passes)]
+    if not all(map(_is_whole, curves)) or min(single) <= 0:
+        return "it has a rate that is none"
+    return None
+
+
+def _is_whole(curve: Curve) -> bool:
+    sizes = [size for size, _ in curve.points]
+    return bool(sizes) and all(low < high for low, high in pairwise([0.0, *sizes])) and min(rate for _, rate in curve.points) > 0
 
 
 def profile_of(asked: str) -> Profile | None:

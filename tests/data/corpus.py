@@ -55,6 +55,8 @@ class Sample:
     record: Record
     second: bytes = b""
     """The other picture of a pair."""
+    size: tuple[int, int] = (0, 0)
+    """Width and height in the index, where something asks for them."""
 
 
 def write_stream(folder: Path, kind: MediaKind, samples: Sequence[Sample], per_tar: int = 1000) -> Path:
@@ -85,7 +87,7 @@ def _write_tar(folder: Path, number: int, samples: Sequence[Sample]) -> tuple[ND
             meaning = content_id("meaning", repr(sample.record.captions).encode())
             identity = (sample.key.encode(), media_id, meaning, number, media, len(sample.media))
             other = (*second, content_id("second", sample.second) if sample.second else 0)
-            rows[place] = (*identity, *other, record, len(text), content_id("record", text), b"", 0, 0, 0, 0.0, 0.0, False)
+            rows[place] = (*identity, *other, record, len(text), content_id("record", text), b"", *sample.size, 0, 0.0, 0.0, False)
     content = path.read_bytes()
     return rows, Shard(name=path.name, size=len(content), sha256=sha256(content).hexdigest())
 

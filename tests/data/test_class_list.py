@@ -33,6 +33,7 @@ def test_a_number_is_the_nearest_of_numbers(tmp_path: Path) -> None:
     [
         ("red\n\nblue\n", r"classes\.txt, line 2: empty; write one class on each line$"),
         ("red\nRed\n", r"classes\.txt, line 2: 'red' is there already, on line 1; leave one of them$"),
+        ("1\n2\n1.0\n", r"classes\.txt: 1 and 1\.0 are one number: leave one of them$"),
         ("red\n", r"classes\.txt has 1 classes: there is nothing to choose; write one class on each line$"),
     ],
 )

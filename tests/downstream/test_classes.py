@@ -3,6 +3,7 @@
 import gc
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,13 @@ from megatron_mplug2.config.load import load_config
 from megatron_mplug2.config.schema import Family, RunConfig
 from megatron_mplug2.downstream.family import check_finetuning
 from megatron_mplug2.downstream.finetune import finetune
-from megatron_mplug2.downstream.measures import figures
+from megatron_mplug2.downstream.measures import figures, measure
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.evaluation.evaluate import FamilyNames, evaluate, evaluate_untrained
+from megatron_mplug2.observability.sections import SectionClock
+from megatron_mplug2.training.engines import make_engine
 from tests.config.test_finetune_configs import FOLDER
+from tests.data.labelled import labelled_config, sample
 from tests.downstream.drawn import VOCABULARY, Drawn, drawn
 from tests.downstream.test_finetune import lines, run
 from tests.training import test_resume as runs
@@ -88,6 +92,29 @@ def test_what_is_said_before_a_run(tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_text("negative\nthe film is wonderful and moving and clever\n")
     with pytest.raises(UserError, match=r"long\.txt, line 2: .* is 8 tokens, but the decoder says 1 to 6"):
         check_finetuning(config_of(family, corpus, tmp_path, [f"downstream.classes.file={tmp_path}/long.txt"]))
+
+
+def write_measures(config: RunConfig) -> None:
+    """Of a random model on the validation split."""
+    engine = make_engine(config, SectionClock())
+    with engine.evaluated():
+        found = measure(engine)
+    if engine.topology.rank == 0:
+        config.run_dir.mkdir()
+        (config.run_dir / "measured.json").write_text(json.dumps(found))
+
+
+def test_a_validation_passes_over_what_cannot_be_judged(tmp_path: Path) -> None:
+    """A sample without a sentence, one without a label, and one whose label is not in the list; the others have one class."""
+    family = Family.IMAGE_ENTAILMENT
+    samples = [sample(family, number, label) for number, label in enumerate(["up", "up", None, "purple", "up"])]
+    samples[1] = replace(samples[1], record=replace(samples[1].record, captions=()))
+    measured = []
+    for name, kept in (("all", samples), ("good", [samples[0], samples[4]])):
+        config = labelled_config(tmp_path / name, family, kept, ("up", "green"), training__validation_batches=1)
+        run(config, write_measures)
+        measured.append(json.loads((config.run_dir / "measured.json").read_text()))
+    assert measured[0] == measured[1] and list(measured[0]) == [f"{family}/accuracy"]
 
 
 @pytest.mark.long

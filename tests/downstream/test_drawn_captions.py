@@ -34,6 +34,7 @@ from tests.training import test_resume as runs
 from tests.training.corpus import DEMO
 
 DRAWN = ("downstream.caption_loss=cider", "objectives.lm.averaging=sum", "objectives.lm.instructions=8", "optimizer.lr=3e-4")
+OTHERS = ("training.ema=0.9", "training.spike_factor=3", "layout.pipeline=2")
 SPLITS = ("train", "validation", "test")
 
 
@@ -156,8 +157,8 @@ def test_drawn_captions_are_the_same_on_two_ranks_and_after_a_kill(corpus: Path,
 def test_what_does_not_go_with_drawn_captions() -> None:
     """Told with all other mistakes, before anything starts."""
     with pytest.raises(UserError) as caught:
-        load_config(FOLDER / "demo_caption.yaml", ["downstream.caption_loss=cider", "training.ema=0.9", "layout.pipeline=2"])
+        load_config(FOLDER / "demo_caption.yaml", ["downstream.caption_loss=cider", *OTHERS])
     said = str(caught.value)
-    assert "objectives.lm.averaging=sum" in said and "training.ema=0.9" in said and "layout.pipeline=2" in said
+    assert "objectives.lm.averaging=sum" in said and all(other in said for other in OTHERS)
     with pytest.raises(UserError, match=r"downstream\.family=video_qa has no captions"):
         load_config(FOLDER / "demo_qa.yaml", ["downstream.caption_loss=cider", "objectives.lm.averaging=sum"])

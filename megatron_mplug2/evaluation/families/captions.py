@@ -36,7 +36,7 @@ class Captioning:
             if self._topology.rank == 0:
                 require_java()
 
-    def fault(self, record: Record) -> str | None:
+    def fault(self, index: int, record: Record) -> str | None:
         return caption_fault(record)
 
     def add(self, batch: EvaluationBatch, media: EncodedMedia, records: Sequence[Record]) -> None:

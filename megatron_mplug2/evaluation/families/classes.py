@@ -38,7 +38,7 @@ class Classification:
         self._sums: dict[int, torch.Tensor] = {}
         self._left_out: dict[int, LeftOut] = {}
 
-    def fault(self, record: Record) -> str | None:
+    def fault(self, index: int, record: Record) -> str | None:
         gap = self._labelling.gap(record)
         return gap if gap is not None or self._labelling.place(record) is not None else self._labelling.not_listed(record)
 

@@ -116,11 +116,11 @@ def _work(
             raise ValueError(f"{family} is evaluated otherwise")
 
 
-def _check(fault_of: Callable[[Record], str | None], manifest: Manifest, own: range, stream: str) -> None:
+def _check(fault_of: Callable[[int, Record], str | None], manifest: Manifest, own: range, stream: str) -> None:
     """Texts are checked before hours of work. What cannot be read at all is left out later, like what cannot be decoded."""
     for index in own:
         try:
-            fault = fault_of(read_record(manifest, index))
+            fault = fault_of(index, read_record(manifest, index))
         except BadSample:
             continue
         if fault is not None:

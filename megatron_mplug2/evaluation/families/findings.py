@@ -70,8 +70,8 @@ class FamilyWork(Protocol):
     what: str
     """What is done with a batch, for the progress."""
 
-    def fault(self, record: Record) -> str | None:
-        """Why a sample of these texts cannot be judged; None where it can."""
+    def fault(self, index: int, record: Record) -> str | None:
+        """Why the sample `index` of the manifest, with these texts, cannot be judged; None where it can."""
 
     def add(self, batch: EvaluationBatch, media: EncodedMedia, records: Sequence[Record]) -> None:
         """Samples of this rank, at least one, with their encoded media and texts. Not collective over data-parallel ranks."""

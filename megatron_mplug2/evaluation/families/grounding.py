@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from megatron_mplug2.config.schema import RunConfig, Task
-from megatron_mplug2.data.coordinates import Box, box_text, in_square, read_box
+from megatron_mplug2.data.coordinates import Box, box_text, fault_of, in_square, read_box
 from megatron_mplug2.data.decoding.contract import FULL_VIEW
 from megatron_mplug2.data.evaluation_batches import EvaluationBatch, last_phase
 from megatron_mplug2.data.manifest import Manifest
@@ -52,12 +52,14 @@ class Grounder:
         self._manifest, self.resolution = manifest, last_phase(config, Task.IMAGE_TEXT).resolution
 
     def boxes(self, indices: Sequence[int], media: EncodedMedia) -> list[Grounded]:
-        """Of all phrases about the samples `indices`, whose pictures are the rows of `media`."""
+        """Of all phrases about the samples `indices`, whose pictures are the rows of `media`. A box that is not in its picture is passed
+        over."""
         asked = [
             (row, index, record.attributes.get("split", ""), region.box, phrase)
             for row, index in enumerate(indices)
             for record in [self._manifest.record(index)]
             for region in record.regions
+            if fault_of(region.box, self._manifest.facts(index)) is None
             for phrase in region.phrases
         ]
         rows, phrases = [row for row, *_ in asked], [phrase for *_, phrase in asked]
@@ -83,12 +85,13 @@ class Grounding:
         self._group = inference.context.topology.data_group
         self._found: list[Grounded] = []
 
-    def fault(self, record: Record) -> str | None:
+    def fault(self, index: int, record: Record) -> str | None:
         for region in record.regions:
             if not region.phrases or not all(phrase.strip() for phrase in region.phrases):
                 return f"an empty phrase about the box {list(region.box)}"
-            if min(region.box[2:]) <= 0:
-                return f"the box {list(region.box)} of {region.phrases[0]!r} has no size"
+            fault = fault_of(region.box, self._manifest.facts(index))
+            if fault is not None:
+                return f"{region.phrases[0]!r}: {fault}"
         return None
 
     def add(self, batch: EvaluationBatch, media: EncodedMedia, records: Sequence[Record]) -> None:

@@ -36,7 +36,7 @@ class QuestionAnswering:
             self._ranker = AnswerRanker(speaker.inference, tokenizer, answers, config.data.target_length)
         self._answers: list[Answer] = []
 
-    def fault(self, record: Record) -> str | None:
+    def fault(self, index: int, record: Record) -> str | None:
         for question in record.questions:
             if not question.question.strip():
                 return "an empty question"

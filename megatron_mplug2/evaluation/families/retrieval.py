@@ -41,7 +41,7 @@ class MediaRetrieval:
         self._gallery = Gallery(inference)
         self._texts: list[_Texts] = []
 
-    def fault(self, record: Record) -> str | None:
+    def fault(self, index: int, record: Record) -> str | None:
         return caption_fault(record)
 
     def add(self, batch: EvaluationBatch, media: EncodedMedia, records: Sequence[Record]) -> None:

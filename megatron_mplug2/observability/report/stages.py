@@ -118,7 +118,7 @@ def layout(run: Run) -> str:
 
 def _facts(config: RunConfig, contents: Contents | None) -> str:
     layout, training = config.layout, config.training
-    switches = {"sequence parallel": layout.sequence_parallel, "ZeRO-1": layout.zero1}
+    switches = {"sequence parallel": layout.sequence_parallel, "ZeRO-1": layout.shards_optimizer}
     facts: Mapping[str, str] = {
         "ranks": f"{layout.world_size} (tensor {layout.tensor} × pipeline {layout.pipeline} × data {layout.data})",
         "global batch": f"{training.global_batch} samples, microbatches of {training.microbatch}",

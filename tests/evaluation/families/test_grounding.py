@@ -5,16 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from launchers.local import launch
+from megatron_mplug2.config.schema import RunConfig, Task
 from megatron_mplug2.data.coordinates import Box
 from megatron_mplug2.data.manifest import MediaKind
 from megatron_mplug2.data.record import Record, Region
+from megatron_mplug2.data.split import Split
+from megatron_mplug2.data.streams import open_stream
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.evaluation.evaluate import evaluate_untrained
-from megatron_mplug2.evaluation.families.grounding import Grounded, box_scores
+from megatron_mplug2.evaluation.families.grounding import Grounded, Grounder, box_scores
+from megatron_mplug2.evaluation.inference import Inference
+from megatron_mplug2.observability.sections import SectionClock
+from megatron_mplug2.training.engines import make_engine
 from tests.data.corpus import Sample, picture, write_stream
 from tests.data.test_grounding import SIZES, grounding_config, make_grounding_corpus
+from tests.downstream.test_finetune import run
 
 
 @pytest.fixture(scope="module")
@@ -55,18 +63,38 @@ def test_each_phrase_is_asked_once_on_any_layout(corpus: Path, tmp_path: Path) -
         assert evaluated(size) == (results, lines)
 
 
+def count_boxes(config: RunConfig) -> None:
+    engine = make_engine(config, SectionClock())
+    inference, manifest = Inference(engine.stage, engine.context), open_stream(config.data, Split.TEST, Task.IMAGE_TEXT)
+    with engine.evaluated():
+        media = inference.encode_media(torch.zeros(2, 3, 1, 32, 32, dtype=torch.uint8), Task.IMAGE_TEXT)
+        found = Grounder(inference, config, manifest).boxes([0, 1], media)
+    assert [(one.index, one.phrase) for one in found] == [(0, "a dog"), (1, "a cat")]
+
+
+def test_a_validation_passes_over_boxes_outside_their_picture(corpus: Path, tmp_path: Path) -> None:
+    regions = [((1, 1, 9, 9), "a dog"), ((40, 1, 20, 9), "a bird"), ((0, 0, 48, 48), "a cat")]
+    good, outside, whole = (Region(box=box, phrases=(phrase,)) for box, phrase in regions)
+    records = [Record(regions=told, attributes={}) for told in ((good, outside), (whole,))]
+    samples = [Sample(key=f"pair-{n}", media=picture(n), record=record, size=(48, 48)) for n, record in enumerate(records)]
+    write_stream(tmp_path / "images", MediaKind.IMAGE, samples)
+    keys = [f"data.test.image_text=[{tmp_path}/images]", "layout.data=1"]
+    run(grounding_config(corpus, tmp_path / "run", keys), count_boxes)
+
+
 @pytest.mark.parametrize(
     ("region", "said"),
     [
         ({"box": (1, 1, 9, 9), "phrases": ("a dog", " ")}, "an empty phrase about the box"),
-        ({"box": (1, 1, 0, 9), "phrases": ("a dog",)}, "the box .* of 'a dog' has no size"),
+        ({"box": (1, 1, 0, 9), "phrases": ("a dog",)}, r"'a dog': the box \[1, 1, 0, 9\] .* does not lie in the picture of "),
+        ({"box": (1, 1, 900, 9), "phrases": ("a dog",)}, r"'a dog': the box \[1, 1, 900, 9\] .* does not lie in the picture of "),
     ],
 )
 def test_a_region_that_cannot_be_judged_is_told_by_its_row(corpus: Path, tmp_path: Path, region: dict[str, Any], said: str) -> None:
     good = Region(box=(1, 1, 9, 9), phrases=("a dog",))
     regions = [(good,), (good, Region(**region))]
     records = [Record(regions=told, attributes={}) for told in regions]
-    samples = [Sample(key=f"pair-{number}", media=picture(number), record=record) for number, record in enumerate(records)]
+    samples = [Sample(key=f"pair-{number}", media=picture(number), record=record, size=(48, 48)) for number, record in enumerate(records)]
     write_stream(tmp_path / "images", MediaKind.IMAGE, samples)
     keys = [f"data.test.image_text=[{tmp_path}/images]", "layout.data=1"]
     with pytest.raises(UserError, match=rf"^data\.test\.image_text, sample 1 \(pair-1 in images/00000\.tar\): {said}"):

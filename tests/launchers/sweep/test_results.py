@@ -1,12 +1,15 @@
 """The results file: rows that outlive a kill, and what is said of those that did not."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from launchers.sweep.config import Recompute
 from launchers.sweep.points import Layout
-from launchers.sweep.results import RESULTS, Failure, Row, add_rows, read_results
+from launchers.sweep.results import RESULTS, Failure, Row, Spread, add_rows, read_results
 from megatron_mplug2.errors import UserError
 
 LAYOUT = Layout(nodes=1, tensor=1, pipeline=1, data=1, microbatch=1, recompute=Recompute.NONE)
@@ -22,6 +25,16 @@ def test_a_newer_row_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
     found = read_results(tmp_path)
     assert found.rows == {"a": row("a", "another reason"), "b": row("b"), "c": row("c")} and found.spoilt == ()
     assert [path.name for path in sorted(tmp_path.iterdir())] == [".results.jsonl.lock", RESULTS], "nothing half-written is left"
+
+
+def test_what_a_killed_writer_leaves_goes_with_the_next_row(tmp_path: Path) -> None:
+    writer = os.fork()
+    if not writer:
+        Path.replace = lambda self, target: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, method-assign, return-value]
+        add_rows(tmp_path, [row("a")])
+    assert os.waitstatus_to_exitcode(os.waitpid(writer, 0)[1]) == -signal.SIGKILL
+    add_rows(tmp_path, [row("b")])
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [".results.jsonl.lock", RESULTS]
 
 
 def test_a_row_that_is_cut_in_half_is_told_and_the_others_are_kept(tmp_path: Path) -> None:
@@ -42,6 +55,11 @@ def test_rows_are_read_strictly(tmp_path: Path) -> None:
     (tmp_path / RESULTS).write_bytes("\n".join(lines).encode(errors="surrogateescape"))
     found = read_results(tmp_path)
     assert list(found.rows) == ["a"] and [line.partition(": row ")[2][0] for line in found.spoilt] == ["2", "3", "4", "5"]
+
+
+def test_quartiles_that_are_out_of_order_are_none() -> None:
+    with pytest.raises(ValidationError, match="quartiles stand around their median"):
+        Spread(low=3, median=2, high=4)
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from launchers.cluster import Launcher, SlurmConfig, load_cluster
 from launchers.launch_folder import LAUNCHES, LOGS, SCRIPT, Launch, append_event, events_name, new_folder, write_launch
 from launchers.queue import QueuedJob
 from launchers.sweep.arrays import SweepArray, plan_arrays, scripts
+from launchers.sweep.hosts import HOSTS
 from launchers.sweep.points import Sweep
 from launchers.sweep.results import RESULTS, read_results
 from launchers.sweep.state import Progress, look, on_slurm
@@ -107,6 +108,22 @@ def test_a_measured_point_needs_no_folder(sweep: Sweep) -> None:
     assert progress(sweep) == ["measured"] * 3
     shutil.rmtree(sweep.folder / "points")
     assert progress(sweep) == ["measured"] * 3
+
+
+def test_a_run_whose_ranks_have_not_told_yet_is_no_failure(sweep: Sweep) -> None:
+    """Somebody looks between a run's end and what its ranks write after it."""
+    write_run(sweep.points[0])
+    shutil.rmtree(sweep.points[0].run.run_dir / HOSTS)
+    assert progress(sweep) == ["to do"] * 3 and not read_results(sweep.folder).rows
+
+
+@pytest.mark.parametrize("content", ["null", "[1, 2", '{"0": 1}'])
+def test_a_launch_without_its_digests_is_one_line(sweep: Sweep, content: str) -> None:
+    folder = launched(plan_arrays(sweep, FILE, sweep.points[1:], slurm())[0], 7)
+    (folder / "points.json").write_text(content)
+    with pytest.raises(UserError, match=rf"^{folder}/points\.json cannot be read \(it is no list of digests\): delete {folder}, ") as error:
+        look(sweep, [])
+    assert "\n" not in str(error.value)
 
 
 def test_a_row_that_is_cut_in_half_is_measured_again(sweep: Sweep) -> None:

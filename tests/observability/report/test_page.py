@@ -92,6 +92,7 @@ def test_stages_of_a_pipeline(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     first, second = (re.search(rf"Stage {stage} rank {stage}, (\d+) % of the work", page.text) for stage in (0, 1))
     assert first is not None and second is not None and int(first[1]) + int(second[1]) in (99, 100, 101)
+    assert "ZeRO-1 off" in page.text, "there is nobody to share with"
     assert page.text.index("vision.blocks") < page.text.index("Stage 1") < page.text.index("decoder.layers")
 
 
