@@ -21,7 +21,7 @@ from tests.training import test_resume as runs
 from tests.training.corpus import make_corpus
 
 NOISE = ("model.text.dropout=0.1", "model.text.attention_dropout=0.1", "model.vision.drop_path=0.1")
-PATIENCE_S = 120
+PATIENCE_S = 280
 
 
 @pytest.fixture(scope="module")

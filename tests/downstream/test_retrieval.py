@@ -35,6 +35,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("family", FIGURES)
 def test_retrieval_beats_chance_and_its_own_start(family: Family, corpus: Path, tmp_path: Path) -> None:
     gc.collect()  # process groups of earlier tests end here, where their threads are
