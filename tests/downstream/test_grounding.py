@@ -35,7 +35,7 @@ def test_phrases_are_found_in_pictures(tmp_path: Path) -> None:
     run(config, evaluate)
     start, end = (json.loads((config.run_dir / f"evaluation-image_grounding{name}.json").read_text()) for name in ("-untrained", ""))
     check_prediction(config, corpus)
-    assert end["scores"][FIGURE] > end["chance"][FIGURE] + 10  # of the best box that is always the same
+    assert end["scores"][FIGURE] > 1.5 * end["chance"][FIGURE] + 10
     assert end["scores"][FIGURE] > start["scores"][FIGURE] + 25
 
 

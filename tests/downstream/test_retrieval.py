@@ -19,8 +19,9 @@ from tests.downstream.test_finetune import lines, run
 from tests.training import test_resume as runs
 
 STEPS = 200
-FIGURES = {Family.IMAGE_RETRIEVAL: "text finds picture, R@1", Family.VIDEO_RETRIEVAL: "text finds clip, R@10"}
-"""Motion is learned later than colors and shapes: of clips with the same it finds one, seldom the one."""
+FIGURES = {Family.IMAGE_RETRIEVAL: ("text finds picture, R@1", 20), Family.VIDEO_RETRIEVAL: ("text finds clip, R@10", 8)}
+"""With the points above chance that it must reach. Motion is learned later than colors and shapes: of clips with the same it finds one, seldom
+the one, 36 to 57 in a hundred where 16 are chance."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("family", FIGURES)
 def test_retrieval_beats_chance_and_its_own_start(family: Family, corpus: Path, tmp_path: Path) -> None:
     gc.collect()  # process groups of earlier tests end here, where their threads are
-    task, name = family.task, FIGURES[family]
+    task, (name, points) = family.task, FIGURES[family]
     streams = [
         f"data.{split}.{stream}=[{corpus}/shards/{split}/{stream}]" if stream == task else f"data.{split}.{stream}=[]"
         for split in ("train", "validation", "test")
@@ -74,5 +75,4 @@ def test_retrieval_beats_chance_and_its_own_start(family: Family, corpus: Path, 
         json.loads((config.run_dir / FamilyNames.of(family, trained=trained).results).read_text()) for trained in (False, True)
     )
     by_chance = 1000 / 64 if name.endswith("R@10") else after["chance"][name]
-    # Runs differ in their rounding, and here learning has just begun: 2 to 50 and 16 to between 36 and 57 were seen.
-    assert after["scores"][name] > max(before["scores"][name], by_chance) + 8
+    assert after["scores"][name] > max(before["scores"][name], by_chance) + points
