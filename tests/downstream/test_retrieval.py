@@ -20,8 +20,8 @@ from tests.training import test_resume as runs
 
 STEPS = 200
 FIGURES = {Family.IMAGE_RETRIEVAL: ("text finds picture, R@1", 20), Family.VIDEO_RETRIEVAL: ("text finds clip, R@10", 8)}
-"""With the points above chance that it must reach. Motion is learned later than colors and shapes: of clips with the same it finds one, seldom
-the one, 36 to 57 in a hundred where 16 are chance."""
+"""With the points above chance that it must reach. Motion is learned later than colors and shapes: of clips with the same it finds one,
+seldom the one, 36 to 57 in a hundred where 16 are chance."""
 
 
 @pytest.fixture(scope="module")
