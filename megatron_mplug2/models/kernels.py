@@ -1,17 +1,17 @@
-"""Element-wise work in as few passes over memory as the device allows.
+"""Element-wise work, norms and selections in as few passes over memory as the device allows.
 
-On a GPU with Triton and a C compiler torch compiles each function into one kernel for its forward and few for its backward pass; elsewhere
-it is written out by hand for what autograd would otherwise keep and read again. The compiled functions draw no random numbers.
+On a GPU with Triton and a C compiler these are kernels of our own (`gpu_kernels`); elsewhere they are torch's, written out by hand where
+autograd would keep and read more than it needs.
 """
 
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 QUICK = 1.702
@@ -20,8 +20,11 @@ QUICK = 1.702
 
 def quick_gelu(x: torch.Tensor) -> torch.Tensor:
     """CLIP's activation, x * sigmoid(1.702 x) [released code]."""
-    if _compiles(x):
-        return _compiled(_quick_gelu)(x)
+    if _has_own_kernels(x):
+        from megatron_mplug2.models.gpu_functions import QuickGelu
+
+        on_gpu: torch.Tensor = QuickGelu.apply(x.contiguous())
+        return on_gpu
     activated: torch.Tensor = _QuickGelu.apply(x)
     return activated
 
@@ -31,13 +34,35 @@ def temporal_convolution(clip: torch.Tensor, taps: torch.Tensor, bias: torch.Ten
 
     [s, b, T, c], [c, 3] (of the frame before, the frame, the frame after) and [c] -> [s, b, T, c].
     """
-    if _compiles(clip):
-        return _compiled(_activated_sums)(clip, taps, bias)
+    if _has_own_kernels(clip):
+        from megatron_mplug2.models.gpu_functions import TemporalConvolution
+
+        on_gpu: torch.Tensor = TemporalConvolution.apply(clip.contiguous(), taps, bias)
+        return on_gpu
     return quick_gelu(_shifted_sums(clip, taps, bias))
 
 
+def add_norm(
+    x: torch.Tensor, norm: nn.LayerNorm, branch: torch.Tensor | None = None, shown: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A residual sum and its LayerNorm, with which the next branch begins: [s, b, h] both.
+
+    `branch` None: nothing is added, but the gradients of both uses of x still meet in one pass. `shown` [s, 1, 1]: rows whose branch
+    counts, 1, or does not, 0.
+    """
+    if _has_own_kernels(x):
+        from megatron_mplug2.models.gpu_functions import AddNorm
+
+        added = None if branch is None else branch.contiguous()
+        both: tuple[torch.Tensor, torch.Tensor] = AddNorm.apply(x.contiguous(), added, shown, norm.weight, norm.bias, norm.eps)
+        return both
+    if branch is not None:
+        x = x + branch if shown is None else torch.addcmul(x, branch, shown)
+    return x, norm(x)
+
+
 def select_rows(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """[s, b, ...] and [rows] int64 below b, in any order and as often as asked -> [s, rows, ...].
+    """[s, b, heads, width] and [rows] int64 below b, in any order and as often as asked -> [s, rows, heads, width].
 
     On a GPU the gradient is a product with the index as ones and zeros: torch's adds element after element, atomically, in half precision.
     """
@@ -47,10 +72,6 @@ def select_rows(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return selected
 
 
-def _quick_gelu(x: torch.Tensor) -> torch.Tensor:
-    return x * torch.sigmoid(QUICK * x)
-
-
 def _shifted_sums(clip: torch.Tensor, taps: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     past, now, future = taps.unbind(1)
     out = torch.addcmul(bias, clip, now)
@@ -58,10 +79,6 @@ def _shifted_sums(clip: torch.Tensor, taps: torch.Tensor, bias: torch.Tensor) ->
         out = torch.addcmul(out, F.pad(clip[:, :, :-1], (0, 0, 1, 0)), past)
         out = torch.addcmul(out, F.pad(clip[:, :, 1:], (0, 0, 0, 1)), future)
     return out
-
-
-def _activated_sums(clip: torch.Tensor, taps: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    return _quick_gelu(_shifted_sums(clip, taps, bias))
 
 
 class _QuickGelu(torch.autograd.Function):
@@ -85,6 +102,10 @@ class _SelectRows(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(index)
         ctx.rows = x.shape[1]
+        if _has_own_kernels(x):
+            from megatron_mplug2.models import gpu_functions
+
+            return gpu_functions.select_rows(x, index)
         return x.index_select(1, index)
 
     @staticmethod
@@ -94,7 +115,7 @@ class _SelectRows(torch.autograd.Function):
         return (asked.T @ gradient.flatten(2)).unflatten(2, gradient.shape[2:]), None
 
 
-def _compiles(x: torch.Tensor) -> bool:
+def _has_own_kernels(x: torch.Tensor) -> bool:
     return x.is_cuda and _has_compilers()
 
 
@@ -103,10 +124,3 @@ def _has_compilers() -> bool:
     """Triton's, and the C compiler that it builds its launchers with."""
     c_compilers = (os.environ.get("CC"), "gcc", "clang")
     return importlib.util.find_spec("triton") is not None and any(name and shutil.which(name) for name in c_compilers)
-
-
-@cache
-def _compiled(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """Once for all shapes: a run has many."""
-    compiled: Callable[..., torch.Tensor] = torch.compile(function, dynamic=True)
-    return compiled

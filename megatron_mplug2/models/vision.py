@@ -8,7 +8,7 @@ from megatron_mplug2.data.decoding.pixels import normalised
 from megatron_mplug2.models.attention import AttentionMask, mark_linears, mark_split, self_attention
 from megatron_mplug2.models.bert import feed_forward
 from megatron_mplug2.models.context import ModelContext
-from megatron_mplug2.models.kernels import temporal_convolution
+from megatron_mplug2.models.kernels import add_norm, temporal_convolution
 from megatron_mplug2.models.linear import ColumnParallelLinear, RowParallelLinear, with_bias
 from megatron_mplug2.models.norm import layer_norm, mark_on_shard
 
@@ -81,8 +81,8 @@ class LocalTemporal(nn.Module):
         mark_split(self.taps_bias, 0)
 
     def forward(self, x: torch.Tensor, frames: int) -> torch.Tensor:
-        """[tokens (local), b * T, width] -> the residual branch of all tokens: only patches have one."""
-        y, _ = self.down(self.norm(x))
+        """Normed [tokens (local), b * T, width] -> the residual branch of all tokens: only patches have one."""
+        y, _ = self.down(x)
         y = temporal_convolution(y.unflatten(1, (-1, frames)), self.taps, self.taps_bias)
         out, _ = self.up(y.flatten(1, 2))
         return out
@@ -105,13 +105,31 @@ class VisionBlock(nn.Module):
     def forward(self, x: torch.Tensor, frames: int, tokens: int, *, temporal: bool) -> torch.Tensor:
         """[tokens (local), b * T, width] -> same; `tokens` counts class token and patches of a frame."""
         samples = x.shape[1] // frames
-        patches = self._patches(tokens, x) if temporal else x
         if temporal:
-            x = torch.addcmul(x, self._drop(self.temporal[0](x, frames), samples), patches)
-        x = x + self._drop(with_bias(self.attention(self.attention_norm(x), AttentionMask(length=tokens))), samples)
+            patches = self._patches(tokens, x)
+            x, branch = self._temporal(self._temporals[0], x, None, frames)
+            x, normed = add_norm(x, self.attention_norm, branch, patches)
+        else:
+            x, normed = add_norm(x, self.attention_norm)
+        attended = self._drop(with_bias(self.attention(normed, AttentionMask(length=tokens))), samples)
         if temporal and len(self.temporal) == 2:
-            x = torch.addcmul(x, self._drop(self.temporal[1](x, frames), samples), patches)
-        return x + self._drop(with_bias(self.mlp(self.mlp_norm(x))), samples)
+            x, branch = self._temporal(self._temporals[1], x, attended, frames)
+            x, normed = add_norm(x, self.mlp_norm, branch, patches)
+        else:
+            x, normed = add_norm(x, self.mlp_norm, attended)
+        return x + self._drop(with_bias(self.mlp(normed)), samples)
+
+    @property
+    def _temporals(self) -> list[LocalTemporal]:
+        return list(self.temporal)  # type: ignore[arg-type]
+
+    def _temporal(
+        self, module: LocalTemporal, x: torch.Tensor, before: torch.Tensor | None, frames: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """x with the branch that came before, and a temporal module's branch of that."""
+        x, normed = add_norm(x, module.norm, before)
+        branch: torch.Tensor = module(normed, frames)
+        return x, self._drop(branch, x.shape[1] // frames)
 
     def _patches(self, tokens: int, like: torch.Tensor) -> torch.Tensor:
         """[tokens (local), 1, 1]: 1 at patches, 0 at the class token and at padding, which have no temporal branch."""

@@ -25,7 +25,7 @@ from megatron_mplug2.parallel.device import device, megatron_runtime
 from megatron_mplug2.parallel.topology import Topology, make_topology
 from megatron_mplug2.training.averages import Averages, Mains
 from megatron_mplug2.training.momentum import Momentum, feature_weights
-from megatron_mplug2.training.optimizer import LearningRate, clip, gradient_norm, make_optimizer
+from megatron_mplug2.training.optimizer import LearningRate, clip, gradient_norm, make_optimizer, update_weights
 from megatron_mplug2.training.passes import run_features, run_microbatches
 from megatron_mplug2.training.pipeline_stage import PipelineStage
 from megatron_mplug2.training.ties import TiedCopy, reduce_ties, tied_copies
@@ -115,7 +115,7 @@ class Engine:
             kept.begin()
         clip(self.optimizer, self.config.optimizer.clip_norm, norm)
         with megatron_runtime():
-            self.optimizer.step_with_ready_grads()
+            update_weights(self.optimizer)
         if self.log_temperature is not None and self.log_temperature.requires_grad:
             clamp_log_temperature_(self.log_temperature, self.config.objectives.vlc)
         if self.averages:

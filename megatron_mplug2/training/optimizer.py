@@ -10,6 +10,7 @@ import torch.distributed as dist
 from megatron.core import optimizer as megatron_optimizers
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer, get_megatron_optimizer
+from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params
 from megatron.core.optimizer.optimizer_config import OptimizerConfig, ParamKey
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler, ParamGroupOverride
 
@@ -100,6 +101,19 @@ def clip(optimizer: MegatronOptimizer, limit: float, norm: float) -> None:
         gradients = [param.grad for param in part.get_parameters() if param.grad is not None]
         if gradients:
             torch._foreach_mul_(gradients, share)
+
+
+def update_weights(optimizer: MegatronOptimizer) -> None:
+    """From clipped gradients, as Megatron-Core's `step_with_ready_grads`; but half-precision weights get the values of their fp32 ones in
+    one call, where Megatron-Core copies one after the other and a GPU waits for it."""
+    for part in _parts(optimizer):
+        if not isinstance(part, Float16OptimizerWithFloat16Params) or part.is_stub_optimizer:
+            part.step_with_ready_grads()
+            continue
+        part.optimizer.step()
+        model, mains = part._get_model_and_main_params_data_float16()
+        if model:
+            torch._foreach_copy_(model, mains)
 
 
 def _parts(optimizer: MegatronOptimizer) -> Sequence[MegatronOptimizer]:

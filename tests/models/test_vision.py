@@ -85,7 +85,7 @@ def _temporal_as_convolutions(built: Built) -> None:
     block, x = _block(built), _frames()
     temporal = block.temporal[0]
     assert isinstance(temporal, LocalTemporal)
-    branch = temporal(x, FRAMES)
+    branch = temporal(temporal.norm(x), FRAMES)
     assert block._patches(TOKENS, x).flatten().tolist() == [0.0] + [1.0] * (TOKENS - 1)  # the class token has no branch
     clip = temporal.norm(x[1:]).unflatten(1, (CLIPS, FRAMES)).permute(1, 3, 2, 0)[..., None]  # [b, C, T, patches, 1]
     y = F.conv3d(clip, temporal.down.weight[..., None, None, None], temporal.down.bias)
@@ -133,8 +133,9 @@ def test_temporal_modules_on_a_picture() -> None:
 
 def _one_module(built: Built) -> None:
     block, x = _block(built), _frames()
-    assert len(block.temporal) == 1
-    first = x + block.temporal[0](x, FRAMES) * block._patches(TOKENS, x)
+    (temporal,) = block.temporal
+    assert isinstance(temporal, LocalTemporal)
+    first = x + temporal(temporal.norm(x), FRAMES) * block._patches(TOKENS, x)
     torch.testing.assert_close(block(x, FRAMES, TOKENS, temporal=True), block(first, FRAMES, TOKENS, temporal=False))
 
 
