@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import RESULTS
+from benchmarks.step_cases import CPU_CASE
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -140,11 +141,12 @@ def _generation(result: Mapping[str, Any]) -> str:
 
 
 def _step(result: Mapping[str, Any]) -> str:
-    ((_, figures),) = result["figures"].items()
+    case = result[CPU_CASE.name]
+    figures, hardware = case["figures"], case["hardware"]
     ours, plain = figures["ours"], figures["reference"]
     return (
-        f"A training step of base in fp32 (captions of 2 clips of 4 frames) on {result['hardware']['cores']} cores "
-        f"({result['hardware']['cpu']}): {100 * ours['share_of_ceiling']:.0f} % of the rate at which this machine multiplies matrices, "
+        f"A training step of base in fp32 (captions of 2 clips of 4 frames) on {hardware['cores']} cores "
+        f"({hardware['cpu']}): {100 * ours['share_of_ceiling']:.0f} % of the rate at which this machine multiplies matrices, "
         f"{figures['times_the_reference']:.2f} times the samples a second of a plain PyTorch model of the same shapes, which reaches "
         f"{100 * plain['share_of_ceiling']:.0f} % (`benchmarks/results/step.json`; what made it so: `benchmarks/NOTES.md`)."
     )

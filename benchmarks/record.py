@@ -24,7 +24,21 @@ def spread(seconds: Sequence[float]) -> dict[str, float]:
 
 def write(name: str, command: str, case: dict[str, Any], figures: dict[str, Any]) -> Path:
     """Writes one JSON object to `NAME.json` in the folder of results, whole or not at all."""
-    content = {"command": command, "commit": _commit(), "hardware": _hardware(), "versions": _versions(), "case": case, "figures": figures}
+    return _write(name, _with_place(command, case, figures))
+
+
+def write_part(name: str, part: str, command: str, case: dict[str, Any], figures: dict[str, Any]) -> Path:
+    """As `write`, but an object as one of several in the file. The others stay, each with the commit and the machine of its own."""
+    path = RESULTS / f"{name}.json"
+    others = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return _write(name, others | {part: _with_place(command, case, figures)})
+
+
+def _with_place(command: str, case: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
+    return {"command": command, "commit": _commit(), "hardware": _hardware(), "versions": _versions(), "case": case, "figures": figures}
+
+
+def _write(name: str, content: dict[str, Any]) -> Path:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
@@ -34,10 +48,14 @@ def write(name: str, command: str, case: dict[str, Any], figures: dict[str, Any]
 
 
 def _commit() -> str:
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
+    """`-dirty` where the code differs from it; results that were written since do not count."""
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":(exclude,top)benchmarks/results")
+    return (_git("describe", "--always") or "unknown") + ("-dirty" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def _hardware() -> dict[str, Any]:

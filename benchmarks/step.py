@@ -6,6 +6,9 @@ model of the same shapes, all in one run.
 Without a GPU: base in fp32 on clips with captions, a thread a core. On a GPU, or with `--large`: large in bf16 by task and objectives. Each
 case runs in a process of its own, as programs do; ours and the plain model take turns. Operations count once, by the formulas of
 `megatron_mplug2.models.flops`, whatever a program really does.
+
+Each case is written as soon as it is measured, with its commit and its machine, and leaves the file's other cases as they are: a machine
+that is lent for minutes can measure them one at a time.
 """
 
 import argparse
@@ -15,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,12 +29,13 @@ import torch.distributed as dist
 from torch import nn
 
 from benchmarks.ceiling import matmul_tflops
-from benchmarks.record import spread, write
+from benchmarks.record import spread, write_part
 from benchmarks.reference_model import ReferenceModel
 from benchmarks.step_cases import CPU_CASE, GPU_CASES, Losses, StepCase, batch_of, config_of
 from megatron_mplug2.config.schema import Precision, RunConfig
 from megatron_mplug2.data.batch import PairBatch, moved
 from megatron_mplug2.observability.efficiency import StepFlops, known_peak
+from megatron_mplug2.observability.sections import Section
 from megatron_mplug2.parallel.device import backend, device, keep_freed_memory, on_gpu, peak_memory_gb
 from megatron_mplug2.training.engine import Engine, make_engine
 from megatron_mplug2.training.guard import Guard
@@ -47,16 +51,19 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="the GPU's cases wherever this is")
     parser.add_argument("--only", nargs="+", metavar="CASE", help="cases by name")
     asked = parser.parse_args()
-    cases = [case for case in (GPU_CASES if asked.large or on_gpu() else (CPU_CASE,)) if not asked.only or case.name in asked.only]
+    cases = {case.name: case for case in (GPU_CASES if asked.large or on_gpu() else (CPU_CASE,))}
+    unknown = [name for name in asked.only or () if name not in cases]
+    if unknown:
+        parser.error(f"no case here is called {unknown[0]}: name some of {', '.join(cases)}")
     torch.set_num_threads(CORES)
     load, precision = os.getloadavg()[0], Precision.BF16 if on_gpu() else Precision.FP32
-    figures: dict[str, Any] = {}
-    for case in cases:
-        figures[case.name] = _measured(case, precision, asked.rounds, beside=case.losses is Losses.CAPTION)
     gpu = f"_{torch.cuda.get_device_name().split()[1].lower()}" if on_gpu() else ""
-    command = " ".join(["python -m benchmarks.step --rounds", str(asked.rounds), *(["--only", *asked.only] if asked.only else [])])
-    facts = {"cases": [str(case) for case in cases], "precision": precision, "rounds": asked.rounds, "load_before": load}
-    print(f"written to {write(f'step{gpu}', command, facts, figures)}")
+    large = " --large" if asked.large else ""
+    for name in asked.only or cases:
+        figures = _measured(cases[name], precision, asked.rounds, beside=cases[name].losses is Losses.CAPTION)
+        facts = asdict(cases[name]) | {"precision": precision, "rounds": asked.rounds, "load_before": load}
+        command = f"python -m benchmarks.step --rounds {asked.rounds}{large} --only {name}"
+        print(f"written to {write_part(f'step{gpu}', name, command, facts, figures)}", flush=True)
 
 
 def _measured(case: StepCase, precision: Precision, rounds: int, *, beside: bool) -> dict[str, Any]:
@@ -82,17 +89,23 @@ class End:
 
     memory_gb: float
     sections_ms: dict[str, float]
-    """Means over all steps but the first."""
+    """Of the last step."""
 
 
 class _Program:
     """A process that takes a step whenever it is told to."""
 
     def __init__(self, serve: Callable[[RunConfig, "_Turns"], End], config: RunConfig) -> None:
+        self._started = time.perf_counter()
         self._connection, far_end = get_context("spawn").Pipe()
         self._process = get_context("spawn").Process(target=_serve, args=(serve, config, far_end), daemon=True)
         self._process.start()
         far_end.close()
+
+    @property
+    def age(self) -> float:
+        """Seconds since its process was started."""
+        return time.perf_counter() - self._started
 
     def step(self) -> float:
         """Seconds."""
@@ -144,8 +157,10 @@ def our_step(config: RunConfig) -> tuple[Engine, Step]:
     work = StepWork(step=0, task=batch.task, phase=config.schedule[0], batches=[batch])
 
     def step() -> None:
-        engine.clock.take()  # of the last step: what the end tells is one step's
+        engine.clock.enter(Section.MEETING)
+        engine.clock.take()  # of the last step, and of the wait for this one: what the end tells is one step's
         train_step(engine, work, guard)
+        engine.clock.enter(Section.LOGGING)  # the update ends here, not where the next step begins
 
     return engine, step
 
@@ -183,6 +198,8 @@ def _take_turns(programs: dict[str, _Program], rounds: int) -> dict[str, list[fl
     for number in range(WARMUP + rounds):
         for name, program in programs.items():
             taken = program.step()
+            if number == 0:
+                print(f"{name}: ready after {program.age:.0f} s", flush=True)
             if number >= WARMUP:
                 seconds[name].append(taken)
     return seconds

@@ -1,16 +1,23 @@
 """The plain model that a step is measured against does the same work, and learns from it; every measured case can be made."""
 
+import json
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import record
 from benchmarks.reference_model import ReferenceModel
+from benchmarks.step import main, our_step
 from benchmarks.step_cases import CPU_CASE, GPU_CASES, Losses, StepCase, batch_of, config_of
-from megatron_mplug2.config.schema import Precision, Task
+from megatron_mplug2.config.schema import Precision, RunConfig, Task
 from megatron_mplug2.data.batch import PairBatch
 from megatron_mplug2.observability.efficiency import StepFlops
+from megatron_mplug2.observability.sections import Section
+from tests.ranks import run_ranks
 
 CASE = StepCase(model="tiny", task=Task.VIDEO_TEXT, losses=Losses.CAPTION, samples=2, frames=3, tokens=20)
 
@@ -48,3 +55,36 @@ def test_every_case_has_a_config_and_a_batch(case: StepCase, tmp_path: Path) -> 
     config = config_of(case, tmp_path, Precision.FP32)
     batch = batch_of(config)
     assert batch.task is case.task and len(batch.sample_ids) == case.samples
+
+
+def test_the_sections_of_a_step_end_with_it(tmp_path: Path) -> None:
+    """However long the next one is waited for."""
+    ((sections, seconds),) = run_ranks(1, _sections_after_a_wait, config_of(CASE, tmp_path, Precision.FP32))
+    assert {Section.FORWARD_BACKWARD, Section.OPTIMIZER} <= {section for section, taken in sections.items() if taken}
+    assert sum(sections.values()) <= seconds
+
+
+def _sections_after_a_wait(config: RunConfig) -> tuple[dict[Section, float], float]:
+    """And the whole step's seconds."""
+    engine, step = our_step(config)
+    step()
+    time.sleep(0.5)
+    begun = time.perf_counter()
+    step()
+    return engine.clock.take(), time.perf_counter() - begun
+
+
+def test_a_case_that_is_measured_alone_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    for part, figure in (("one", 1), ("two", 2), ("one", 3)):
+        record.write_part("step", part, "command", {}, {"figure": figure})
+    found = json.loads((tmp_path / "step.json").read_text())
+    assert {part: content["figures"]["figure"] for part, content in found.items()} == {"one": 3, "two": 2}
+    assert all({"commit", "hardware", "versions"} <= set(content) for content in found.values())
+
+
+def test_a_case_of_no_such_name_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["step", "--only", "tiny"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "no case here is called tiny: name some of " in capsys.readouterr().err
