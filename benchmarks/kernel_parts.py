@@ -1,10 +1,11 @@
-"""Where a GPU's time of a step goes: its kernels by kind of work, and how long it waits for the host."""
+"""Where a GPU's time of a step goes: its kernels by kind of work."""
 
 from collections.abc import Callable, Iterable
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+_CUDA = ProfilerActivity.CUDA
 KINDS: dict[str, tuple[str, ...]] = {
     "attention": ("sdpa", "fmha", "flash", "dot_do_o", "convert_dq"),
     "products": ("nvjet", "gemm", "splitkreduce", "cutlass", "conv", "nhwc", "wgrad"),
@@ -32,18 +33,13 @@ def sums_by_kind(kernels: Iterable[tuple[str, float]]) -> dict[str, float]:
     return {kind: round(sums[kind], 2) for kind in sorted(sums, key=lambda kind: -sums[kind])}
 
 
-def kernel_parts(step: Callable[[], None], milliseconds: float) -> dict[str, float]:
-    """Milliseconds of one step by kind of work, and what is left of the `milliseconds` that a step takes unwatched: the wait."""
-    with profile(activities=[ProfilerActivity.CUDA]) as watched:
+def kernel_parts(step: Callable[[], None]) -> dict[str, float]:
+    """Milliseconds of one step's kernels by kind of work."""
+    with profile(activities=[_CUDA]) as watched:
         step()
         torch.cuda.synchronize()
-    kernels = [
-        (event.name, event.device_time_total / 1000)
-        for event in watched.events()
-        if event.device_type is torch.autograd.DeviceType.CUDA and not _is_span(event.name)
-    ]
-    parts = sums_by_kind(kernels)
-    return parts | {"waiting for the host": round(max(0.0, milliseconds - sum(parts.values())), 2)}
+    events = [event for event in watched.events() if event.device_type.name == _CUDA.name and not _is_span(event.name)]
+    return sums_by_kind((event.name, event.device_time_total / 1000) for event in events)
 
 
 def _is_span(name: str) -> bool:

@@ -29,6 +29,7 @@ import torch.distributed as dist
 from torch import nn
 
 from benchmarks.ceiling import matmul_tflops
+from benchmarks.kernel_parts import kernel_parts
 from benchmarks.record import spread, write_part
 from benchmarks.reference_model import ReferenceModel
 from benchmarks.step_cases import CPU_CASE, GPU_CASES, Losses, StepCase, batch_of, config_of
@@ -90,6 +91,8 @@ class End:
     memory_gb: float
     sections_ms: dict[str, float]
     """Of the last step."""
+    kernels_ms: dict[str, float]
+    """On a GPU: of one more step, by kind of work."""
 
 
 class _Program:
@@ -147,9 +150,11 @@ def _ours(config: RunConfig, turns: _Turns) -> End:
         dist.init_process_group(backend(), init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
         engine, step = our_step(config)
         turns.take(step)
-        steps = engine.clock.take()
+        sections = {section.tag: 1000 * seconds for section, seconds in engine.clock.take().items() if seconds}
+        memory = peak_memory_gb()
+        kernels = kernel_parts(step) if on_gpu() else {}
         dist.destroy_process_group()
-    return End(memory_gb=peak_memory_gb(), sections_ms={section.tag: 1000 * seconds for section, seconds in steps.items() if seconds})
+    return End(memory_gb=memory, sections_ms=sections, kernels_ms=kernels)
 
 
 def our_step(config: RunConfig) -> tuple[Engine, Step]:
@@ -167,7 +172,7 @@ def our_step(config: RunConfig) -> tuple[Engine, Step]:
 
 def _reference(config: RunConfig, turns: _Turns) -> End:
     turns.take(reference_step(config))
-    return End(memory_gb=peak_memory_gb(), sections_ms={})
+    return End(memory_gb=peak_memory_gb(), sections_ms={}, kernels_ms={})
 
 
 def reference_step(config: RunConfig) -> Step:
@@ -213,6 +218,9 @@ def _figures(config: RunConfig, case: StepCase, seconds: dict[str, list[float]],
         figures[name] = _rates(taken, case.samples, tflop, ceiling, peak) | {"peak_memory_gb": round(ends[name].memory_gb, 2)}
         if ends[name].sections_ms:
             figures[name]["last_step_ms"] = {section: round(value, 1) for section, value in ends[name].sections_ms.items()}
+        if kernels := ends[name].kernels_ms:
+            wait = 1000 * statistics.median(taken) - sum(kernels.values())
+            figures[name]["kernels_ms"] = kernels | {"waiting for the host": round(max(0.0, wait), 2)}
         print(f"{case.name} {name}: {figures[name]}", flush=True)
     if len(seconds) > 1:
         own, theirs = seconds.values()
