@@ -70,7 +70,7 @@ def train_step(engine: TrainingEngine, work: StepWork, guard: Guard, *, by_modul
 
     `by_module` asks for the norms of gradients and weights by module, which costs a pass over both.
     """
-    values = backward(engine, work)
+    told = backward(engine, work)
     engine.clock.enter(Section.OPTIMIZER)
     gradients: dict[str, float] = {}
     found: list[BadStep] = []
@@ -78,26 +78,26 @@ def train_step(engine: TrainingEngine, work: StepWork, guard: Guard, *, by_modul
     def accept(norm: float) -> bool:
         if by_module:
             gradients.update(gradient_norms(engine))
-        bad = guard.judge(work.task, values.losses, norm, finite_here=engine.gradients_are_finite())
+        bad = guard.judge(work.task, told.read().losses, norm, finite_here=engine.gradients_are_finite())
         found.extend([bad] if bad else [])
         return bad is None
 
     norm, rate = engine.update(work.step, accept)
     norms = ModuleNorms(gradients=gradients, weights=weight_norms(engine)) if by_module else None
-    return StepResult(values=values, grad_norm=norm, rate=rate, bad=found[0] if found else None, norms=norms)
+    return StepResult(values=told.read(), grad_norm=norm, rate=rate, bad=found[0] if found else None, norms=norms)
 
 
-def backward(engine: TrainingEngine, work: StepWork) -> StepLosses:
+def backward(engine: TrainingEngine, work: StepWork) -> "Told":
     """Leaves the step's gradients, summed over microbatches and data-parallel ranks, with the optimizer."""
     engine.stage.train()
     engine.zero_gradients()
-    return _reduced_values(engine, _run_passes(engine, work, forward_only=False))
+    return _tell(engine, _run_passes(engine, work, forward_only=False))
 
 
 def validation_step(engine: TrainingEngine, work: StepWork) -> StepLosses:
     """The losses of a step without dropout, gradients and update. Collective over the world."""
     engine.stage.eval()
-    return _reduced_values(engine, _run_passes(engine, work, forward_only=True))
+    return _tell(engine, _run_passes(engine, work, forward_only=True)).read()
 
 
 def make_microbatches(engine: TrainingEngine, work: StepWork) -> list[Microbatch]:
@@ -189,7 +189,21 @@ def _global_counts(engine: TrainingEngine, batches: Sequence[Batch]) -> dict[Obj
     return dict(zip(_OBJECTIVES, counts.tolist(), strict=True))
 
 
-def _reduced_values(engine: TrainingEngine, micros: Sequence[Microbatch]) -> StepLosses:
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """A step's figures on the device. Who reads them waits for it, so the work on the host that needs none of them comes first."""
+
+    values: torch.Tensor
+    """Of every objective, and the temperature."""
+    objectives: Sequence[Objective]
+    """Those that count."""
+
+    def read(self) -> StepLosses:
+        *losses, temperature = self.values.tolist()
+        return StepLosses(losses={one: losses[_OBJECTIVES.index(one)] for one in self.objectives}, temperature=temperature)
+
+
+def _tell(engine: TrainingEngine, micros: Sequence[Microbatch]) -> Told:
     """Each objective's value summed over microbatches and data-parallel ranks, from the stage that has it; and the temperature."""
     values = torch.zeros(len(_OBJECTIVES) + 1, dtype=torch.float32, device=device())
     for micro in micros:
@@ -200,7 +214,4 @@ def _reduced_values(engine: TrainingEngine, micros: Sequence[Microbatch]) -> Ste
         values[-1] = engine.log_temperature.detach().exp()
     if engine.topology.pipeline_size > 1:
         dist.all_reduce(values, group=engine.topology.groups.pp)
-    *losses, temperature = values.tolist()
-    objectives = of_task(weighted(engine.config.objectives), micros[0].task)
-    means = {objective: losses[_OBJECTIVES.index(objective)] for objective in objectives}
-    return StepLosses(losses=means, temperature=temperature)
+    return Told(values=values, objectives=of_task(weighted(engine.config.objectives), micros[0].task))
