@@ -120,12 +120,11 @@ def _train(run: "RunConfig") -> ExitCode:
 
 
 def _looked_at(sweep: "Sweep") -> "SweepState":
-    """With a line about what could not be read. SLURM is asked only for a sweep that was launched there: where it was not, there may be
-    none."""
+    """With a line about what could not be read."""
     from launchers import queue
-    from launchers.sweep.state import look, on_slurm
+    from launchers.sweep.state import look
 
-    state = look(sweep, queue.queued() if on_slurm(sweep) else [])
+    state = look(sweep, queue.queued)
     for doubt in state.doubts:
         typer.echo(f"warning: {doubt}", err=True)
     return state

@@ -1,12 +1,13 @@
 """How far a sweep is: read off its results, the points' folders, the launches of its arrays and SLURM's queue."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 
-from launchers.launch_folder import LOGS, SCRIPT, Launch, events_in, events_name, launch_folders, read_launch
+from launchers.launch_folder import LOGS, SCRIPT, Event, Launch, events_in, events_name, launch_folders, read_launch
 from launchers.queue import QueuedJob
 from launchers.sweep.arrays import ARRAYS, parts_of
 from launchers.sweep.outcome import PointEnd, last_words, row_of
@@ -46,19 +47,22 @@ class SweepState:
         return [state for state in self.points if state.progress in progress]
 
 
-def look(sweep: Sweep, jobs: Sequence[QueuedJob]) -> SweepState:
-    """Also writes down what has ended since somebody looked. `jobs`: those of `queue.queued`. Raises UserError."""
+Queue = Callable[[], Sequence[QueuedJob]]
+"""Asks SLURM for its jobs, as `queue.queued` does."""
+
+
+def look(sweep: Sweep, queue: Queue) -> SweepState:
+    """Also writes down what has ended since somebody looked. Raises UserError.
+
+    SLURM is asked once, and only where a point was submitted and has told of no end: elsewhere there may be none.
+    """
+    queue = cache(queue)
     results = read_results(sweep.folder)
     launches = list(_launches(sweep.folder))
-    states = tuple(_state(point, results.rows.get(point.digest), launches, jobs, sweep) for point in sweep.points)
+    states = tuple(_state(point, results.rows.get(point.digest), launches, queue, sweep) for point in sweep.points)
     if new := [state.row for state in states if state.row is not None and state.row != results.rows.get(state.row.digest)]:
         add_rows(sweep.folder, new)
     return SweepState(points=states, doubts=tuple(_doubts(sweep, results)))
-
-
-def on_slurm(sweep: Sweep) -> bool:
-    """Whether a point was ever submitted, so that the queue may know it."""
-    return any(True for _ in _launches(sweep.folder))
 
 
 def _doubts(sweep: Sweep, results: Results) -> Iterator[str]:
@@ -79,17 +83,17 @@ class _Launched:
 
 def _launches(folder: Path) -> Iterator[_Launched]:
     """The newest first."""
-    found = [each for home in sorted((folder / ARRAYS).glob("*")) for each in launch_folders(home)]
+    found = [each for home in sorted((folder / ARRAYS).glob("*")) for each in launch_folders(home) if (each / SCRIPT).exists()]
     for each in sorted(found, key=lambda one: (one / SCRIPT).stat().st_mtime, reverse=True):
         yield _Launched(folder=each, launch=read_launch(each), parts=parts_of(each), at=(each / SCRIPT).stat().st_mtime)
 
 
-def _state(point: Point, row: Row | None, launches: Sequence[_Launched], jobs: Sequence[QueuedJob], sweep: Sweep) -> PointState:
+def _state(point: Point, row: Row | None, launches: Sequence[_Launched], queue: Queue, sweep: Sweep) -> PointState:
     newest = next((each for each in launches if point.digest in each.parts), None)
     if row is not None and (row.measured is not None or newest is None or row.at >= newest.at):
         return _ended(point, row)
     if newest is not None:
-        return _submitted(point, newest, jobs, sweep)
+        return _submitted(point, newest, queue, sweep)
     return _found_here(point, sweep)
 
 
@@ -101,20 +105,28 @@ def _ended(point: Point, row: Row) -> PointState:
     return PointState(point=point, progress=Progress.MEASURED, row=row, detail=f"{row.measured.samples_per_s:.4g} samples/s")
 
 
-def _submitted(point: Point, launched: _Launched, jobs: Sequence[QueuedJob], sweep: Sweep) -> PointState:
+def _submitted(point: Point, launched: _Launched, queue: Queue, sweep: Sweep) -> PointState:
     part, job = launched.parts[point.digest], (launched.launch.jobs or ("-",))[-1]
-    events = events_in(launched.folder / events_name(part))
-    last = events[-1] if events else None
+    told = launched.folder / events_name(part)
+    last, queued = _last_event(told), False
+    if last is None or last.event != "end":
+        queued = any(each.script.is_relative_to(launched.folder) for each in queue())
+        last = _last_event(told)  # it may have ended while SLURM was asked
     logs = tuple(launched.folder / LOGS / f"{job}_{part}{end}.log" for end in ("", "_batch"))
     if last is not None and last.event == "end":
         at = max(float(last.at), launched.at)  # an event has whole seconds
         end = PointEnd(code=last.code, at=at, commit=launched.launch.commit, logs=logs)
         return _ended(point, row_of(point, end, sweep.config.warmup_steps))
-    if any(each.script.is_relative_to(launched.folder) for each in jobs):
+    if queued:
         started = "waits" if last is None else f"on {last.nodes}"
         return PointState(point=point, progress=Progress.QUEUED, detail=f"job {job}_{part} {started}")
     # Cancelled, or its node died; or it was submitted after the queue was asked, so that nothing is written down.
     return PointState(point=point, progress=Progress.FAILED, detail=f"job {job}_{part} has told of no end: {last_words(logs)}")
+
+
+def _last_event(told: Path) -> Event | None:
+    events = events_in(told)
+    return events[-1] if events else None
 
 
 def _found_here(point: Point, sweep: Sweep) -> PointState:

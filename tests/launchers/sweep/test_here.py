@@ -48,7 +48,7 @@ def test_a_point_that_dies_is_written_down_and_the_others_go_on(tmp_path: Path, 
         (128 + signal.SIGKILL, "it said nothing"),
     ]
     assert told[2:4] == ["2 of 3: n1-t1-p1-d2-mb16-none", "  failed with 1: out of luck"]
-    assert [state.progress for state in look(sweep, []).points] == [Progress.FAILED] * 3
+    assert [state.progress for state in look(sweep, list).points] == [Progress.FAILED] * 3
 
 
 def test_a_signal_ends_the_sweep_and_the_point_is_measured_anew(tmp_path: Path, sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ def test_a_signal_ends_the_sweep_and_the_point_is_measured_anew(tmp_path: Path, 
     with study_lock(sweep.folder, "sweep") as lock:
         assert run_here(sweep, sweep.points, os.environ, lock, lambda line: None) == ExitCode.STOPPED
     assert not read_results(sweep.folder).rows
-    assert [state.progress for state in look(sweep, []).points] == [Progress.TO_DO] * 3
+    assert [state.progress for state in look(sweep, list).points] == [Progress.TO_DO] * 3
 
 
 def test_what_an_earlier_attempt_has_left_does_not_count(tmp_path: Path, sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ def measured(folder: Path, **keys: object) -> tuple[Sweep, SweepState]:
     add_rows(sweep.folder, [failed_row(died.digest, sweep)])
     for point in [*others, *(point for point in sweep.points if point.layout.ranks != 2)]:
         write_run(point, step_s=1 / point.layout.ranks**0.5, cores=2)
-    return sweep, look(sweep, [])
+    return sweep, look(sweep, list)
 
 
 def failed_row(digest: str, sweep: Sweep) -> Row:
@@ -50,7 +50,7 @@ def test_efficiency_is_that_of_points_with_cores_of_their_own(tmp_path: Path) ->
 def test_without_a_point_of_its_own_cores_there_is_no_efficiency(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, data=[2])
     write_run(sweep.points[0], cores=1)
-    (only,) = figures(look(sweep, []).rows())
+    (only,) = figures(look(sweep, list).rows())
     assert only.oversubscribed and only.efficiency is None
     assert "efficiency" not in {plot.name for plot in plots([only], sweep.config.scaling)}
 
@@ -59,7 +59,7 @@ def test_a_point_that_was_disturbed_has_no_efficiency(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, data=[1, 2])
     write_run(sweep.points[0], cores=2)
     write_run(sweep.points[1], cores=2, others=1.2)
-    state = look(sweep, [])
+    state = look(sweep, list)
     alone, disturbed = figures(state.rows())
     assert (alone.efficiency, disturbed.efficiency) == (1.0, None)
     assert cells(alone)[-1] == "" and cells(disturbed)[-1] == "others took 1.2 cores"
@@ -71,7 +71,7 @@ def test_a_disturbed_point_is_no_reference(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, data=[1, 2], recompute=["none", "full"])
     for point, others in zip(sweep.points, (1.2, 0, 0, 0), strict=True):
         write_run(point, cores=2, others=others)
-    assert [each.efficiency for each in figures(look(sweep, []).rows())] == [None] * 4
+    assert [each.efficiency for each in figures(look(sweep, list).rows())] == [None] * 4
 
 
 def test_the_page_stands_for_itself(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_the_page_stands_for_itself(tmp_path: Path) -> None:
 def test_nothing_measured_is_one_line(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path)
     with pytest.raises(UserError, match="has no measured points yet: `mplug2 sweep status`"):
-        write_report(sweep, look(sweep, []), tmp_path / "out")
+        write_report(sweep, look(sweep, list), tmp_path / "out")
 
 
 @needs_browser

@@ -12,7 +12,7 @@ from launchers.sweep.arrays import SweepArray, plan_arrays, scripts
 from launchers.sweep.hosts import HOSTS
 from launchers.sweep.points import Sweep
 from launchers.sweep.results import RESULTS, read_results
-from launchers.sweep.state import Progress, look, on_slurm
+from launchers.sweep.state import Progress, look
 from megatron_mplug2.errors import UserError
 from tests.launchers.commands import event
 from tests.launchers.sweep.sweeps import sweep_of, write_run
@@ -49,8 +49,12 @@ def ended(folder: Path, part: int, code: int, said: str = "") -> None:
     (folder / LOGS / f"7_{part}.log").write_text(said)
 
 
+def no_slurm() -> list[QueuedJob]:
+    raise UserError("there is no SLURM here")
+
+
 def progress(sweep: Sweep, *jobs: QueuedJob) -> list[str]:
-    return [state.progress.value for state in look(sweep, jobs).points]
+    return [state.progress.value for state in look(sweep, lambda: jobs).points]
 
 
 def test_points_of_one_shape_share_an_array(sweep: Sweep) -> None:
@@ -79,27 +83,32 @@ def test_the_clusters_nodes_are_those_of_the_sweep(tmp_path: Path, sweep: Sweep)
 
 
 def test_a_sweep_goes_from_nothing_to_its_end(sweep: Sweep) -> None:
-    assert progress(sweep) == ["to do"] * 3 and not on_slurm(sweep)
+    assert {state.progress for state in look(sweep, no_slurm).points} == {Progress.TO_DO}
     (array,) = plan_arrays(sweep, FILE, sweep.points[1:], slurm())
     folder = launched(array, 7)
     job = QueuedJob(job="7", state="RUNNING", reason="", nodes="node1", script=folder / SCRIPT)
-    assert on_slurm(sweep) and progress(sweep, job) == ["to do", "queued", "queued"]
+    assert progress(sweep, job) == ["to do", "queued", "queued"]
+    with pytest.raises(UserError, match="there is no SLURM here"):
+        look(sweep, no_slurm)
     write_run(sweep.points[1])
     (sweep.points[1].run.run_dir / "checkpoints").mkdir()
     ended(folder, 1, 0)
     ended(folder, 2, 1, "Traceback\nerror: rank 1 of 2 failed: ValueError: no luck\nsrun: error: killed\n")
     assert progress(sweep, job) == ["to do", "measured", "failed"]
-    found = look(sweep, []).points[2]
+    found = look(sweep, list).points[2]
     assert found.detail == "exit code 1: rank 1 of 2 failed: ValueError: no luck"
     assert not (sweep.points[1].run.run_dir / "checkpoints").exists(), "nobody will go on from it"
     again = launched(plan_arrays(sweep, FILE, sweep.points[2:], slurm())[0], 8)
     assert progress(sweep) == ["to do", "measured", "failed"]
-    assert look(sweep, []).points[2].detail == "job 8_1 has told of no end: it said nothing"
+    assert look(sweep, list).points[2].detail == "job 8_1 has told of no end: it said nothing"
     write_run(sweep.points[2])
     ended(again, 1, 0)
     assert progress(sweep) == ["to do", "measured", "measured"]
     (sweep.folder / RESULTS).unlink()
     assert progress(sweep) == ["to do", "measured", "measured"], "rows that were lost are read again"
+    assert len(look(sweep, no_slurm).rows()) == 2, "SLURM has no more to say"
+    (again / SCRIPT).unlink()
+    assert progress(sweep) == ["to do", "measured", "measured"], "half of a launch is none"
 
 
 def test_a_measured_point_needs_no_folder(sweep: Sweep) -> None:
@@ -122,19 +131,19 @@ def test_a_launch_without_its_digests_is_one_line(sweep: Sweep, content: str) ->
     folder = launched(plan_arrays(sweep, FILE, sweep.points[1:], slurm())[0], 7)
     (folder / "points.json").write_text(content)
     with pytest.raises(UserError, match=rf"^{folder}/points\.json cannot be read \(it is no list of digests\): delete {folder}, ") as error:
-        look(sweep, [])
+        look(sweep, list)
     assert "\n" not in str(error.value)
 
 
 def test_a_row_that_is_cut_in_half_is_measured_again(sweep: Sweep) -> None:
     for point in sweep.points:
         write_run(point)
-    look(sweep, [])
+    look(sweep, list)
     shutil.rmtree(sweep.points[1].run.run_dir)
     path = sweep.folder / RESULTS
     rows = path.read_text().splitlines()
     path.write_text("\n".join([rows[0], rows[1][:40], rows[2]]))
-    found = look(sweep, [])
+    found = look(sweep, list)
     assert found.doubts == (f"{path}: row 2 is cut off or spoilt and is left out: `mplug2 sweep run` measures its point again",)
     assert [state.progress for state in found.points] == [Progress.MEASURED, Progress.TO_DO, Progress.MEASURED]
 
@@ -142,9 +151,9 @@ def test_a_row_that_is_cut_in_half_is_measured_again(sweep: Sweep) -> None:
 def test_rows_of_another_config_are_kept_and_not_taken(tmp_path: Path, sweep: Sweep) -> None:
     for point in sweep.points:
         write_run(point)
-    look(sweep, [])
+    look(sweep, list)
     other = sweep_of(tmp_path, tensor=[1, 2], data=[1, 2], steps=8)
-    found = look(other, [])
+    found = look(other, list)
     assert [state.progress for state in found.points] == [Progress.TO_DO] * 3
     assert found.doubts[0].startswith("3 rows of the results are of points that this sweep")
     assert len(read_results(sweep.folder).rows) == 3
