@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from launchers.sweep.results import Measured, Row
 
 OVERSUBSCRIBED = "oversubscribed"
-HEAD = ("point", "ranks", "batch", "samples/s", "step ms", "quartiles", "efficiency", "MFU", "TFLOP/s", "memory GB", "comm.", "")
+HEAD = ("point", "ranks", "batch", "samples/s", "step ms", "quartiles", "efficiency", "MFU", "TFLOP/s", "memory GB", "DP comm.", "")
 
 
 @dataclass(frozen=True, kw_only=True)
