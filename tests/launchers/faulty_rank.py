@@ -18,7 +18,7 @@ from launchers import local
 from megatron_mplug2 import cli
 from megatron_mplug2.training import step as step_module
 from megatron_mplug2.training.engine import Engine
-from megatron_mplug2.training.step import StepLosses, StepWork
+from megatron_mplug2.training.step import StepWork, Told
 
 FIRST_AT, SECOND_AT = 7, 8
 """Steps in which the faults of the first and the second start come."""
@@ -93,7 +93,7 @@ def recording(start: str) -> Iterator[None]:
     """Writes the ids of a step's samples, before what may end it."""
     before = step_module.backward
 
-    def backward(engine: Engine, work: StepWork) -> StepLosses:
+    def backward(engine: Engine, work: StepWork) -> Told:
         topology = engine.topology
         if topology.tensor_rank == 0 and topology.pipeline_rank == 0:
             folder = engine.config.run_dir / "samples"

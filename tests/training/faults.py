@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from megatron_mplug2.training import step as step_module
 from megatron_mplug2.training.engine import Engine
-from megatron_mplug2.training.step import StepLosses, StepWork
+from megatron_mplug2.training.step import StepWork, Told
 
 Fault = Callable[[Engine], None]
 """Done on one rank, after its backward pass and before the update."""
@@ -22,11 +22,11 @@ def fault_at(step: int, rank: int, fault: Fault) -> Iterator[None]:
     """For runs that are started in the block. Blocks within one another add up."""
     before = step_module.backward
 
-    def backward(engine: Engine, work: StepWork) -> StepLosses:
-        losses = before(engine, work)
+    def backward(engine: Engine, work: StepWork) -> Told:
+        told = before(engine, work)
         if (work.step, dist.get_rank()) == (step, rank):
             fault(engine)
-        return losses
+        return told
 
     setattr(step_module, "backward", backward)  # noqa: B010
     try:

@@ -15,7 +15,7 @@ from megatron_mplug2.config.schema import Module
 from megatron_mplug2.training import loop
 from megatron_mplug2.training import step as step_module
 from megatron_mplug2.training.engine import Engine
-from megatron_mplug2.training.step import StepLosses, StepWork
+from megatron_mplug2.training.step import StepWork, Told
 from tests.training.corpus import demo_config, make_corpus
 
 LATE_S = 0.5
@@ -26,7 +26,7 @@ def late_on_rank_1() -> Iterator[None]:
     """Between the arrival of its batch and the first collective, in runs that are started in the block."""
     before = step_module.backward
 
-    def backward(engine: Engine, work: StepWork) -> StepLosses:
+    def backward(engine: Engine, work: StepWork) -> Told:
         assert torch.are_deterministic_algorithms_enabled()
         if dist.get_rank() == 1:
             time.sleep(LATE_S)
