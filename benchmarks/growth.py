@@ -47,6 +47,11 @@ SAMPLED = (1_000_000, 64_000_000, 256_000_000, 100_000_000, 400_000_000)
 """The first three stand alike between powers of four, as the last two do: the cipher of the order goes round once, or up to four times,
 by where its size lies between them (cycle walking)."""
 
+CLOCK = "_clock"
+"""How the names of curves end that are seconds of the clock."""
+ALL_PAIRS = "retrieval_all_pairs"
+PICTURED = ("step_by_frames", "step_by_batch", "vlc_memory", "retrieval")
+
 Work = Callable[[], Any]
 
 
@@ -61,25 +66,22 @@ def main() -> None:
         dist.init_process_group(backend(), init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
         curves |= timed_curves(make_engine(config_for(step_cases()["batch"][0], Path(folder))), Path(folder), rounds)
         dist.destroy_process_group()
-    for name, curve in curves.items():
-        if not name.endswith(CLOCK):
-            print(curve, flush=True)
+    print(*(curve for name, curve in curves.items() if not name.endswith(CLOCK) and name != ALL_PAIRS), sep="\n", flush=True)
+    pairs = _share_of_all_pairs(curves)
+    print(f"scores of all pairs: {100 * pairs:.2f} % of the evaluation of {EVALUATED[-1]} clips")
     sampled = {str(size): _sampled(size) for size in SAMPLED}
     for size, found in sampled.items():
         print(f"sampler of {int(size):,}: {found}")
     case = {"step": asdict(STEP), "rounds": rounds, "global_batch": contrastive.BATCH, "chunk": contrastive.CHUNK, "load_before": load}
-    path = write("growth", "mplug2 bench growth", case, {name: curve.tree for name, curve in curves.items()} | {"sampler": sampled})
+    figures = {name: curve.tree for name, curve in curves.items()} | {"all_pairs_share_at_the_largest": round(pairs, 5), "sampler": sampled}
+    path = write("growth", "mplug2 bench growth", case, figures)
     print(f"written to {path} and {_write_picture(draw([curves[name] for name in PICTURED]))}")
 
 
-CLOCK = "_clock"
-"""How the names of curves end that are seconds of the clock."""
-PICTURED = ("step_by_frames", "step_by_batch", "vlc_memory", "retrieval")
-
-
 def vlc_memory() -> Curve:
+    """Beside the gathered features, of ranks that share the same global batch."""
     points = {contrastive.BATCH // ranks: contrastive.peak_bytes(contrastive.ours, ranks) / 1e6 for ranks in RANKS}
-    return Curve(title="VLC's memory", size="samples of a rank", cost="peak MB beside the gathered features", points=points)
+    return Curve(title="VLC's memory", size="samples of a rank", cost="peak MB", points=points)
 
 
 def step_cases() -> dict[str, list[StepCase]]:
@@ -107,18 +109,24 @@ def timed_curves(engine: Engine, folder: Path, rounds: int) -> dict[str, Curve]:
     curves: dict[str, Curve] = {}
     for way, cases in step_cases().items():
         sizes = FRAMES if way == "frames" else BATCHES
-        steps = dict(zip(sizes, (_step(engine, config_for(case, folder)) for case in cases), strict=True))
+        steps = dict(zip(sizes, (step(engine, config_for(case, folder)) for case in cases), strict=True))
         curves |= _two_clocks(f"step_by_{way}", "training step", way, _quickest(steps, rounds))
     inference, config = Inference(engine.stage, engine.context), engine.config
     whole = _quickest({n: retrieve(inference, config, n) for n in EVALUATED}, max(2, rounds // 2))
     pairs = _quickest({n: all_pairs(config, n) for n in EVALUATED}, rounds)
     rest = {n: (whole[n][0] - pairs[n][0], whole[n][1] - pairs[n][1]) for n in EVALUATED}
     curves |= _two_clocks("retrieval", "evaluation of retrieval", "clips", whole)
-    curves |= _two_clocks("retrieval_all_pairs", "scores of all pairs within it", "clips", pairs)
+    curves |= _two_clocks(ALL_PAIRS, "scores of all pairs within it", "clips", pairs)
     return curves | _two_clocks("retrieval_without_all_pairs", "evaluation without them", "clips", rest)
 
 
-def _step(engine: Engine, config: RunConfig) -> Work:
+def _share_of_all_pairs(curves: dict[str, Curve]) -> float:
+    pairs, whole = (curves[name].points[EVALUATED[-1]] for name in (ALL_PAIRS, "retrieval"))
+    return pairs / whole
+
+
+def step(engine: Engine, config: RunConfig) -> Work:
+    """A training step of `config`'s only task and batch, whatever those of the engine's own config."""
     batch, guard = moved(batch_of(config), device()), Guard(config, {})
     work = StepWork(step=0, task=batch.task, phase=config.schedule[0], batches=[batch])
     return lambda: train_step(engine, work, guard)

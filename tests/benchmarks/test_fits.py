@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.fits import growth
+from benchmarks.fits import Curve, growth
 
 SIZES = (2, 4, 8, 16)
 
@@ -35,3 +35,9 @@ def test_a_constant_is_a_line() -> None:
 def test_two_sizes_say_nothing() -> None:
     with pytest.raises(ValueError, match=r"three different sizes, not \[2, 4\]"):
         growth((2, 4, 4), (1, 2, 3))
+
+
+def test_a_curve_is_told_with_its_fit() -> None:
+    square = Curve(title="scores", size="clips", cost="seconds", points={1: 1.0, 2: 4.0, 3: 9.0, 4: 16.0})
+    assert str(square).splitlines()[0] == "scores by clips, seconds"
+    assert "-5 + 5 n, R² 0.96899" in str(square) and "quadratic term +100.0 % at the largest" in str(square)
