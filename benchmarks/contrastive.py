@@ -28,7 +28,7 @@ Features = tuple[torch.Tensor, torch.Tensor]
 
 def main() -> None:
     schemes: dict[str, Callable[[Features, int], Features]] = {"ours": ours, "open_clip": open_clip, "whole_matrix": whole_matrix}
-    figures: dict[str, float] = {f"{name}_mb": peak_mb(scheme) for name, scheme in schemes.items()}
+    figures: dict[str, float] = {f"{name}_mb": round(peak_bytes(scheme, RANKS) / 1e6, 1) for name, scheme in schemes.items()}
     figures["queue_mb"] = queue_peak_mb()
     figures["block_mb"] = BATCH // RANKS * CHUNK * 4 / 1e6
     figures["gathered_features_mb"] = 2 * BATCH * WIDTH * 4 / 1e6
@@ -47,12 +47,13 @@ def main() -> None:
     print(f"written to {path}")
 
 
-def peak_mb(scheme: Callable[[Features, int], Features]) -> float:
+def peak_bytes(scheme: Callable[[Features, int], Features], ranks: int) -> int:
+    """Beside the gathered features, on one of so many ranks."""
     with torch.device("meta"):
         features = torch.empty(BATCH, WIDTH), torch.empty(BATCH, WIDTH)
         with LiveBytes() as live:
-            scheme(features, RANKS)
-    return round(live.peak / 1e6, 1)
+            scheme(features, ranks)
+    return live.peak
 
 
 def queue_peak_mb() -> float:

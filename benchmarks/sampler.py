@@ -70,8 +70,8 @@ def main() -> None:
     if len(sys.argv) > 1:
         print(json.dumps(_measure(sys.argv[1], int(sys.argv[2]))))
         return
-    figures: dict[str, Any] = {f"{name}_{size // 1_000_000}M": _apart(name, size) for size in SIZES for name in CASES}
-    figures["step_plan"] = _apart("step_plan", PLANNED_STEPS)
+    figures: dict[str, Any] = {f"{name}_{size // 1_000_000}M": apart(name, size) for size in SIZES for name in CASES}
+    figures["step_plan"] = apart("step_plan", PLANNED_STEPS)
     figures["tars_a_batch"] = _tars()
     case = {"batch": BATCH, "batches": BATCHES, "block": BLOCK, "window": WINDOW, "samples_a_tar": SAMPLES_A_TAR, "steps": PLANNED_STEPS}
     path = write("sampler", "python -m benchmarks.sampler", case, figures)
@@ -80,8 +80,8 @@ def main() -> None:
     print(f"written to {path}")
 
 
-def _apart(name: str, size: int) -> dict[str, Any] | str:
-    """`_measure` in a fresh process."""
+def apart(name: str, size: int) -> dict[str, Any] | str:
+    """Start-up and speed of a case in a fresh process; or why it is left out."""
     if BYTES_A_SAMPLE.get(name, 0) * size > MOST_BYTES:
         return f"left out: needs {BYTES_A_SAMPLE[name] * size / 1e9:.0f} GB"
     done = subprocess.run([sys.executable, "-m", "benchmarks.sampler", name, str(size)], capture_output=True, text=True, check=True)
@@ -93,10 +93,11 @@ def _measure(name: str, size: int) -> dict[str, float]:
     if name == "step_plan":
         return _start(lambda: StepPlan((PhaseConfig(steps=size, text=1, image_text=2),), seed=0, global_batch=BATCH))[1]
     batches, figures = _start(lambda: _first_batch(CASES[name](size)))
-    begun, count = time.perf_counter(), 0
+    begun, used, count = time.perf_counter(), time.process_time(), 0
     for batch in islice(batches, min(BATCHES, size // BATCH - 1)):
         count += len(batch)
-    return figures | {"samples_a_second": round(count / (time.perf_counter() - begun))}
+    seconds, cpu = time.perf_counter() - begun, time.process_time() - used
+    return figures | {"samples_a_second": round(count / seconds), "cpu_ns_a_sample": round(1e9 * cpu / count, 1)}
 
 
 def _first_batch(batches: Batches) -> Batches:

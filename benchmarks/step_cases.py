@@ -85,13 +85,13 @@ def batch_of(config: RunConfig) -> Batch:
 
 def _text_batch(config: RunConfig) -> TextBatch:
     samples, data = config.training.global_batch, config.data
-    documents = _tokens(config, samples, data.document_length)
+    documents = random_tokens(config, samples, data.document_length)
     chosen = torch.rand(documents.shape, generator=torch.Generator().manual_seed(1)) < config.objectives.mlm.probability
     return TextBatch(
         masked=documents.masked_fill(chosen, 103),
         labels=torch.where(chosen, documents, IGNORED),
-        prefix=_tokens(config, samples, data.document_length),
-        targets=_tokens(config, samples, data.target_length),
+        prefix=random_tokens(config, samples, data.document_length),
+        targets=random_tokens(config, samples, data.target_length),
         sample_ids=torch.arange(samples),
     )
 
@@ -105,14 +105,14 @@ def _pair_batch(config: RunConfig) -> PairBatch:
     return PairBatch(
         task=task,
         media=torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)),
-        captions=_tokens(config, samples, data.text_length),
-        instructions=_tokens(config, asked, data.text_length),
-        targets=_tokens(config, asked, data.target_length),
+        captions=random_tokens(config, samples, data.text_length),
+        instructions=random_tokens(config, asked, data.text_length),
+        targets=random_tokens(config, asked, data.target_length),
         media_ids=ids,
         meaning_ids=ids,
         sample_ids=ids,
     )
 
 
-def _tokens(config: RunConfig, rows: int, length: int) -> torch.Tensor:
+def random_tokens(config: RunConfig, rows: int, length: int) -> torch.Tensor:
     return torch.randint(104, config.model.text.vocab_size, (rows, length), generator=torch.Generator().manual_seed(rows))

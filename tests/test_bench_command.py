@@ -87,4 +87,9 @@ def test_without_a_checkout_it_is_told(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_checkouts_own() -> None:
     names = bench_command.bench_names(bench_command.CHECKOUT)
-    assert {"calibrate", "planner", "published", "step", "ceiling"} <= set(names) and not {"record", "ranks", "readme"} & set(names)
+    assert {"calibrate", "planner", "published", "step", "ceiling", "growth", "flops"} <= set(names) and not {
+        "record",
+        "ranks",
+        "readme",
+        "fits",
+    } & set(names)
