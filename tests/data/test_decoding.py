@@ -7,6 +7,7 @@ import io
 import multiprocessing
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import av
 import numpy as np
@@ -237,6 +238,25 @@ def test_a_forked_process_outlives_its_parents_graphs() -> None:
     forked.start()
     forked.join(60)
     assert forked.exitcode == 0
+
+
+def test_threads_that_prepare_for_a_gpu_keep_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What NVDEC would get PyAV decodes here."""
+    batches: list[int] = []
+
+    def run(_: DaliDecoder, batch: Any) -> Any:
+        batches.append(len(batch))
+        return [(work, PYAV.clips([work.request])[0]) for work in batch]
+
+    monkeypatch.setattr(DaliDecoder, "_run", run)
+    clips = [Drawn().encoded(), b"no clip", Drawn(encoder="mjpeg", form="mov", pix_fmt="yuvj420p").encoded()]
+    requests = [clip_request(clips[number % 3], shares=[number / 60] * 6) for number in range(60)]
+    answers = DaliDecoder(gpu=True).clips(requests)
+    assert [isinstance(answer, BadMedia) for answer in answers] == [number % 3 == 1 for number in range(60)]
+    sound = [number for number in range(60) if number % 3 != 1]
+    wanted = PYAV.clips([requests[number] for number in sound])
+    assert all(np.array_equal(shown(answers[number]), shown(answer)) for number, answer in zip(sound, wanted, strict=True))
+    assert batches == [16, 16, 4, 4]  # H.264 and what PyAV decoded, each in batches of its own
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
