@@ -3,9 +3,10 @@ processes or a thread read ahead.
 
     python -m benchmarks.loader_cost [--rounds 5] [--steps 20]
 
-On a GPU: the base model on transcoded H.264 clips that the script draws, 64 a step, 8 frames of 224 pixels each. Without one: the demo's
-model and clips. Forward, backward and update of steps on clips, as `mplug2 pretrain` takes them, on one rank. The cases take turns, a round
-one of each, and the loaders live through all rounds. A turn ends by its steps or by TURN_S, and what was measured is written after each.
+On a GPU: the base model on H.264 clips that the script draws and transcodes to 3 frames a second, 64 a step, 8 frames of 224 pixels each.
+Without one: the demo's model and clips. Forward, backward and update of steps on clips, as `mplug2 pretrain` takes them, on one rank. The
+cases take turns, a round one of each, and the loaders live through all rounds. A turn ends by its steps or by TURN_S, and what was measured
+is written after each.
 """
 
 import argparse
