@@ -22,7 +22,7 @@ from megatron_mplug2.data.decoding.augment import Operation, OperationName
 from megatron_mplug2.data.decoding.choice import open_decoder
 from megatron_mplug2.data.decoding.contract import FULL_VIEW, ClipRequest, Decoded, Decoder, PictureRequest, Transform, View
 from megatron_mplug2.data.decoding.dali import DaliDecoder
-from megatron_mplug2.data.decoding.plain import CPU_CODECS, is_plain_clip, plain_picture_size
+from megatron_mplug2.data.decoding.plain import CPU_CODECS, has_own_decoder, is_plain_clip, plain_picture_size
 from megatron_mplug2.data.decoding.pyav import PyavDecoder
 from megatron_mplug2.data.video_file import VideoFile
 from megatron_mplug2.errors import UserError
@@ -191,6 +191,13 @@ def test_what_dali_shows_otherwise_is_not_plain() -> None:
     cmyk = encoded(np.zeros((16, 16, 4), np.uint8), "TIFF")
     for data in (plain[:-2], encoded(pixels, "JPEG", exif=exif), encoded(pixels, "JPEG", keep_rgb=True), encoded(pixels, "PNG"), cmyk, b""):
         assert not plain_picture_size(data)
+
+
+def test_no_two_heights_share_a_decoder_on_a_gpu() -> None:
+    """Where one is shown in the rows that another is coded in."""
+    heights = [height for height in range(2, 2162, 2) if has_own_decoder(height)]
+    assert {240, 256, 270, 336, 360, 480, 540, 576, 720, 1080, 2160} <= set(heights)
+    assert not {height + -height % 16 for height in heights if height % 16} & set(heights)
 
 
 def digests(decoder: Decoder, requests: Sequence[ClipRequest]) -> list[str]:

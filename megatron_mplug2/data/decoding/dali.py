@@ -16,7 +16,7 @@ from megatron_mplug2.data.decoding.clips import chosen_frames, read_frames
 from megatron_mplug2.data.decoding.contract import ClipRequest, Decoded, PictureRequest, Transform
 from megatron_mplug2.data.decoding.pictures import read_picture
 from megatron_mplug2.data.decoding.pixels import finished
-from megatron_mplug2.data.decoding.plain import CPU_CODECS, GPU_CODECS, is_plain_clip, plain_picture_size
+from megatron_mplug2.data.decoding.plain import CPU_CODECS, GPU_CODECS, has_own_decoder, is_plain_clip, plain_picture_size
 from megatron_mplug2.data.decoding.pyav import PyavDecoder
 from megatron_mplug2.data.video_file import VideoFile
 
@@ -121,8 +121,9 @@ class DaliDecoder:
             return self._rest.clips([request])[0]
         with VideoFile(request.data) as video:
             indices = chosen_frames(video, request)
-            if is_plain_clip(video, GPU_CODECS if self._gpu else CPU_CODECS):
-                size = video.facts.width, video.facts.height
+            size = video.facts.width, video.facts.height
+            plain = is_plain_clip(video, GPU_CODECS) and has_own_decoder(size[1]) if self._gpu else is_plain_clip(video, CPU_CODECS)
+            if plain:
                 return _Work(place=place, request=request, source=Source.CLIP, item=_coded(request.data, indices, size, request.transform))
             item = _decoded(read_frames(video, indices), request.transform)
             return _Work(place=place, request=request, source=Source.FRAMES, item=item)
