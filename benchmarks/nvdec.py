@@ -2,7 +2,7 @@
 
     python -m benchmarks.nvdec [--rounds 2]
 
-H.264 clips of a second that the script draws, at several sizes; every frame is decoded and becomes a square of 224 pixels on the GPU, as in
+H.264 clips of two seconds that the script draws, at several sizes; every frame is decoded and becomes a square of 224 pixels on the GPU, as in
 training. A DALI pipeline is driven by one thread and decodes up to a call's clips side by side; 1, 2 and 4 threads drive one each: where
 more bring no more frames, all engines are busy. `engines_busy_percent` is what `nvidia-smi` says of that. PyAV decodes the same requests in
 as many processes as the machine has cores. A round of each takes SECONDS and is told at once; what was measured is written after each size.
@@ -36,12 +36,12 @@ from megatron_mplug2.data.decoding_stream import DecodingStream
 
 SIZES = {"256p_blocks": (448, 256), "256p": (456, 256), "360p": (640, 360), "720p": (1280, 720), "1080p": (1920, 1080)}
 """The first is one of whole blocks of 16 pixels on both sides, as 720p is and the others are not."""
-FRAMES, RATE, KEY_EVERY = 24, 24, 8
+FRAMES, RATE, KEY_EVERY = 48, 24, 8
 CLIPS = 8
-"""A call: 1.2 GB of decoded frames at 1080p, before they are resized."""
+"""A call: 2.4 GB of decoded frames at 1080p, before they are resized."""
 RESOLUTION = 224
 THREADS = (1, 2, 4)
-SECONDS = 0.8
+SECONDS = 0.6
 """A thread or process begins no more calls after them."""
 CORES = len(os.sched_getaffinity(0))
 _SMI = ("nvidia-smi", "--query-gpu=utilization.decoder", "--format=csv,noheader,nounits")
