@@ -2,10 +2,10 @@
 
     python -m benchmarks.nvdec [--rounds 2]
 
-H.264 clips of two seconds that the script draws, at several sizes; every frame is decoded and becomes a square of 224 pixels on the GPU, as in
-training. A DALI pipeline is driven by one thread and decodes up to a call's clips side by side; 1, 2 and 4 threads drive one each: where
-more bring no more frames, all engines are busy. `engines_busy_percent` is what `nvidia-smi` says of that. PyAV decodes the same requests in
-as many processes as the machine has cores. A round of each takes SECONDS and is told at once; what was measured is written after each size.
+H.264 clips of two seconds that the script draws, at several sizes; every frame is decoded and becomes a square of 224 pixels on the GPU, as
+in training. A DALI pipeline is driven by one thread and decodes a call's clips side by side; 1, 2 and 4 threads drive one each: where more
+bring no more frames, all engines are busy. `engines_busy_percent` is what `nvidia-smi` says of that. PyAV decodes the same requests in as
+many processes as the machine has cores. A round of each takes SECONDS and is told at once; what was measured is written after each size.
 """
 
 import argparse
