@@ -1,11 +1,11 @@
 """How many frames a second the GPU's video decoders give through our DALI path, and how many PyAV gives on all cores beside it.
 
-    python -m benchmarks.nvdec [--rounds 5]
+    python -m benchmarks.nvdec [--rounds 2]
 
-H.264 clips of 48 frames that the script draws, at four sizes; every frame is decoded and becomes a square of 224 pixels on the GPU, as in
-training. A DALI pipeline is driven by one thread, so 1, 2, 4 and 8 threads decode side by side, each with a decoder of its own: where more
-threads bring no more frames, all engines are busy. `engines_busy_percent` is what `nvidia-smi` says of that. PyAV decodes the same requests
-in as many processes as the machine has cores.
+H.264 clips of two seconds that the script draws, at several sizes; every frame is decoded and becomes a square of 224 pixels on the GPU, as
+in training. A DALI pipeline is driven by one thread and decodes a call's clips side by side; 1, 2 and 4 threads drive one each: where more
+bring no more frames, all engines are busy. `engines_busy_percent` is what `nvidia-smi` says of that. PyAV decodes the same requests in as
+many processes as the machine has cores. A round of each takes SECONDS and is told at once; what was measured is written after each size.
 """
 
 import argparse
@@ -18,8 +18,9 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from fractions import Fraction
 from typing import Any
@@ -33,35 +34,28 @@ from megatron_mplug2.data.decoding.dali import DaliDecoder
 from megatron_mplug2.data.decoding.pyav import PyavDecoder
 from megatron_mplug2.data.decoding_stream import DecodingStream
 
-SIZES = {"1080p": (1920, 1080), "720p": (1280, 720), "360p": (640, 360), "256p": (456, 256)}
-FRAMES, RATE, KEY_EVERY = 48, 24, 24
-CLIPS = 4
-"""A call: 1.2 GB of decoded frames at 1080p, before they are resized."""
+SIZES = {"256p_blocks": (448, 256), "256p": (456, 256), "360p": (640, 360), "720p": (1280, 720), "1080p": (1920, 1080)}
+"""The first is one of whole blocks of 16 pixels on both sides, as 720p is and the others are not."""
+FRAMES, RATE, KEY_EVERY = 48, 24, 8
+CLIPS = 8
+"""A call: 2.4 GB of decoded frames at 1080p, before they are resized."""
 RESOLUTION = 224
-THREADS = (1, 2, 4, 8)
-CALLS = {"1080p": 2, "720p": 4, "360p": 8, "256p": 8}
-"""A thread's calls in a round."""
+THREADS = (1, 2, 4)
+SECONDS = 0.6
+"""A thread or process begins no more calls after them."""
 CORES = len(os.sched_getaffinity(0))
 _SMI = ("nvidia-smi", "--query-gpu=utilization.decoder", "--format=csv,noheader,nounits")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=2, help="at least 2")
     rounds = parser.parse_args().rounds
     if lack := _lack():
         raise SystemExit(f"error: NVDEC cannot be measured here: {lack}")
     from benchmarks.record import write  # imports Megatron-Core, which has more to say than the line above
 
     torch.set_num_threads(1)
-    requests = {name: [_request(_clip(size, seed)) for seed in range(CLIPS)] for name, size in SIZES.items()}
-    pyav = {name: _on_all_cores(requests[name], rounds) for name in SIZES}  # first: its processes are forked
-    figures: dict[str, Any] = {}
-    for name in SIZES:
-        nvdec = {threads: _on_the_gpu(requests[name], threads, CALLS[name], rounds) for threads in THREADS}
-        best, beside = max(_median(case) for case in nvdec.values()), _median(pyav[name])
-        figures[name] = {"nvdec_by_threads": nvdec, "pyav": pyav[name], "nvdec_over_pyav": round(best / beside, 2)}
-        print(f"{name:6} NVDEC {best:8.0f} frames/s   PyAV on {CORES} cores {beside:8.0f} frames/s", flush=True)
     case = {
         "sizes": SIZES,
         "codec": "h264",
@@ -69,8 +63,20 @@ def main() -> None:
         "key_frame_every": KEY_EVERY,
         "clips_a_call": CLIPS,
         "resolution": RESOLUTION,
+        "rounds": rounds,
+        "seconds_a_round": SECONDS,
+        "cores": CORES,
     }
-    path = write("nvdec", f"python -m benchmarks.nvdec --rounds {rounds}", case | {"rounds": rounds, "cores": CORES}, figures)
+    requests = _requests()
+    figures: dict[str, dict[str, Any]] = {
+        name: {"pyav": _on_all_cores(name, requests[name], rounds)} for name in SIZES
+    }  # before CUDA: it forks
+    for name in SIZES:
+        nvdec = {threads: _on_the_gpu(name, requests[name], threads, rounds) for threads in THREADS}
+        best, beside = max(_median(one) for one in nvdec.values()), _median(figures[name]["pyav"])
+        figures[name] |= {"nvdec_by_threads": nvdec, "nvdec_over_pyav": round(best / beside, 2)}
+        path = write("nvdec", f"python -m benchmarks.nvdec --rounds {rounds}", case, figures)
+        print(f"{name:11} NVDEC {best:8.0f} frames/s   PyAV {beside:8.0f} frames/s", flush=True)
     print(f"written to {path}")
 
 
@@ -110,65 +116,86 @@ def _clip(size: tuple[int, int], seed: int) -> bytes:
     return file.getvalue()
 
 
+def _requests() -> dict[str, list[ClipRequest]]:
+    """All frames of a call's clips, by size."""
+    drawn = [(name, size, seed) for name, size in SIZES.items() for seed in range(CLIPS)]
+    found = defaultdict(list)
+    with ProcessPoolExecutor(CORES, mp_context=multiprocessing.get_context("fork")) as pool:
+        clips = pool.map(_clip, *zip(*((size, seed) for _, size, seed in drawn), strict=True))
+        for (name, _, _), clip in zip(drawn, clips, strict=True):
+            found[name].append(_request(clip))
+    return found
+
+
 def _request(clip: bytes) -> ClipRequest:
     """All frames of it."""
     return ClipRequest(data=clip, frames=FRAMES, segment_shares=None, transform=Transform(resolution=RESOLUTION))
 
 
-def _on_the_gpu(requests: Sequence[ClipRequest], threads: int, calls: int, rounds: int) -> dict[str, Any]:
-    """Threads that begin together and end when the last has its frames; a first round, which builds the pipelines, is not counted."""
+def _on_the_gpu(name: str, requests: Sequence[ClipRequest], threads: int, rounds: int) -> dict[str, Any]:
+    """Threads that decode side by side; the first call of each, which builds its pipeline, is not counted."""
     decoders, stream = [DaliDecoder(gpu=True) for _ in range(threads)], DecodingStream()
 
-    def work(decoder: DaliDecoder) -> float:
-        """When it is done."""
+    def call(decoder: DaliDecoder) -> int:
+        _decoded(decoder, requests, "cuda")
+        stream.finish()
+        return len(requests) * FRAMES
+
+    def work(decoder: DaliDecoder, seconds: float) -> float:
         with stream.entered():
-            for _ in range(calls):
-                _decoded(decoder, requests, "cuda")
-                stream.finish()
-        return time.perf_counter()
+            return _rate(lambda: call(decoder), seconds)
 
-    seconds, busy = [], []
+    rates, busy = [], []
     with ThreadPoolExecutor(threads) as pool:
-        for number in range(1 + rounds):
-            start = time.perf_counter()
-            works = [pool.submit(work, decoder) for decoder in decoders]
-            shares = _engines_busy(works)
-            ends = [one.result() for one in works]
-            if number:
-                seconds.append(max(ends) - start)
-                busy += shares
+        for one in [pool.submit(work, decoder, 0.0) for decoder in decoders]:
+            one.result()
+        for _ in range(rounds):
+            works = [pool.submit(work, decoder, SECONDS) for decoder in decoders]
+            busy += _engines_busy(works)
+            rates.append(sum(one.result() for one in works))
     percent = round(statistics.median(busy)) if busy else None
-    return _rates(seconds, threads * calls * len(requests) * FRAMES) | {"engines_busy_percent": percent}
+    print(f"{name:11} NVDEC, {threads} threads: {statistics.median(rates):8.0f} frames/s, engines busy {percent} %", flush=True)
+    return _rates(rates) | {"engines_busy_percent": percent}
 
 
-def _on_all_cores(requests: Sequence[ClipRequest], rounds: int) -> dict[str, Any]:
-    """A process a core, each with all requests; what starting them costs is not counted."""
+def _on_all_cores(name: str, requests: Sequence[ClipRequest], rounds: int) -> dict[str, Any]:
+    """A process a core, a clip a call; what starting them costs is not counted."""
     context = multiprocessing.get_context("fork")
-    ready, go = context.Semaphore(0), context.Semaphore(0)
+    together, found = context.Barrier(CORES, timeout=60), context.SimpleQueue()
 
     def work() -> None:
         torch.set_num_threads(1)
-        for _ in range(1 + rounds):
-            ready.release()
-            go.acquire()
-            _decoded(PyavDecoder(), requests, "cpu")
+        clips = itertools.cycle(requests)
+
+        def call() -> int:
+            _decoded(PyavDecoder(), [next(clips)], "cpu")
+            return FRAMES
+
+        call()
+        for number in range(rounds):
+            together.wait()
+            found.put((number, _rate(call, SECONDS)))
 
     processes = [context.Process(target=work, daemon=True) for _ in range(CORES)]
     for process in processes:
         process.start()
-    moments = []
-    for _ in range(1 + rounds):
-        for _ in processes:
-            ready.acquire()
-        moments.append(time.perf_counter())
-        for _ in processes:
-            go.release()
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    moments.append(time.perf_counter())
-    seconds = [later - earlier for earlier, later in itertools.pairwise(moments)]
-    return _rates(seconds[1:], CORES * len(requests) * FRAMES)
+    rates = [0.0] * rounds
+    while not found.empty():
+        number, rate = found.get()
+        rates[number] += rate
+    print(f"{name:11} PyAV, {CORES} processes: {statistics.median(rates):8.0f} frames/s", flush=True)
+    return _rates(rates)
+
+
+def _rate(call: Callable[[], int], seconds: float) -> float:
+    """Frames a second of whole calls, at least one."""
+    start, frames = time.perf_counter(), 0
+    while not frames or time.perf_counter() - start < seconds:
+        frames += call()
+    return frames / (time.perf_counter() - start)
 
 
 def _decoded(decoder: Decoder, requests: Sequence[ClipRequest], device: str) -> None:
@@ -195,8 +222,8 @@ def _median(case: dict[str, Any]) -> float:
     return rate
 
 
-def _rates(seconds: Sequence[float], frames: int) -> dict[str, dict[str, float]]:
-    low, middle, high = statistics.quantiles([frames / one for one in seconds], n=4)
+def _rates(rates: Sequence[float]) -> dict[str, Any]:
+    low, middle, high = statistics.quantiles(rates, n=4)
     return {"frames_per_s": {"median": round(middle, 1), "quartile1": round(low, 1), "quartile3": round(high, 1)}}
 
 

@@ -29,3 +29,23 @@ def test_every_frame_counts_and_none_from_another_decoder() -> None:
     nvdec._decoded(PyavDecoder(), [request], "cpu")
     with pytest.raises(SystemExit, match="error: the decoder gave cpu, not cuda"):
         nvdec._decoded(PyavDecoder(), [request], "cuda")
+
+
+def test_a_round_of_the_processes_ends_by_the_clock(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(nvdec, "SECONDS", 0.1)
+    monkeypatch.setattr(nvdec, "CORES", 2)
+    figures = nvdec._on_all_cores("small", [nvdec._request(nvdec._clip(SIZE, seed)) for seed in range(2)], rounds=2)
+    assert figures["frames_per_s"]["quartile1"] > 0
+    assert capfd.readouterr().out.startswith("small       PyAV, 2 processes:")
+
+
+def test_a_rate_is_that_of_whole_calls_and_of_one_at_least() -> None:
+    calls = 0
+
+    def call() -> int:
+        nonlocal calls
+        calls += 1
+        return 100
+
+    assert nvdec._rate(call, seconds=0.0) > 0 and calls == 1
+    assert nvdec._rate(call, seconds=0.01) > 0 and calls > 2

@@ -7,6 +7,7 @@ import io
 import multiprocessing
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import av
 import numpy as np
@@ -21,7 +22,7 @@ from megatron_mplug2.data.decoding.augment import Operation, OperationName
 from megatron_mplug2.data.decoding.choice import open_decoder
 from megatron_mplug2.data.decoding.contract import FULL_VIEW, ClipRequest, Decoded, Decoder, PictureRequest, Transform, View
 from megatron_mplug2.data.decoding.dali import DaliDecoder
-from megatron_mplug2.data.decoding.plain import CPU_CODECS, is_plain_clip, plain_picture_size
+from megatron_mplug2.data.decoding.plain import CPU_CODECS, has_own_decoder, is_plain_clip, plain_picture_size
 from megatron_mplug2.data.decoding.pyav import PyavDecoder
 from megatron_mplug2.data.video_file import VideoFile
 from megatron_mplug2.errors import UserError
@@ -192,6 +193,13 @@ def test_what_dali_shows_otherwise_is_not_plain() -> None:
         assert not plain_picture_size(data)
 
 
+def test_no_two_heights_share_a_decoder_on_a_gpu() -> None:
+    """Where one is shown in the rows that another is coded in."""
+    heights = [height for height in range(2, 2162, 2) if has_own_decoder(height)]
+    assert {240, 256, 270, 336, 360, 480, 540, 576, 720, 1080, 2160} <= set(heights)
+    assert not {height + -height % 16 for height in heights if height % 16} & set(heights)
+
+
 def digests(decoder: Decoder, requests: Sequence[ClipRequest]) -> list[str]:
     return [hashlib.sha256(shown(answer).tobytes()).hexdigest() for answer in decoder.clips(requests)]
 
@@ -237,6 +245,25 @@ def test_a_forked_process_outlives_its_parents_graphs() -> None:
     forked.start()
     forked.join(60)
     assert forked.exitcode == 0
+
+
+def test_threads_that_prepare_for_a_gpu_keep_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What NVDEC would get PyAV decodes here."""
+    batches: list[int] = []
+
+    def run(_: DaliDecoder, batch: Any) -> Any:
+        batches.append(len(batch))
+        return [(work, PYAV.clips([work.request])[0]) for work in batch]
+
+    monkeypatch.setattr(DaliDecoder, "_run", run)
+    clips = [Drawn().encoded(), b"no clip", Drawn(encoder="mjpeg", form="mov", pix_fmt="yuvj420p").encoded()]
+    requests = [clip_request(clips[number % 3], shares=[number / 60] * 6) for number in range(60)]
+    answers = DaliDecoder(gpu=True).clips(requests)
+    assert [isinstance(answer, BadMedia) for answer in answers] == [number % 3 == 1 for number in range(60)]
+    sound = [number for number in range(60) if number % 3 != 1]
+    wanted = PYAV.clips([requests[number] for number in sound])
+    assert all(np.array_equal(shown(answers[number]), shown(answer)) for number, answer in zip(sound, wanted, strict=True))
+    assert batches == [16, 16, 4, 4]  # H.264 and what PyAV decoded, each in batches of its own
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

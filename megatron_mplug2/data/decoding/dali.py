@@ -1,7 +1,8 @@
 """Decodes with NVIDIA DALI what it decodes right, in batches, and the rest with PyAV and PIL; one graph crops and resizes both."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -13,9 +14,10 @@ from megatron_mplug2.config.schema import ResizeFilter
 from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.decoding.clips import chosen_frames, read_frames
 from megatron_mplug2.data.decoding.contract import ClipRequest, Decoded, PictureRequest, Transform
+from megatron_mplug2.data.decoding.excerpt import Excerpt, excerpt
 from megatron_mplug2.data.decoding.pictures import read_picture
 from megatron_mplug2.data.decoding.pixels import finished
-from megatron_mplug2.data.decoding.plain import CPU_CODECS, GPU_CODECS, is_plain_clip, plain_picture_size
+from megatron_mplug2.data.decoding.plain import CPU_CODECS, GPU_CODECS, has_own_decoder, is_plain_clip, plain_picture_size
 from megatron_mplug2.data.decoding.pyav import PyavDecoder
 from megatron_mplug2.data.video_file import VideoFile
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from megatron_mplug2.data.decoding.dali_graphs import Graph, Item, Source
 
 Request = TypeVar("Request", PictureRequest, ClipRequest)
+
+PREPARING = 4
+"""Threads that look into files, where the decoder uses a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,31 +49,57 @@ class DaliDecoder:
         self._graphs: dict[tuple[int, Source, int], Graph] = {}
 
     def pictures(self, requests: Sequence[PictureRequest]) -> list[Decoded]:
-        answers: list[Decoded] = [BadMedia("not decoded")] * len(requests)
-        works = []
-        for place, request in enumerate(requests):
-            try:
-                works.append(self._picture(place, request))
-            except BadMedia as bad:
-                answers[place] = bad
-        for work, answer in self._run(works):
-            answers[work.place] = answer if answer is not None else self._beside(self._rest.pictures([work.request])[0])
-        return answers
+        return self._answers(requests, self._picture, self._rest.pictures)
 
     def clips(self, requests: Sequence[ClipRequest]) -> list[Decoded]:
+        return self._answers(requests, self._clip, self._rest.clips)
+
+    def _answers(
+        self,
+        requests: Sequence[Request],
+        prepare: "Callable[[int, Request], _Work[Request] | Decoded]",
+        rest: Callable[[Sequence[Request]], list[Decoded]],
+    ) -> list[Decoded]:
+        """A graph's batch runs as soon as it is full, on a GPU while threads prepare the next ones."""
+        if not requests:
+            return []
+        from megatron_mplug2.data.decoding.dali_graphs import BATCH
+
         answers: list[Decoded] = [BadMedia("not decoded")] * len(requests)
-        works = []
-        for place, request in enumerate(requests):
-            if request.transform.resize is ResizeFilter.NEAREST:  # DALI's takes other pixels than torch's
-                answers[place] = self._beside(self._rest.clips([request])[0])
+        batches: dict[tuple[Source, int], list[_Work[Request]]] = {}
+
+        def decode(batch: Sequence[_Work[Request]]) -> None:
+            for work, answer in self._run(batch):
+                answers[work.place] = self._beside(rest([work.request])[0]) if answer is None else answer
+
+        for place, prepared in enumerate(self._prepared(requests, prepare)):
+            if not isinstance(prepared, _Work):
+                answers[place] = self._beside(prepared)
                 continue
-            try:
-                works.append(self._clip(place, request))
-            except BadMedia as bad:
-                answers[place] = bad
-        for work, answer in self._run(works):
-            answers[work.place] = answer if answer is not None else self._beside(self._rest.clips([work.request])[0])
+            key = prepared.source, prepared.request.transform.resolution
+            batches.setdefault(key, []).append(prepared)
+            if len(batches[key]) == BATCH:
+                decode(batches.pop(key))
+        for batch in batches.values():
+            decode(batch)
         return answers
+
+    def _prepared(
+        self, requests: Sequence[Request], prepare: "Callable[[int, Request], _Work[Request] | Decoded]"
+    ) -> "Iterator[_Work[Request] | Decoded]":
+        """In the order of the requests. A process that decodes on the CPU has others beside it; the one that uses the GPU is alone."""
+
+        def caught(place: int, request: Request) -> "_Work[Request] | Decoded":
+            try:
+                return prepare(place, request)
+            except BadMedia as bad:
+                return bad
+
+        if not self._gpu or len(requests) == 1:
+            yield from map(caught, range(len(requests)), requests)
+            return
+        with ThreadPoolExecutor(PREPARING, thread_name_prefix="prepare") as pool:
+            yield from pool.map(caught, range(len(requests)), requests)
 
     def _beside(self, answer: Decoded) -> Decoded:
         """What PyAV decoded, on the device of DALI's answers: one batch is made of both."""
@@ -84,32 +115,27 @@ class DaliDecoder:
             place=place, request=request, source=Source.FRAMES, item=_decoded([np.array(read_picture(request))], request.transform)
         )
 
-    def _clip(self, place: int, request: ClipRequest) -> "_Work[ClipRequest]":
+    def _clip(self, place: int, request: ClipRequest) -> "_Work[ClipRequest] | Decoded":
         from megatron_mplug2.data.decoding.dali_graphs import Source
 
+        if request.transform.resize is ResizeFilter.NEAREST:  # DALI's takes other pixels than torch's
+            return self._rest.clips([request])[0]
         with VideoFile(request.data) as video:
             indices = chosen_frames(video, request)
-            if is_plain_clip(video, GPU_CODECS if self._gpu else CPU_CODECS):
-                size = video.facts.width, video.facts.height
-                return _Work(place=place, request=request, source=Source.CLIP, item=_coded(request.data, indices, size, request.transform))
+            size = video.facts.width, video.facts.height
+            plain = is_plain_clip(video, GPU_CODECS) and has_own_decoder(size[1]) if self._gpu else is_plain_clip(video, CPU_CODECS)
+            if plain:
+                part = excerpt(video, indices) or Excerpt(data=request.data, frames=indices)
+                return _Work(place=place, request=request, source=Source.CLIP, item=_coded(part.data, part.frames, size, request.transform))
             item = _decoded(read_frames(video, indices), request.transform)
             return _Work(place=place, request=request, source=Source.FRAMES, item=item)
 
-    def _run(self, works: "Sequence[_Work[Request]]") -> "Iterator[tuple[_Work[Request], torch.Tensor | None]]":
-        """Each with its tensor, or with None where DALI cannot decode it."""
-        if not works:
-            return
-        from megatron_mplug2.data.decoding.dali_graphs import BATCH
-
-        groups: dict[tuple[Source, int], list[_Work[Request]]] = {}
-        for work in works:
-            groups.setdefault((work.source, work.request.transform.resolution), []).append(work)
-        for (source, resolution), group in groups.items():
-            for begin in range(0, len(group), BATCH):
-                batch = group[begin : begin + BATCH]
-                squares = self._squares(source, resolution, [work.item for work in batch])
-                for work, square in zip(batch, squares, strict=True):
-                    yield work, None if square is None else finished(square.permute(0, 3, 1, 2), work.request.transform.operations)
+    def _run(self, batch: "Sequence[_Work[Request]]") -> "Iterator[tuple[_Work[Request], torch.Tensor | None]]":
+        """Those of one source and resolution, each with its tensor, or with None where DALI cannot decode it."""
+        source, resolution = batch[0].source, batch[0].request.transform.resolution
+        squares = self._squares(source, resolution, [work.item for work in batch])
+        for work, square in zip(batch, squares, strict=True):
+            yield work, None if square is None else finished(square.permute(0, 3, 1, 2), work.request.transform.operations)
 
     def _squares(self, source: "Source", resolution: int, items: "Sequence[Item]") -> list[torch.Tensor | None]:
         """DALI raises for a whole batch and does not say for which item: they are tried one by one then."""

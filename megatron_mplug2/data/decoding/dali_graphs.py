@@ -59,7 +59,7 @@ class Graph:
         self._source = source
         self._pipeline = Pipeline(
             batch_size=BATCH,
-            num_threads=len(os.sched_getaffinity(0)) if gpu else 1,  # on a CPU, workers decode side by side already
+            num_threads=min(BATCH, len(os.sched_getaffinity(0))) if gpu else 1,  # on a CPU, workers decode side by side already
             device_id=torch.cuda.current_device() if gpu else None,
             prefetch_queue_depth=1,
             exec_async=False,
@@ -97,7 +97,13 @@ def _squares(source: Source, resolution: int, *, gpu: bool) -> Any:
         content = fn.external_source(name="content", dtype=types.UINT8, ndim=1)
         if source is Source.CLIP:
             frames = fn.external_source(name="frames", dtype=types.INT32, ndim=1)
-            pixels = fn.decoders.video(content, device=decoders, frames=frames)
+            pixels = fn.decoders.video(
+                content,
+                device=decoders,
+                frames=frames,
+                affine=False,  # else every graph's threads are bound to the same first cores, the trainer's too
+                pad_mode="none",  # a frame that is not there is an error, not a black picture
+            )
         else:
             pixels = fn.decoders.image(
                 content, device=decoders, output_type=types.RGB, jpeg_fancy_upsampling=True, adjust_orientation=False

@@ -2,6 +2,10 @@
 
 DALI does not turn clips, converts all with the matrix of BT.601, counts frames that an edit leaves out, and drops transparency; nvJPEG
 shows a cut-off JPEG as a whole one. PyAV and PIL take whatever is not plain. So the same samples are bad with either.
+
+On a GPU, DALI 2.4 keeps NVDEC's decoders for later clips, and looks for one by the size that a clip is coded in among the sizes that others
+are shown in. One of 640x360 is coded in whole blocks, as 640x368: it gets a new decoder, which takes 50 ms, or that of a clip that is shown
+as 640x368, whose colours DALI then seeks eight rows off. So one of two such heights is not plain there, whatever came before.
 """
 
 import io
@@ -19,6 +23,9 @@ GPU_CODECS = frozenset({"h264", "hevc", "vp8", "vp9"})  # DALI 2.4: no AV1, and 
 _CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 _BT601 = {2, 5, 6}  # AVCOL_SPC: not said, which means BT.601 here as in swscale; BT.470BG; SMPTE 170M
 _LIMITED = {0, 1}  # AVCOL_RANGE: not said, limited
+_BLOCK = 16
+_PADDED = {270, 360, 540, 1080}
+"""Heights of 16:9 that are coded with more rows, and are more common than those that have as many to show, which are left to PyAV."""
 _LARGEST = 1 << 23
 """Pixels of a picture: PIL reads a larger JPEG at a fraction of its size, which costs less memory and time."""
 _ORIENTATION, _UPRIGHT = 0x0112, (None, 1)  # EXIF
@@ -49,6 +56,11 @@ def is_plain_clip(video: VideoFile, codecs: Set[str]) -> bool:
     if not listed or timeline.keys[0] != timeline.times[0]:
         return False
     return _is_plain_frame(video.first_frame(), jpeg=video.codec == "mjpeg")
+
+
+def has_own_decoder(height: int) -> bool:
+    """Whether NVDEC's decoder for frames of so many rows cannot be one that DALI made for others."""
+    return height in _PADDED or (height % _BLOCK == 0 and all(height - padded not in range(_BLOCK) for padded in _PADDED))
 
 
 def _is_plain_frame(frame: VideoFrame, *, jpeg: bool) -> bool:

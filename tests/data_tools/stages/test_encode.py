@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_tools.stages.choices import Encoder
-from data_tools.stages.encode import Recipe, encode_clip, even_size
+from data_tools.stages.encode import Recipe, block_size, encode_clip
 from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.decode import FULL_VIEW, decode_video
 from megatron_mplug2.data.decoding.pixels import normalised
@@ -95,21 +95,21 @@ def test_size_key_frames_and_no_sound() -> None:
     assert key_frames(clip) == [0, 6, 12, 18]
     with av.open(io.BytesIO(clip), "r") as container:
         stream = container.streams.video[0]
-        assert (stream.codec_context.name, stream.width, stream.height, len(container.streams)) == ("h264", 114, 62, 1)
+        assert (stream.codec_context.name, stream.width, stream.height, len(container.streams)) == ("h264", 112, 64, 1)
 
 
 @pytest.mark.parametrize(
     ("size", "short_side", "wanted"),
     [
-        ((1920, 1080), 256, (454, 256)),
-        ((1080, 1920), 256, (256, 454)),
-        ((320, 180), 256, (320, 180)),
-        ((35, 33), 256, (34, 32)),
-        ((1, 9), 64, (2, 8)),
+        ((1920, 1080), 256, (448, 256)),
+        ((1080, 1920), 256, (256, 448)),
+        ((320, 180), 256, (320, 176)),
+        ((35, 33), 256, (32, 32)),
+        ((1, 9), 64, (16, 16)),
     ],
 )
-def test_even_sizes(size: tuple[int, int], short_side: int, wanted: tuple[int, int]) -> None:
-    assert even_size(*size, short_side) == wanted
+def test_block_sizes(size: tuple[int, int], short_side: int, wanted: tuple[int, int]) -> None:
+    assert block_size(*size, short_side) == wanted
 
 
 @pytest.mark.parametrize("tags", [{}, {"colorspace": 1, "color_range": 1}, {"colorspace": 5, "color_range": 2}])
