@@ -140,8 +140,11 @@ class GatheredGallery:
         rows[self.own] = torch.arange(len(self.own), device=rows.device)
         own_rows = rows[media]
         match = torch.zeros(len(texts), device=texts.device)
-        for part in (own_rows >= 0).nonzero()[:, 0].split(PAIRS_AT_ONCE):
-            fused = self.inference.fuse(self.text.rows(texts[part]), self.own_media, own_rows[part])
+        mine = (own_rows >= 0).nonzero()[:, 0]
+        mine = mine[own_rows[mine].argsort(stable=True)]  # so that few pictures or clips are projected again in another part
+        for part in mine.split(PAIRS_AT_ONCE):
+            needed, places = own_rows[part].unique_consecutive(return_inverse=True)
+            fused = self.inference.fuse(self.text.rows(texts[part]), self.own_media.rows(needed), places)
             match[part] = self.inference.match_probability(fused)
         dist.all_reduce(match, group=self.group)
         return match

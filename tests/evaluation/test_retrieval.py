@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from megatron_mplug2.config.schema import LayoutConfig
 from megatron_mplug2.evaluation.inference import Inference
@@ -145,3 +146,22 @@ def test_every_text_is_a_query_and_any_of_a_samples_texts_a_hit() -> None:
     for other, close, owners in run_ranks(2, several_texts, LayoutConfig(data=2)):
         torch.testing.assert_close(close, similarity, rtol=1e-4, atol=1e-5)
         assert torch.equal(owners, owner) and other.retrieval() == ranking.retrieval()
+
+
+def test_twice_the_samples_are_twice_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few pairs are fused at once: no part of them works on the whole gallery."""
+    monkeypatch.setattr("megatron_mplug2.evaluation.retrieval.PAIRS_AT_ONCE", 16)
+    once, twice = run_ranks(1, operations_of_reranking, 20, 40)[0]
+    assert 1.9 * once < twice < 2.3 * once
+
+
+def operations_of_reranking(*sizes: int) -> list[int]:
+    inference, counts = make_inference(LayoutConfig()), []
+    for size in sizes:
+        gallery, ids = Gallery(inference), torch.arange(size)
+        gallery.add(ids, inference.encode_media(some_media(size), task_of(3)), some_texts(size)[:, None].unbind())
+        gathered = gallery.gather()
+        with FlopCounterMode(display=False) as counter:
+            gathered.rank(Identities(media=ids, meaning=ids), 4)
+        counts.append(counter.get_total_flops())
+    return counts
