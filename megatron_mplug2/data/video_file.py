@@ -94,17 +94,6 @@ class VideoFile:
         """Whether its packets are all frames that the container lists: none cut off, none left out by an edit."""
         return not self._discards and self._indexed <= len(self.timeline.times)  # Matroska's table has key frames only
 
-    @property
-    def stream(self) -> av.VideoStream:
-        """The one that is read, as a template."""
-        return self._stream
-
-    def packets(self, key: int) -> "Iterator[av.Packet[av.VideoStream]]":
-        """Encoded frames in decoding order from the key frame at time `key` on, up to where the file ends or is lost."""
-        with suppress(FFmpegError):
-            self._container.seek(key, stream=self._stream)
-            yield from (packet for packet in self._container.demux(self._stream) if packet.size)
-
     def first_frame(self) -> av.VideoFrame:
         """The first sound frame as it is stored. Only a decoded frame tells how it is turned, its format and its colours."""
         frame = next((frame for _, frame in self._decode_from(self.timeline.times[0]) if frame is not None), None)

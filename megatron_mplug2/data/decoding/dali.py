@@ -14,7 +14,6 @@ from megatron_mplug2.config.schema import ResizeFilter
 from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.decoding.clips import chosen_frames, read_frames
 from megatron_mplug2.data.decoding.contract import ClipRequest, Decoded, PictureRequest, Transform
-from megatron_mplug2.data.decoding.excerpt import Excerpt, excerpt
 from megatron_mplug2.data.decoding.pictures import read_picture
 from megatron_mplug2.data.decoding.pixels import finished
 from megatron_mplug2.data.decoding.plain import CPU_CODECS, GPU_CODECS, has_own_decoder, is_plain_clip, plain_picture_size
@@ -125,8 +124,7 @@ class DaliDecoder:
             size = video.facts.width, video.facts.height
             plain = is_plain_clip(video, GPU_CODECS) and has_own_decoder(size[1]) if self._gpu else is_plain_clip(video, CPU_CODECS)
             if plain:
-                part = excerpt(video, indices) or Excerpt(data=request.data, frames=indices)
-                return _Work(place=place, request=request, source=Source.CLIP, item=_coded(part.data, part.frames, size, request.transform))
+                return _Work(place=place, request=request, source=Source.CLIP, item=_coded(request.data, indices, size, request.transform))
             item = _decoded(read_frames(video, indices), request.transform)
             return _Work(place=place, request=request, source=Source.FRAMES, item=item)
 
