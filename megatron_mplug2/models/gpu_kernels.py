@@ -63,7 +63,9 @@ def temporal_backward(x, taps, bias, grad_out, grad_x, grad_taps, grad_bias, pla
     for place in range(program, places, tl.num_programs(0)):
         first = tl.cast(width, tl.int64) * frames * place + channels
         past, now = none, tl.load(x + first, mask=inside, other=0.0).to(tl.float32)
-        before_last, last = none, none  # gradients of the sums two frames ago, and one
+        # Gradients of the sums two frames ago, and one. Each a value of its own: of two names for one, Triton carries only the last through
+        # the loop, since the other has not changed after its first look at the body.
+        before_last, last = tl.zeros([block], tl.float32), tl.zeros([block], tl.float32)
         for frame in range(frames):
             following = tl.load(x + first + (frame + 1) * width, mask=inside & (frame + 1 < frames), other=0.0).to(tl.float32)
             incoming = tl.load(grad_out + first + frame * width, mask=inside, other=0.0).to(tl.float32)
