@@ -35,29 +35,26 @@ from data_tools.stages.stage import Effort
 from data_tools.tokenizer import train_tokenizer
 from megatron_mplug2.config.load import load_config
 from megatron_mplug2.config.schema import RunConfig
-from megatron_mplug2.data.batch import Batch, moved
 from megatron_mplug2.data.loader import Loader
-from megatron_mplug2.data.mixture import PlannedStep
 from megatron_mplug2.data.split import Split
-from megatron_mplug2.parallel.device import backend, device, on_gpu
+from megatron_mplug2.parallel.device import backend, on_gpu
 from megatron_mplug2.training.engine import Engine, make_engine
+from megatron_mplug2.training.feed import Given, on_device
 from megatron_mplug2.training.guard import Guard
 from megatron_mplug2.training.step import StepWork, train_step
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "pretrain"
 CLIPS = 128
 """Of the base model's: two steps' worth."""
-WARMUP = 8
+CORES = len(os.sched_getaffinity(0))
+WARMUP = max(8, CORES)
 """Steps of a turn before those that count: as many as a loader has ready, so that what it made before they began is used up."""
-TURN_S = 4.0
+TURN_S = 8.0
 """Seconds after which a turn's steps end, if there were LEAST; so do those before them, and the pause after them."""
 LEAST = 2
-CORES = len(os.sched_getaffinity(0))
 PROCESSES, FIXED, THREAD = "loader_processes", "fixed_batch", "loader_thread"
 WORKERS = {PROCESSES: min(max(CORES - 1, 1), WARMUP), THREAD: 0}
 """`data.workers` of each."""
-
-Given = tuple[PlannedStep, list[Batch]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,15 +138,14 @@ def _turns(engine: Engine, config: RunConfig, rounds: int, steps: int, loaders: 
 
 def _given(config: RunConfig, workers: int) -> Generator[Given, None, None]:
     data = config.data.model_copy(update={"workers": workers})
-    yield from Loader(config.model_copy(update={"data": data}), Split.TRAIN, data_rank=0, data_size=1, needs_media=True)
+    yield from on_device(Loader(config.model_copy(update={"data": data}), Split.TRAIN, data_rank=0, data_size=1, needs_media=True))
 
 
 def _first(case: str, feed: Iterator[Given]) -> Given:
-    """On the device."""
     start = time.perf_counter()
-    planned, batches = next(feed)
+    given = next(feed)
     print(f"{case:16} has its first batch after {time.perf_counter() - start:.1f} s", flush=True)
-    return planned, [moved(batch, device()) for batch in batches]
+    return given
 
 
 def _taken(engine: Engine, guard: Guard, feed: Iterator[Given], steps: int) -> Turn:
@@ -160,7 +156,7 @@ def _taken(engine: Engine, guard: Guard, feed: Iterator[Given], steps: int) -> T
         start = end
         planned, batches = next(feed)
         turn.waits.append(time.perf_counter() - start)
-        work = StepWork(step=0, task=planned.task, phase=planned.phase, batches=[moved(batch, device()) for batch in batches])
+        work = StepWork(step=0, task=planned.task, phase=planned.phase, batches=batches)
         train_step(engine, work, guard)
         if on_gpu():
             torch.cuda.synchronize()

@@ -64,7 +64,12 @@ Batch = TextBatch | PairBatch
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on a device."""
+    """The batch with its tensors on a device. To a GPU they go through pinned memory, from which it copies without the host."""
     values: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    tensors = {name: value.to(device, non_blocking=True) for name, value in values.items() if isinstance(value, torch.Tensor)}
+    tensors = {name: _moved(value, device) for name, value in values.items() if isinstance(value, torch.Tensor)}
     return type(batch)(**{**values, **tensors})
+
+
+def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    pinned = tensor.pin_memory() if device.type == "cuda" and not tensor.is_cuda else tensor
+    return pinned.to(device, non_blocking=True)

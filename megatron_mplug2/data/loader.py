@@ -96,10 +96,10 @@ class Loader:
         finally:
             steps.close()
 
-    @property
-    def substituted(self) -> int:
-        """Samples that were substituted in the steps that were handed out, and in those before them."""
-        return self._counts[-1][1]
+    def substituted_after(self, step: int) -> int:
+        """Samples that were substituted up to the end of a step, which was handed out or is the one before the first."""
+        place = bisect_right(self._counts, step + 1, key=lambda count: count[0])
+        return self._counts[place - 1][1]
 
     def state_after(self, step: int) -> DataState:
         """What a resume after this step needs; of a step that was handed out, or the one before the first.
@@ -108,12 +108,11 @@ class Loader:
         """
         if not self._counts[0][0] - 1 <= step < self._next:
             raise ValueError(f"step {step} was not handed out")
-        place = bisect_right(self._counts, step + 1, key=lambda count: count[0])
         return DataState(
             steps=step + 1,
             datasets=self._datasets,
             vocabulary=self._tokenizer.fingerprint,
-            substituted=self._counts[place - 1][1],
+            substituted=self.substituted_after(step),
             substitutions=tuple(self._storage.values()),
         )
 

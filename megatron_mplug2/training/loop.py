@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from megatron_mplug2.checkpoint.together import together
 from megatron_mplug2.config.schema import RunConfig
-from megatron_mplug2.data.batch import Batch, moved
+from megatron_mplug2.data.batch import Batch
 from megatron_mplug2.data.ledger import Ledger
 from megatron_mplug2.data.loader import Loader
 from megatron_mplug2.data.mixture import PlannedStep
@@ -20,12 +20,12 @@ from megatron_mplug2.observability.run_history import STOPPED
 from megatron_mplug2.observability.sections import Section, SectionClock
 from megatron_mplug2.observability.watchdog import Watchdog
 from megatron_mplug2.parallel.determinism import be_deterministic
-from megatron_mplug2.parallel.device import device
 from megatron_mplug2.parallel.topology import Topology
 from megatron_mplug2.training import checkpoints
 from megatron_mplug2.training.bad_steps import BadSteps
 from megatron_mplug2.training.best import BestSoFar
 from megatron_mplug2.training.engines import make_engine
+from megatron_mplug2.training.feed import on_device
 from megatron_mplug2.training.guard import Guard
 from megatron_mplug2.training.health_state import HealthState
 from megatron_mplug2.training.interface import TrainingEngine
@@ -144,7 +144,7 @@ class _Training:
             self._recorder.note(f"the run is finished: the best validation was after step {self._best.step}")
             return ExitCode.FINISHED
         clock.enter(Section.DATA_WAIT, first)
-        for planned, batches in self._data.loader:
+        for planned, batches in on_device(self._data.loader):
             self._recorder.batch_arrived()
             rolled_back = self._step(planned, batches)
             stopping = self._guard.stopping
@@ -170,11 +170,11 @@ class _Training:
 
     def _step(self, planned: PlannedStep, batches: list[Batch]) -> bool:
         """Returns whether the run was rolled back."""
-        work = StepWork(step=planned.step, task=planned.task, phase=planned.phase, batches=[moved(batch, device()) for batch in batches])
+        work = StepWork(step=planned.step, task=planned.task, phase=planned.phase, batches=batches)
         work = self._prepare(work)
         result = train_step(self._engine, work, self._guard, by_module=self._recorder.logs(planned.step))
         self._engine.clock.enter(Section.LOGGING)
-        self._recorder.step(work, result, substituted=self._data.loader.substituted)
+        self._recorder.step(work, result, substituted=self._data.loader.substituted_after(planned.step))
         self._saver.step_done()
         if result.bad is None:
             self._bad_steps.good()
