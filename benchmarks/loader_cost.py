@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.clip_files import CAPTION, make_transcoded
-from benchmarks.record import spread, write
+from benchmarks.record import on_this_gpu, spread, write
 from data_tools.demo.make import make_demo
 from data_tools.splits import Split as Part
 from data_tools.stages.listing_stage import Corpus
@@ -86,7 +86,7 @@ def main() -> None:
         turns: dict[str, list[Turn]] = {}
         for which, turn in _turns(engine, config, asked.rounds, asked.steps, loaders):
             turns.setdefault(which, []).append(turn)
-            path = write("loader_cost", command, case, _figures(turns))
+            path = write(on_this_gpu("loader_cost"), command, case, _figures(turns))
             wait = f", of which {1000 * statistics.median(turn.waits):.1f} wait for the loader" if which != FIXED else ""
             print(f"{which:16} {len(turn.whole):3} steps of {1000 * statistics.median(turn.whole):.1f} ms{wait}", flush=True)
         loaders.close()

@@ -16,6 +16,11 @@ RESULTS = Path(os.environ.get("MPLUG2_BENCH_RESULTS") or Path(__file__).parent /
 """`mplug2 bench --out` sets it."""
 
 
+def on_this_gpu(name: str) -> str:
+    """A result's name with the GPU's, so that it stands beside those of machines without one: "step_h200"."""
+    return f"{name}_{torch.cuda.get_device_name().split()[1].lower()}" if torch.cuda.is_available() else name
+
+
 def spread(seconds: Sequence[float]) -> dict[str, float]:
     """Median and quartiles of repeated measurements, in milliseconds."""
     low, middle, high = (1000 * value for value in statistics.quantiles(seconds, n=4))

@@ -30,7 +30,7 @@ from torch import nn
 
 from benchmarks.ceiling import matmul_tflops
 from benchmarks.kernel_parts import kernel_parts
-from benchmarks.record import spread, write_part
+from benchmarks.record import on_this_gpu, spread, write_part
 from benchmarks.reference_model import ReferenceModel
 from benchmarks.step_cases import CPU_CASE, GPU_CASES, Losses, StepCase, batch_of, config_of
 from megatron_mplug2.config.schema import Precision, RunConfig
@@ -60,13 +60,12 @@ def main() -> None:
         parser.error(f"no case here is called {unknown[0]}: name some of {', '.join(cases)}")
     torch.set_num_threads(CORES)
     load, precision = os.getloadavg()[0], Precision.BF16 if on_gpu() else Precision.FP32
-    gpu = f"_{torch.cuda.get_device_name().split()[1].lower()}" if on_gpu() else ""
     large = " --large" if asked.large else ""
     for name in asked.only or cases:
         figures = _measured(cases[name], precision, asked.rounds, beside=cases[name].losses is Losses.CAPTION)
         facts = asdict(cases[name]) | {"precision": precision, "rounds": asked.rounds, "load_before": load}
         command = f"python -m benchmarks.step --rounds {asked.rounds}{large} --only {name}"
-        print(f"written to {write_part(f'step{gpu}', name, command, facts, figures)}", flush=True)
+        print(f"written to {write_part(on_this_gpu('step'), name, command, facts, figures)}", flush=True)
 
 
 def _measured(case: StepCase, precision: Precision, rounds: int, *, beside: bool) -> dict[str, Any]:

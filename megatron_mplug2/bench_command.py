@@ -50,7 +50,7 @@ def bench_names(checkout: Path) -> list[str]:
     if not scripts.is_dir():
         raise UserError(f"{scripts} is not there: benchmarks are not installed with the package, run them from a checkout")
     texts = {script.stem: script.read_text(encoding="utf-8") for script in scripts.glob("*.py")}
-    return sorted(name for name, text in texts.items() if re.search(rf"write(_part)?\(\s*f?['\"]{name}\b", text))
+    return sorted(name for name, text in texts.items() if re.search(rf"write(_part)?\(\s*(on_this_gpu\()?f?['\"]{name}\b", text))
 
 
 def _run_to(name: str, out: Path) -> bool:
