@@ -7,8 +7,8 @@ trainer on batches of noise that are there already: the quickest of its runs, by
 that were alive at once on each rank, by a dispatch-mode counter. Layouts have at most as many ranks as there are cores.
 
 Where other programs keep the cores busy, times on the wall say nothing. What they don't disturb is reported too: the seconds of processor
-that the ranks used in their quickest step, the mean of them, against the parts of the prediction without exchanges and waits. What a rank
-works for its exchanges (gloo copies and adds) is in the measured one alone.
+that the ranks' own threads (not gloo's, which copy and add) used in their quickest step, the mean of them, against the parts of the
+prediction without exchanges and waits.
 """
 
 import statistics
@@ -118,7 +118,7 @@ class Rank:
 
 @dataclass(frozen=True, kw_only=True)
 class Seconds:
-    """Of a task's quickest step, each by its own clock."""
+    """Of a task's quickest step, each by its own clock: forward and backward run on the rank's thread alone on a CPU."""
 
     wall: float
     processor: float
@@ -222,9 +222,9 @@ def _quickest(engine: Engine, work: StepWork, guard: Guard) -> Seconds:
 
 def _step(engine: Engine, work: StepWork, guard: Guard) -> Seconds:
     dist.barrier()
-    wall, processor = time.perf_counter(), time.process_time()
+    wall, processor = time.perf_counter(), time.thread_time()
     train_step(engine, work, guard)
-    return Seconds(wall=time.perf_counter() - wall, processor=time.process_time() - processor)
+    return Seconds(wall=time.perf_counter() - wall, processor=time.thread_time() - processor)
 
 
 if __name__ == "__main__":
