@@ -18,8 +18,9 @@ SIZES = tuple(4**power for power in range(4, 14))
 """Bytes of exchanges, 256 to 67 M."""
 SMALL = 1 << 21
 """Bytes below which a series is longer."""
-LENGTHS, SERIES = (20, 2), 8
-"""Exchanges of a series, of small tensors and of large ones; the quickest of so many series counts."""
+LENGTHS, SERIES = (60, 4), 4
+"""Exchanges of a series, of small tensors and of large ones; the quickest of so many series counts. As many as a small model's step has:
+what they take differs so much that the mean of a few, quickest of many, would be luck."""
 CACHED = 1 << 25
 """Bytes of tensors that take turns, so that caches hold none of them."""
 PRODUCT = 256
@@ -59,12 +60,16 @@ def _exchange_of(exchange: Exchange, share: int) -> tuple[Callable[[torch.Tensor
 
 
 def _series(run: Callable[[torch.Tensor], Any], tensors: list[torch.Tensor], length: int) -> float:
-    """Seconds that a rank stands still in it: beside those are the products', and calls that passes have among their own work."""
+    """Seconds that a rank stands still in it: its own ones are the products', and those of calls, which passes have among their work.
+
+    On a GPU all seconds, without products.
+    """
     matrix = torch.ones(PRODUCT, PRODUCT, device=device())
     dist.barrier()
     start, own = time.perf_counter(), time.thread_time()
     for number in range(length):
-        torch.mm(matrix, matrix)
+        if not on_gpu():
+            torch.mm(matrix, matrix)
         run(tensors[number % len(tensors)])
     if on_gpu():
         torch.cuda.synchronize()
