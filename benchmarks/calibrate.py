@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def measured_profile() -> Profile:
-    """Of as many ranks as there are cores or GPUs, and of 1, 2, 4, ... fewer. Takes about a minute and a half on two cores."""
+    """Of as many ranks as there are cores or GPUs, and of 1, 2, 4, ... fewer. Takes a minute and a half on two cores."""
     ranks = usable_ranks()
     counts = sorted({1, ranks, *(2**power for power in range(1, ranks.bit_length()) if 2**power < ranks)})
     together = [] if on_gpu() else [count for count in counts if count > 1]

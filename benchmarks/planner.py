@@ -213,10 +213,12 @@ def _work(engine: Engine, task: Task, step: int) -> StepWork:
 
 
 def _quickest(engine: Engine, work: StepWork, guard: Guard) -> Seconds:
-    """As many runs on all ranks; the first warms up."""
-    first = torch.tensor(_step(engine, work, guard).wall)
-    dist.all_reduce(first, dist.ReduceOp.MAX)
-    runs = [_step(engine, work, guard) for _ in range(max(LEAST_STEPS, round(BUDGET_S / float(first))))]
+    """As many runs on all ranks. The steps for memory were to warm up."""
+    first = _step(engine, work, guard)
+    slowest = torch.tensor(first.wall)
+    dist.all_reduce(slowest, dist.ReduceOp.MAX)
+    more = max(LEAST_STEPS, round(BUDGET_S / float(slowest))) - 1
+    runs = [first, *(_step(engine, work, guard) for _ in range(more))]
     return Seconds(wall=min(one.wall for one in runs), processor=min(one.processor for one in runs))
 
 

@@ -35,7 +35,7 @@ def runs() -> int:
 
 def test_ranks_make_as_many_runs() -> None:
     first, second = run_ranks(2, runs)
-    assert first == second >= 2 + LEAST_RUNS
+    assert first == second > LEAST_RUNS
 
 
 def test_every_exchange_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
