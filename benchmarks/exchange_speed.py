@@ -1,4 +1,8 @@
-"""How quickly the ranks of a world exchange tensors, by bytes."""
+"""How long the ranks of a world stand still for an exchange of tensors, by bytes.
+
+As steps meet exchanges: many of them, each after a matrix product that has put the exchange's threads to sleep and its bytes out of the
+caches. One exchange by itself, the quickest of many, takes a quarter of that.
+"""
 
 import time
 from collections.abc import Callable
@@ -12,6 +16,15 @@ from megatron_mplug2.planner.rates import Curve, Exchange
 
 SIZES = tuple(4**power for power in range(4, 14))
 """Bytes of exchanges, 256 to 67 M."""
+SMALL = 1 << 21
+"""Bytes below which a series is longer."""
+LENGTHS, SERIES = (60, 4), 4
+"""Exchanges of a series, of small tensors and of large ones; the quickest of so many series counts. As many as a small model's step has:
+what they take differs so much that the mean of a few, quickest of many, would be luck."""
+CACHED = 1 << 25
+"""Bytes of tensors that take turns, so that caches hold none of them."""
+PRODUCT = 256
+"""Rows and columns of the matrices between exchanges."""
 
 
 def measure_exchanges() -> dict[Exchange, Curve]:
@@ -20,29 +33,45 @@ def measure_exchanges() -> dict[Exchange, Curve]:
 
 
 def _exchange_seconds(exchange: Exchange, size: int) -> float:
-    ranks, rank = dist.get_world_size(), dist.get_rank()
-    whole = torch.zeros(size // 4, device=device())
-    part = torch.zeros(max(1, size // 4 // ranks), device=device())
-    whole = whole[: len(part) * ranks]
+    """Of the quickest series."""
+    run, exchanges = _exchange_of(exchange, max(1, size // 4 // dist.get_world_size()))
+    tensors = [torch.zeros(size // 4, device=device()) for _ in range(max(1, min(LENGTHS[0], CACHED // size)))]
+    length = LENGTHS[0] if size < SMALL else LENGTHS[1]
+    return min(_series(run, tensors, length) for _ in range(SERIES)) / length / exchanges
 
-    def message() -> None:
+
+def _exchange_of(exchange: Exchange, share: int) -> tuple[Callable[[torch.Tensor], Any], int]:
+    """What makes it with a tensor of all ranks' shares, each of so many elements; and how many exchanges that is."""
+    rank, part = dist.get_rank(), torch.zeros(share, device=device())
+    used = share * dist.get_world_size()
+
+    def message(whole: torch.Tensor) -> None:
         if rank < 2:
             (dist.send if rank == 0 else dist.recv)(whole, 1 - rank)
             (dist.recv if rank == 0 else dist.send)(whole, 1 - rank)
 
-    work: dict[Exchange, tuple[Callable[[], Any], int]] = {
-        Exchange.ALL_REDUCE: (lambda: dist.all_reduce(whole), 1),
-        Exchange.REDUCE_SCATTER: (lambda: dist.reduce_scatter_tensor(part, whole), 1),
-        Exchange.ALL_GATHER: (lambda: dist.all_gather_into_tensor(whole, part), 1),
+    made: dict[Exchange, tuple[Callable[[torch.Tensor], Any], int]] = {
+        Exchange.ALL_REDUCE: (dist.all_reduce, 1),
+        Exchange.REDUCE_SCATTER: (lambda whole: dist.reduce_scatter_tensor(part, whole[:used]), 1),
+        Exchange.ALL_GATHER: (lambda whole: dist.all_gather_into_tensor(whole[:used], part), 1),
         Exchange.MESSAGE: (message, 2),
     }
-    run, exchanges = work[exchange]
-    seconds = []
-    for _ in range(10 if size > 1 << 20 else 60):
-        dist.barrier()
-        start = time.perf_counter()
-        run()
-        if on_gpu():
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds) / exchanges
+    return made[exchange]
+
+
+def _series(run: Callable[[torch.Tensor], Any], tensors: list[torch.Tensor], length: int) -> float:
+    """Seconds that a rank stands still in it: its own ones are the products', and those of calls, which passes have among their work.
+
+    On a GPU all seconds, without products.
+    """
+    matrix = torch.ones(PRODUCT, PRODUCT, device=device())
+    dist.barrier()
+    start, own = time.perf_counter(), time.thread_time()
+    for number in range(length):
+        if not on_gpu():
+            torch.mm(matrix, matrix)
+        run(tensors[number % len(tensors)])
+    if on_gpu():
+        torch.cuda.synchronize()
+        return time.perf_counter() - start
+    return time.perf_counter() - start - (time.thread_time() - own)

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.rank_speed import SAMPLES, Found, Pass, model_of_width
+from benchmarks.pass_speed import SAMPLES, Pass, Passes, Update, model_of_width
+from benchmarks.rank_speed import Kernels
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.models.mplug2 import run_chain
 from megatron_mplug2.models.partition import make_partition
 from megatron_mplug2.models.shapes import batch_shape
@@ -21,27 +23,27 @@ Row = tuple[float, float, float, float]
 """Bytes, launches, the seconds that they have to explain, and those of which these are a part."""
 
 
-def rates_of(found: Found) -> Rates:
-    """What explains the passes best."""
-    per_byte, tensor = _explained([_update(width, seconds) for width, seconds in found.updates])
+def rates_of(kernels: Kernels, found: Passes) -> Rates:
+    """What explains the passes best, their products and attention as quick as the kernels."""
+    configs = {one.width: model_of_width(one.width, found.layers) for one in found.updates}
+    per_byte, tensor = _explained([_update(configs[one.width], one) for one in found.updates])
     memory = 1 / per_byte
     ways = []
     for way, passes in enumerate((found.forward, found.backward)):
-        known = PassRates(products=found.products[way], attention=found.attention[way], elementwise=NEVER, launch=0.0)
-        per_kept, launch = _explained([_left(one, known, memory if way else None) for one in passes])
+        known = PassRates(products=kernels.products[way], attention=kernels.attention[way], elementwise=NEVER, launch=0.0)
+        per_kept, launch = _explained([_left(configs[one.width], one, known, memory if way else None) for one in passes])
         ways.append(PassRates(products=known.products, attention=known.attention, elementwise=1 / per_kept, launch=launch))
     return Rates(forward=ways[0], backward=ways[1], memory=memory, tensor=tensor)
 
 
-def _update(width: int, seconds: float) -> Row:
-    config = model_of_width(width)
+def _update(config: RunConfig, one: Update) -> Row:
     weights = stage_weights(config.model, make_partition(config), 0)
-    return updated_bytes(config, sum(rank_elements(weight, 1) for weight in weights)), len(weights), seconds, seconds
+    elements = sum(rank_elements(weight, config.layout.tensor) for weight in weights)
+    return updated_bytes(config, elements), len(weights), one.seconds, one.seconds
 
 
-def _left(one: Pass, known: PassRates, memory: float | None) -> Row:
+def _left(config: RunConfig, one: Pass, known: PassRates, memory: float | None) -> Row:
     """`memory`: of a backward pass, whose units have parts and gradient buffers."""
-    config = model_of_width(one.width)
     phase = config.schedule[-1]
     shape = batch_shape(config, one.task, samples=SAMPLES, frames=phase.frames, resolution=phase.resolution)
     parts = backward_parts(config, one.task)
@@ -49,7 +51,7 @@ def _left(one: Pass, known: PassRates, memory: float | None) -> Row:
     for unit in run_chain(config):
         work, times = unit_work_of(unit, shape, config), 1 if memory is None else parts[unit.name]
         kept, launches = kept + times * work.kept, launches + times * work.launches
-        left -= times * work.products(known, 1)
+        left -= times * work.products(known, config.layout.tensor)
         if memory is not None and work.launches:
             left -= gradient_bytes(unit, config) / memory
     return kept, launches, left, one.seconds

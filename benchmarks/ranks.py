@@ -21,14 +21,14 @@ def usable_ranks() -> int:
     return torch.cuda.device_count() if on_gpu() else len(os.sched_getaffinity(0))
 
 
-def run_ranks(count: int, function: Callable[..., Found], *arguments: Any, apart: bool = False) -> list[Found]:
+def run_ranks(count: int, function: Callable[..., Found], *arguments: Any, world: int | None = None) -> list[Found]:
     """What `function(*arguments)` returns on each of so many processes, forked from this one and run at once, by rank.
 
-    They are the ranks of one world, or with `apart` each the only rank of its own. Raises RuntimeError where one fails.
+    They are the ranks of one world, or of several with `world` ranks each. Raises RuntimeError where one fails.
     """
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
-        processes = [context.Process(target=_run, args=(rank, count, Path(folder), function, arguments, apart)) for rank in range(count)]
+        processes = [context.Process(target=_run, args=(rank, world or count, Path(folder), function, arguments)) for rank in range(count)]
         for process in processes:
             process.start()
         waiting = {process.sentinel: process for process in processes}
@@ -44,12 +44,11 @@ def run_ranks(count: int, function: Callable[..., Found], *arguments: Any, apart
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(count)]
 
 
-def _run(rank: int, count: int, folder: Path, function: Callable[..., Found], arguments: tuple[Any, ...], apart: bool) -> None:
+def _run(rank: int, world: int, folder: Path, function: Callable[..., Found], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     if on_gpu():
         torch.cuda.set_device(rank)
-    place, size = (0, 1) if apart else (rank, count)
-    rendezvous = folder / (f"rendezvous-{rank}" if apart else "rendezvous")
-    dist.init_process_group(backend(), init_method=f"file://{rendezvous}", rank=place, world_size=size)
+    rendezvous = folder / f"rendezvous-{rank // world}"
+    dist.init_process_group(backend(), init_method=f"file://{rendezvous}", rank=rank % world, world_size=world)
     torch.save(function(*arguments), folder / f"{rank}.pt")
     dist.destroy_process_group()

@@ -153,7 +153,7 @@ def _checked_here() -> Iterator[str]:
         f"`mplug2 bench planner`: after a calibration (`mplug2 bench calibrate`) on {hardware['cores']} cores ({hardware['cpu']}), one "
         f"thread a rank. Goals: step time within {goals['time']:.0%}, memory within {goals['memory']:.0%}. Largest errors: "
         f"{figures['largest_time_error']:.1%} of a layout's mean step on the wall, {figures['largest_processor_error']:.1%} of the seconds "
-        f"of processor that its ranks use (measured with what exchanges take, planned without), "
+        f"of processor that its ranks' own threads use (without what exchanges take), "
         f"{figures['largest_memory_error']:.1%} of the peak of live tensor "
         "bytes. CPU ranks check what is summed, not a GPU's rates."
     )

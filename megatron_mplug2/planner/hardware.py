@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from megatron_mplug2.config.schema import Precision
+from megatron_mplug2.config.schema import LayoutConfig, Precision, RunConfig
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.planner.rates import Measured, PassRates, Rates, level
 
@@ -67,7 +67,7 @@ class Gpu:
     measured: Measured | None = None
     """What counts in place of bandwidths and shares of them, where `mplug2 bench calibrate` has measured it."""
 
-    def rates(self, precision: Precision, ranks: int) -> Rates:
+    def rates(self, precision: Precision, ranks: int, layout: LayoutConfig) -> Rates:
         """Of each of so many ranks that work at once.
 
         Raises UserError where the profile does not say: another precision, or more ranks than were measured.
@@ -76,17 +76,17 @@ class Gpu:
             known = ", ".join(self.peak)
             raise UserError(f"{self.name} was measured in {known}, the config has training.precision={precision}: set it, or measure anew")
         if self.measured is not None:
-            return _measured(self.name, self.measured, ranks)
+            return _measured(self.name, self.measured.rates_of(layout), ranks)
         speed = level(self.efficiency.compute * self.peak[precision])
         either = PassRates(products=speed, attention=speed, elementwise=math.inf, launch=0.0)
         return Rates(forward=either, backward=either, memory=self.efficiency.memory * self.memory_bandwidth, tensor=0.0)
 
 
-def _measured(name: str, measured: Measured, ranks: int) -> Rates:
-    known = sorted(measured.rates)
+def _measured(name: str, rates: Mapping[int, Rates], ranks: int) -> Rates:
+    known = sorted(rates)
     if ranks > known[-1]:
         raise UserError(f"{name} was measured with up to {known[-1]} ranks at work, not with {ranks}: ask for fewer, it has no more cores")
-    return measured.rates[next(count for count in known if count >= ranks)]
+    return rates[next(count for count in known if count >= ranks)]
 
 
 RING_LATENCY = 8.4e-6
@@ -170,6 +170,6 @@ class Cluster:
     def nodes(self) -> int:
         return -(-self.gpus // self.node)
 
-    def rates(self, precision: Precision) -> Rates:
-        """Of each GPU, while all work. Raises UserError where the GPU's profile does not say."""
-        return self.gpu.rates(precision, self.gpus)
+    def rates(self, config: RunConfig) -> Rates:
+        """Of each GPU, while all work at the config. Raises UserError where the GPU's profile does not say."""
+        return self.gpu.rates(config.training.precision, self.gpus, config.layout)

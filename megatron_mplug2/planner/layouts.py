@@ -63,7 +63,7 @@ def compare_layouts(config: RunConfig, cluster: Cluster, memory: float) -> Compa
     `memory`: bytes of a device. Raises UserError for an engine that the model does not know, and where the GPU's profile says nothing of
     the precision or of so many ranks.
     """
-    cluster.rates(config.training.precision)
+    cluster.rates(config)
     if config.training.engine is not EngineChoice.MEGATRON:
         raise UserError(f"training.engine={config.training.engine}: layouts are compared for megatron alone, set training.engine=megatron")
     options, left_out = [], []

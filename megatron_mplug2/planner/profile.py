@@ -69,16 +69,20 @@ def read_profile(path: Path) -> Profile:
 
 def _lack(profile: Profile) -> str | None:
     """What a plan would ask for in vain."""
-    rates, exchanges = profile.measured.rates, profile.measured.exchanges
+    measured = profile.measured
+    rates, exchanges = measured.rates, measured.exchanges
     if 1 not in rates:
         return "it has no rates of one rank alone"
     for count in sorted(rates.keys() - {1}):
         if exchanges.get(count, {}).keys() != set(Exchange):
             return f"it has no rates of all exchanges between {count} ranks"
-    passes = [each for one in rates.values() for each in (one.forward, one.backward)]
+        if any(split and count not in split for split in (measured.split, measured.sequence)):
+            return f"it has no rates of layers that are split while {count} ranks work"
+    every = [one for some in (rates, measured.split, measured.sequence) for one in some.values()]
+    passes = [each for one in every for each in (one.forward, one.backward)]
     curves = [curve for each in passes for curve in (each.products, each.attention)]
     curves += [curve for each in exchanges.values() for curve in each.values()]
-    single = [profile.memory, *(one.memory for one in rates.values()), *(each.elementwise for each in passes)]
+    single = [profile.memory, *(one.memory for one in every), *(each.elementwise for each in passes)]
     if not all(map(_is_whole, curves)) or min(single) <= 0:
         return "it has a rate that is none"
     return None

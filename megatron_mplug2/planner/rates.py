@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from megatron_mplug2.config.schema import LayoutConfig
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -68,8 +70,18 @@ class Measured:
 
     rates: Mapping[int, Rates]
     """Of each rank, by the number of ranks."""
+    split: Mapping[int, Rates]
+    """The same where tensor parallelism splits layers over ranks, without exchanges; empty where it was not measured: as whole ones."""
+    sequence: Mapping[int, Rates]
+    """And with sequence parallelism."""
     exchanges: Mapping[int, Mapping[Exchange, Curve]]
     """Bytes of the whole tensor a second, by these bytes; by ranks of the group."""
+
+    def rates_of(self, layout: LayoutConfig) -> Mapping[int, Rates]:
+        """By the number of ranks at work, each with its part of the layout."""
+        if layout.tensor == 1:
+            return self.rates
+        return (self.sequence if layout.sequence_parallel else self.split) or self.rates
 
     def exchange_seconds(self, exchange: Exchange, ranks: int, size: float) -> float:
         """In a group of so many ranks, or the next larger one that was measured."""

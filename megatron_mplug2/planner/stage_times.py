@@ -155,7 +155,7 @@ class _Model:
     def __init__(self, config: RunConfig, cluster: Cluster, shape: BatchShape) -> None:
         self._config, self._shape = config, shape
         self._group = tensor_group(config.layout, cluster)
-        self._rates = cluster.rates(config.training.precision)
+        self._rates = cluster.rates(config)
         self._parts = backward_parts(config, shape.task)
         self._hides = cluster.gpu.measured is None
 

@@ -152,7 +152,7 @@ class _End:
         trained = [_trained(config, partition, stage) for stage in range(layout.pipeline)]
         elements = [sum(rank_elements(weight, layout.tensor) for weight in weights) for weights in trained]
         shared = layout.data if layout.zero1 else 1
-        rates = cluster.rates(config.training.precision)
+        rates = cluster.rates(config)
         return cls(
             config=config,
             reduction=tuple(_reduction(config, group, FP32 * count) for count in elements),

@@ -3,7 +3,8 @@
 import pytest
 
 from benchmarks.explained import rates_of
-from benchmarks.rank_speed import SAMPLES, Found, Pass, model_of_width, widths
+from benchmarks.pass_speed import SAMPLES, Layers, Pass, Passes, Update, model_of_width, widths
+from benchmarks.rank_speed import Kernels
 from megatron_mplug2.config.schema import RunConfig, Task
 from megatron_mplug2.models.flops import Attention, Product
 from megatron_mplug2.models.mplug2 import run_chain
@@ -11,9 +12,10 @@ from megatron_mplug2.models.partition import make_partition
 from megatron_mplug2.models.shapes import batch_shape
 from megatron_mplug2.models.stage_weights import rank_elements, stage_weights
 from megatron_mplug2.planner.hardware import Cluster
-from megatron_mplug2.planner.stage_times import StageTimes, UnitWork, training_times, unit_work_of
+from megatron_mplug2.planner.rates import Rates
+from megatron_mplug2.planner.stage_times import Seconds, StageTimes, UnitWork, training_times, unit_work_of
 from megatron_mplug2.planner.step_time import updated_bytes
-from tests.planner.machine import ALONE, FORWARD, PROFILE
+from tests.planner.machine import ALONE, FORWARD, PROFILE, SEQUENCE, SPLIT
 
 
 def test_a_units_seconds_by_hand() -> None:
@@ -31,31 +33,35 @@ def test_sublayers_are_counted() -> None:
 
 
 def times_of(config: RunConfig, task: Task) -> StageTimes:
-    phase = config.schedule[-1]
+    phase, ranks = config.schedule[-1], config.layout.world_size
     shape = batch_shape(config, task, samples=SAMPLES, frames=phase.frames, resolution=phase.resolution)
-    return training_times(config, Cluster(gpu=PROFILE.gpu(), gpus=1, node=1), make_partition(config), shape)
+    return training_times(config, Cluster(gpu=PROFILE.gpu(), gpus=ranks, node=ranks), make_partition(config), shape)
 
 
-def test_a_calibration_finds_the_rates_that_passes_were_made_with() -> None:
+@pytest.mark.parametrize(("layers", "made"), [(Layers.WHOLE, ALONE), (Layers.SPLIT, SPLIT), (Layers.SEQUENCE, SEQUENCE)])
+def test_a_calibration_finds_the_rates_that_passes_were_made_with(layers: Layers, made: Rates) -> None:
     forward, backward, updates = [], [], []
     for width in widths():
-        config = model_of_width(width)
+        config = model_of_width(width, layers)
         weights = stage_weights(config.model, make_partition(config), 0)
-        size = updated_bytes(config, sum(rank_elements(weight, 1) for weight in weights))
-        updates.append((width, size / ALONE.memory + len(weights) * ALONE.tensor))
+        size = updated_bytes(config, sum(rank_elements(weight, config.layout.tensor) for weight in weights))
+        updates.append(Update(width=width, seconds=size / made.memory + len(weights) * made.tensor))
         for task in (Task.TEXT, Task.VIDEO_TEXT):
             times = times_of(config, task)
-            forward.append(Pass(width=width, task=task, seconds=times.forward[0].total))
-            backward.append(Pass(width=width, task=task, seconds=times.backward[0].total))
+            forward.append(Pass(width=width, task=task, seconds=own_seconds(times.forward[0])))
+            backward.append(Pass(width=width, task=task, seconds=own_seconds(times.backward[0])))
     found = rates_of(
-        Found(
-            products=(ALONE.forward.products, ALONE.backward.products),
-            attention=(ALONE.forward.attention, ALONE.backward.attention),
-            forward=tuple(forward),
-            backward=tuple(backward),
-            updates=tuple(updates),
-        )
+        Kernels(
+            products=(made.forward.products, made.backward.products),
+            attention=(made.forward.attention, made.backward.attention),
+        ),
+        Passes(layers=layers, forward=tuple(forward), backward=tuple(backward), updates=tuple(updates)),
     )
-    assert found.memory == pytest.approx(ALONE.memory) and found.tensor == pytest.approx(ALONE.tensor)
-    for there, made in ((found.forward, ALONE.forward), (found.backward, ALONE.backward)):
-        assert (there.elementwise, there.launch) == pytest.approx((made.elementwise, made.launch))
+    assert found.memory == pytest.approx(made.memory) and found.tensor == pytest.approx(made.tensor)
+    for there, way in ((found.forward, made.forward), (found.backward, made.backward)):
+        assert (there.elementwise, there.launch) == pytest.approx((way.elementwise, way.launch))
+
+
+def own_seconds(times: Seconds) -> float:
+    """What a calibration measures of ranks that share layers."""
+    return times.total - times.tensor

@@ -10,7 +10,7 @@ from megatron_mplug2.errors import UserError
 from megatron_mplug2.planner.hardware import GPUS
 from megatron_mplug2.planner.profile import gpu_of, profile_tree, read_profile
 from megatron_mplug2.planner.rates import Curve, Exchange, level
-from tests.planner.machine import EXCHANGES, MEASURED, PROFILE, TOGETHER
+from tests.planner.machine import EXCHANGES, MEASURED, PROFILE, SEQUENCE, TOGETHER
 
 
 def written(folder: Path) -> Path:
@@ -50,6 +50,7 @@ def test_files_that_are_no_profile_are_one_line(tmp_path: Path) -> None:
 LACKS = {
     "it has no rates of one rank alone": replace(MEASURED, rates={2: TOGETHER}),
     "it has no rates of all exchanges between 2 ranks": replace(MEASURED, exchanges={2: {Exchange.MESSAGE: level(1e9)}}),
+    "it has no rates of layers that are split while 2 ranks work": replace(MEASURED, sequence={4: SEQUENCE}),
     "it has a rate that is none": replace(MEASURED, exchanges={2: {**EXCHANGES, Exchange.MESSAGE: Curve(())}}),
 }
 

@@ -1,5 +1,7 @@
 """Rates by size, and which of a machine's count."""
 
+from dataclasses import replace
+
 import pytest
 
 from megatron_mplug2.config.schema import LayoutConfig, Precision
@@ -7,7 +9,7 @@ from megatron_mplug2.errors import UserError
 from megatron_mplug2.planner.collectives import data_group, stage_message, tensor_group
 from megatron_mplug2.planner.hardware import Cluster
 from megatron_mplug2.planner.rates import Curve, level
-from tests.planner.machine import ALONE, PROFILE, TOGETHER
+from tests.planner.machine import ALONE, MEASURED, PROFILE, SEQUENCE, SPLIT, TOGETHER
 
 CLUSTER = Cluster(gpu=PROFILE.gpu(), gpus=2, node=2)
 
@@ -19,18 +21,25 @@ def test_a_rate_between_measured_sizes_by_hand() -> None:
 
 
 def test_ranks_that_share_a_machine_have_its_rates_for_so_many() -> None:
-    assert CLUSTER.gpu.rates(Precision.FP32, 1) is ALONE
-    assert CLUSTER.rates(Precision.FP32) is TOGETHER
+    assert CLUSTER.gpu.rates(Precision.FP32, 1, LayoutConfig()) is ALONE
+    assert CLUSTER.gpu.rates(Precision.FP32, 2, LayoutConfig(data=2)) is TOGETHER
+
+
+def test_split_layers_have_rates_of_their_own() -> None:
+    tensor, sequence = LayoutConfig(tensor=2), LayoutConfig(tensor=2, sequence_parallel=True)
+    assert CLUSTER.gpu.rates(Precision.FP32, 2, tensor) is SPLIT
+    assert CLUSTER.gpu.rates(Precision.FP32, 2, sequence) is SEQUENCE
+    assert replace(MEASURED, split={}, sequence={}).rates_of(tensor) is MEASURED.rates
 
 
 def test_more_ranks_than_cores_were_not_measured() -> None:
     with pytest.raises(UserError, match=r"^two cores was measured with up to 2 ranks at work, not with 4: "):
-        CLUSTER.gpu.rates(Precision.FP32, 4)
+        CLUSTER.gpu.rates(Precision.FP32, 4, LayoutConfig(data=4))
 
 
 def test_another_precision_was_not_measured() -> None:
     with pytest.raises(UserError, match=r"^two cores was measured in fp32, the config has training\.precision=bf16: "):
-        CLUSTER.gpu.rates(Precision.BF16, 1)
+        CLUSTER.gpu.rates(Precision.BF16, 1, LayoutConfig())
 
 
 def test_measured_exchanges_by_hand() -> None:
