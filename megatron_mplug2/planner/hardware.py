@@ -41,10 +41,10 @@ ASSUMED = Efficiency(
 )
 
 MEASURED_H200 = Efficiency(
-    compute=0.42,  # 147.5 TFLOP in 356 ms: forward and backward of VLC on 256 pictures, large, bf16
+    compute=0.37,  # 175.8 TFLOP in 481 ms: forward and backward of all objectives on 32 clips of 8 frames, large, bf16
     memory=0.9,
-    source="measured on one H200 in VLC alone (`benchmarks/NOTES.md`), the same for every size of microbatch and of the parts that tensor "
-    "parallelism leaves",
+    source="measured on one H200 with all objectives on clips (`benchmarks/NOTES.md`), the same for every size of microbatch and of the parts "
+    "that tensor parallelism leaves",
 )
 
 
