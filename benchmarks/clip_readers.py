@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.clip_files import CAPTION, Material
 from megatron_mplug2.config.load import load_config
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.batch import PairBatch
 from megatron_mplug2.data.decode import decode_video
 from megatron_mplug2.data.draws import Purpose, SampleDraws

@@ -18,7 +18,8 @@ import torch.distributed as dist
 
 from benchmarks.record import spread, write
 from megatron_mplug2.config.load import load_config
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.batch import PairBatch
 from megatron_mplug2.parallel import device
 from megatron_mplug2.training import contrast, pipeline_stage

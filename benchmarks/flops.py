@@ -20,7 +20,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.record import write
 from benchmarks.step_cases import StepCase, batch_of, config_of
-from megatron_mplug2.config.schema import LayoutConfig, Precision, RunConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.data.batch import IGNORED, Batch, TextBatch, moved
 from megatron_mplug2.models.chain import Streams, grown_before
 from megatron_mplug2.models.context import ModelContext

@@ -15,7 +15,8 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.record import spread, write
-from megatron_mplug2.config.schema import LayoutConfig, ModelConfig, TextConfig, VisionConfig
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.model import ModelConfig, TextConfig, VisionConfig
 from megatron_mplug2.evaluation.generation.beam_search import beam_search
 from megatron_mplug2.evaluation.generation.generate import generate
 from megatron_mplug2.evaluation.generation.hypotheses import Hypotheses

@@ -27,7 +27,9 @@ from benchmarks.growth_picture import draw
 from benchmarks.growth_retrieval import all_pairs, retrieve
 from benchmarks.record import RESULTS, write
 from benchmarks.step_cases import StepCase, batch_of, config_of
-from megatron_mplug2.config.schema import Precision, RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.data.batch import moved
 from megatron_mplug2.evaluation.inference import Inference
 from megatron_mplug2.observability.efficiency import StepFlops

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.step_cases import random_tokens
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.evaluation.inference import Inference
 from megatron_mplug2.evaluation.ranking import Identities, Retrieval, candidates
 from megatron_mplug2.evaluation.retrieval import RERANKED, Gallery

@@ -2,7 +2,8 @@
 
 import torch
 
-from megatron_mplug2.config.schema import PhaseConfig, RunConfig, Task
+from megatron_mplug2.config.schedule import PhaseConfig, Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.batch import IGNORED, Batch, PairBatch, TextBatch
 from megatron_mplug2.models.shapes import BatchShape, batch_shape
 from megatron_mplug2.training.step import StepWork

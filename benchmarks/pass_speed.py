@@ -10,7 +10,9 @@ from pathlib import Path
 from benchmarks.noise import noise_work
 from benchmarks.quickest import quickest
 from megatron_mplug2.config.load import load_config
-from megatron_mplug2.config.schema import Precision, RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.parallel.device import on_gpu
 from megatron_mplug2.parallel.topology import forget_groups
 from megatron_mplug2.training.engine import Engine, make_engine

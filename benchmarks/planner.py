@@ -29,7 +29,8 @@ from benchmarks.noise import noise_work
 from benchmarks.ranks import run_ranks, usable_ranks
 from benchmarks.record import write
 from megatron_mplug2.config.load import load_config
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.batch import PairBatch
 from megatron_mplug2.models.partition import make_partition
 from megatron_mplug2.models.stage_memory import stage_memory

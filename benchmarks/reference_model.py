@@ -12,7 +12,7 @@ from transformers import BertConfig, CLIPVisionConfig
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer, BertLMPredictionHead
 from transformers.models.clip.modeling_clip import CLIPMLP, CLIPAttention
 
-from megatron_mplug2.config.schema import ModelConfig, TextConfig, VisionConfig
+from megatron_mplug2.config.model import ModelConfig, TextConfig, VisionConfig
 from megatron_mplug2.data.batch import IGNORED, PAD
 
 EAGER = "eager"

@@ -23,7 +23,7 @@ import torch
 from torch.utils.data import Dataset, DistributedSampler
 
 from benchmarks.record import write
-from megatron_mplug2.config.schema import PhaseConfig, Task
+from megatron_mplug2.config.schedule import PhaseConfig, Task
 from megatron_mplug2.data.draws import Purpose
 from megatron_mplug2.data.mixture import StepPlan
 from megatron_mplug2.data.sampler import BLOCK, WINDOW, Int64s, Permutation, Sampler

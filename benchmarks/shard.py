@@ -27,7 +27,7 @@ from data_tools.stages.plan import Packing
 from data_tools.stages.shard import shard
 from data_tools.stages.stage import Effort
 from data_tools.stages.work_folder import WorkFolder
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.manifest import content_id
 from megatron_mplug2.data.media_facts import MediaFacts
 from megatron_mplug2.data.record import Record

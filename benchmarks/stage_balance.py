@@ -23,7 +23,8 @@ import torch.distributed as dist
 from benchmarks.noise import noise_batch
 from benchmarks.record import write
 from megatron_mplug2.config.load import load_config
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.models.build import build_stage
 from megatron_mplug2.models.chain import Streams, alive_at
 from megatron_mplug2.models.microbatch import ContrastShare, Microbatch

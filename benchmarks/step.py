@@ -33,7 +33,8 @@ from benchmarks.kernel_parts import kernel_parts
 from benchmarks.record import on_this_gpu, spread, write_part
 from benchmarks.reference_model import ReferenceModel
 from benchmarks.step_cases import CPU_CASE, GPU_CASES, Losses, StepCase, batch_of, config_of
-from megatron_mplug2.config.schema import Precision, RunConfig
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.data.batch import PairBatch, moved
 from megatron_mplug2.observability.efficiency import StepFlops, known_peak
 from megatron_mplug2.observability.sections import Section

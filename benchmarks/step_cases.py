@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 
 from megatron_mplug2.config.load import load_config
-from megatron_mplug2.config.schema import Precision, RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.data.batch import IGNORED, Batch, PairBatch, TextBatch
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "pretrain"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.splits import Split
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.media_facts import MediaFacts
 from megatron_mplug2.data.record import Record
 

@@ -8,7 +8,8 @@ from data_tools.keyed_sample import KeyedSample
 from data_tools.progress import track
 from data_tools.stages.listing import LISTING, read_listing
 from data_tools.verify import stream_folders
-from megatron_mplug2.config.schema import LMConfig, Task
+from megatron_mplug2.config.objectives import LMConfig
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.coordinates import edges_text
 from megatron_mplug2.data.manifest import Manifest, MediaKind
 from megatron_mplug2.data.record import Record

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints, model_validator
 
 from launchers.yaml_file import read_yaml
-from megatron_mplug2.config.schema import Frozen
+from megatron_mplug2.config.node import Frozen
 from megatron_mplug2.errors import UserError
 
 PROFILES = Path(__file__).parents[1] / "configs/cluster"

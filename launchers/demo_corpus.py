@@ -13,7 +13,8 @@ from data_tools.stages.shard import shard
 from data_tools.stages.stage import Effort
 from data_tools.tokenizer import train_tokenizer
 from data_tools.verify import verify
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.manifest import MANIFEST
 from megatron_mplug2.errors import UserError
 

@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 
 from launchers.ports import FIRST_PORT, PORTS
-from megatron_mplug2.config.schema import LayoutConfig, RunConfig
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.errors import ExitCode, UserError
 from megatron_mplug2.parallel import device
 from megatron_mplug2.parallel.topology import GROUP_TIMEOUT, forget_groups

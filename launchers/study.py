@@ -13,7 +13,7 @@ from launchers.array import Array
 from launchers.command_line import Command
 from launchers.tool_job import check_array
 from launchers.yaml_file import read_yaml
-from megatron_mplug2.config.schema import Frozen
+from megatron_mplug2.config.node import Frozen
 from megatron_mplug2.errors import UserError
 
 StepName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from megatron_mplug2.config.names import dotted, nearest
-from megatron_mplug2.config.schema import Frozen
+from megatron_mplug2.config.node import Frozen
 from megatron_mplug2.errors import UserError
 
 Tree = TypeVar("Tree", bound=Frozen)

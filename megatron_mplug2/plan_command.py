@@ -146,7 +146,7 @@ def _messages(run: "RunConfig", partition: "Partition", shapes: "Sequence[BatchS
 
 def _kinds(run: "RunConfig", shapes: "Sequence[BatchShape]") -> list[str]:
     """The tasks; of pairs with frames and the side of a frame in pixels, which tell phases apart."""
-    from megatron_mplug2.config.schema import Task
+    from megatron_mplug2.config.schedule import Task
 
     sides = [f"{round(shape.patches**0.5) * run.model.vision.patch}px" for shape in shapes]
     sizes = {Task.TEXT: "", Task.IMAGE_TEXT: " {side}", Task.VIDEO_TEXT: " {shape.frames}x{side}"}

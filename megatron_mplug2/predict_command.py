@@ -134,7 +134,7 @@ def _mode_of(folder: Path) -> Mode:
 
 def _alone(config: "RunConfig", vocab: Path | None) -> "RunConfig":
     """A run's config for one rank that has this machine's cores to itself."""
-    from megatron_mplug2.config.schema import LayoutConfig
+    from megatron_mplug2.config.layout import LayoutConfig
 
     training = config.training.model_copy(update={"threads": len(os.sched_getaffinity(0))})
     data = config.data if vocab is None else config.data.model_copy(update={"vocab": vocab})

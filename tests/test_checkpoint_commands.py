@@ -14,7 +14,7 @@ from megatron_mplug2.checkpoint.commit_file import COMMIT, FileSum, checksum, fa
 from megatron_mplug2.checkpoint.state import RunState
 from megatron_mplug2.checkpoint.storage import INDEX
 from megatron_mplug2.checkpoint_commands import app
-from megatron_mplug2.config.schema import LayoutConfig
+from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.errors import UserError
 from tests.checkpoint.test_newest import flip
 from tests.checkpoint.test_storage import Touch

@@ -18,7 +18,8 @@ from megatron_mplug2.checkpoint import store
 from megatron_mplug2.checkpoint.commit import Retention
 from megatron_mplug2.checkpoint.state import RunState
 from megatron_mplug2.config.load import resolved_yaml
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.conversion.checkpoints import checkpoint_to_folder
 from megatron_mplug2.data.evaluation_batches import evaluation_batches
 from megatron_mplug2.data.split import Split

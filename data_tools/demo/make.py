@@ -22,7 +22,7 @@ from data_tools.demo.scene import MOTIONS, ORDERS, PICTURES, PictureScene, Scene
 from data_tools.fresh_folder import fresh_folder
 from data_tools.progress import track
 from data_tools.splits import Split
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 
 _Item = TypeVar("_Item")
 

@@ -19,7 +19,7 @@ from data_tools.stages.shard import REPORT, Report
 from data_tools.stages.work_folder import WORK
 from data_tools.texts import TASKS, record_at
 from data_tools.verify import stream_folders
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.draws import Purpose
 from megatron_mplug2.data.manifest import FACTS, INDEX, MANIFEST, ROW, Header, Manifest
 from megatron_mplug2.data.record import Record

@@ -8,7 +8,7 @@ from data_tools.report.contents import Contents, Pick, read_contents
 from data_tools.report.sheet import Sheet
 from data_tools.report.tally import StreamTally
 from data_tools.sample import Reason
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.pages.markup import amount, shown, table
 from megatron_mplug2.pages.shell import encoded, page
 

@@ -5,7 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from data_tools.report.contents import Pick
-from megatron_mplug2.config.schema import DataConfig, Task
+from megatron_mplug2.config.data import DataConfig
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.decode import FULL_VIEW, BadMedia, View, decode_image, decode_video
 from megatron_mplug2.data.draws import Purpose, SampleDraws
 from megatron_mplug2.data.samples import draw_view

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from data_tools.report.histogram import Histogram
 from data_tools.report.words import WordCount
 from data_tools.texts import texts_of
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Record
 
 _SIDES = (1, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)

@@ -12,7 +12,7 @@ from pathlib import Path
 from data_tools.sample import Sample
 from data_tools.sources.base import as_text, files_of, read_json_lines, wrong_layout
 from data_tools.splits import Split
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Record
 
 

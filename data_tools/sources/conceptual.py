@@ -17,7 +17,7 @@ from data_tools.sample import MediaPlace, Sample
 from data_tools.sources.base import as_text, file_of_url, read_lines, wrong_layout
 from data_tools.sources.same_names import NamesOfUrls
 from data_tools.splits import Split
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Record
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")

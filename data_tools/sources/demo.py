@@ -8,7 +8,7 @@ from typing import Any
 from data_tools.sample import MediaPlace, Sample
 from data_tools.sources.base import as_text, file_in, read_text, wrong_layout
 from data_tools.splits import Split
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Record
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from data_tools.sample import MediaPlace, Sample
 from data_tools.sources.base import as_name, as_text, file_in, files_of, read_lines, wrong_layout
 from data_tools.splits import Split
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Record
 
 _NAMES = "LOC_synset_mapping.txt"

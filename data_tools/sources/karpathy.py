@@ -12,7 +12,7 @@ from pathlib import Path
 from data_tools.sample import MediaPlace, Sample
 from data_tools.sources.base import as_text, file_in, first_there, one_of, read_json, wrong_layout
 from data_tools.splits import Split
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Record
 
 _SPLITS = {"train": Split.TRAIN, "restval": Split.TRAIN, "val": Split.VALIDATION, "test": Split.TEST}

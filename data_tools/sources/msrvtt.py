@@ -15,7 +15,7 @@ from typing import Any
 from data_tools.sample import MediaPlace, Sample
 from data_tools.sources.base import as_text, file_in, files_by_stem, one_of, read_json, wrong_layout
 from data_tools.splits import Split
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Question, Record
 
 _SPLITS = {"train": Split.TRAIN, "validate": Split.VALIDATION, "test": Split.TEST}

@@ -13,7 +13,7 @@ from pathlib import Path
 from data_tools.sample import MediaPlace, Sample
 from data_tools.sources.base import as_id, as_text, files_by_stem, read_json, wrong_layout
 from data_tools.splits import Split
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Question, Record
 
 

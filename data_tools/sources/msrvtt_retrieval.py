@@ -18,7 +18,7 @@ from typing import Any
 from data_tools.sample import MediaPlace, Sample
 from data_tools.sources.base import as_name, as_text, files_by_stem, first_there, read_json, read_lines, wrong_layout
 from data_tools.splits import Split
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Record
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from data_tools.sample import MediaPlace, Sample
 from data_tools.sources.base import as_text, files_by_stem, read_lines, read_split_lists, wrong_layout
 from data_tools.splits import Split
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Record
 
 _LINE = re.compile(r"([\w-]{11}_\d+_\d+)\s+(.*\S)\s*")

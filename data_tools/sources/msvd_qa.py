@@ -17,7 +17,7 @@ from data_tools.sample import MediaPlace, Sample
 from data_tools.sources.base import as_name, files_by_stem, read_lines, wrong_layout
 from data_tools.sources.msrvtt_qa import questions_by_video
 from data_tools.splits import Split
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Record
 
 

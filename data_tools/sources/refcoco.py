@@ -23,7 +23,7 @@ from data_tools.sources.base import as_id, as_number, as_text, one_of, read_json
 from data_tools.sources.coco_pictures import coco_picture
 from data_tools.sources.plain_pickle import read_plain_pickle
 from data_tools.splits import Split
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.coordinates import Box, fault_of
 from megatron_mplug2.data.media_facts import MediaFacts
 from megatron_mplug2.data.record import Record, Region

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_tools.sample import Sample
 from data_tools.splits import Split
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Record
 from megatron_mplug2.errors import UserError
 

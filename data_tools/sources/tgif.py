@@ -13,7 +13,7 @@ from pathlib import Path
 from data_tools.sample import MediaPlace, Sample
 from data_tools.sources.base import file_of_url, read_split_lists, read_tabs, wrong_layout
 from data_tools.splits import Split
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Record
 
 _LISTS = {Split.TRAIN: "splits/train.txt", Split.VALIDATION: "splits/val.txt", Split.TEST: "splits/test.txt"}

@@ -16,7 +16,7 @@ from typing import Any
 from data_tools.sample import MediaPlace, Sample
 from data_tools.sources.base import as_id, as_number, as_text, first_there, read_json, wrong_layout
 from data_tools.splits import Split
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Question, Record, Region
 
 _FOLDERS = (".", "VG_100K", "VG_100K_2")

@@ -21,7 +21,7 @@ from data_tools.sample import MediaPlace, Sample
 from data_tools.sources.base import as_id, as_name, as_text, read_json, wrong_layout
 from data_tools.sources.coco_pictures import coco_picture
 from data_tools.splits import Split
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Question, Record
 from megatron_mplug2.errors import UserError
 

@@ -18,7 +18,7 @@ from data_tools.sample import MediaPlace, Reason, Sample
 from data_tools.sources.base import as_text, files_of
 from data_tools.sources.tar_members import Member, read_members
 from data_tools.splits import Split
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Record
 from megatron_mplug2.errors import UserError
 

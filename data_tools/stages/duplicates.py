@@ -9,7 +9,7 @@ from data_tools.splits import Split
 from data_tools.stages.choices import Duplicates
 from data_tools.stages.held_out import HeldOut, look_of
 from data_tools.stages.near import NearHashes
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 
 _STREAMS = tuple(Task)
 _ORDER = (Split.TEST, Split.VALIDATION, Split.TRAIN)

@@ -7,7 +7,7 @@ from data_tools.sample import Look, Sample
 from data_tools.splits import Split
 from data_tools.stages.listing import LISTING, read_listing
 from data_tools.stages.near import NearHashes
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.manifest import MANIFEST, Manifest
 from megatron_mplug2.errors import UserError
 

@@ -18,7 +18,7 @@ from data_tools.stages.shard_texts import ShardTexts
 from data_tools.stages.stage import Effort, run_stage
 from data_tools.stages.tar_reader import TarSample, tar_samples
 from data_tools.stages.work_folder import WORK, Asked, WorkFolder
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.manifest import MANIFEST, Shard
 from megatron_mplug2.data.media_facts import MediaFacts

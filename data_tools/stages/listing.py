@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data_tools.sample import MediaPlace, Reason, Sample, as_utf8
 from data_tools.stages.work_folder import Asked, WorkFolder
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.errors import UserError
 
 LISTING = "listing.json"

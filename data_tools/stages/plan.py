@@ -15,7 +15,7 @@ from data_tools.sample import Sample
 from data_tools.splits import Split
 from data_tools.stages.listing import ListingHeader, chunk_bytes, sample_at
 from data_tools.stages.tar_writer import BYTES_A_MEMBER, BYTES_AT_END
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.draws import Purpose
 from megatron_mplug2.data.sampler import Permutation
 from megatron_mplug2.errors import UserError

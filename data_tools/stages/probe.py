@@ -8,7 +8,7 @@ from PIL import Image
 
 from data_tools.sample import Look, MediaPlace, Reason, Sample
 from data_tools.stages.listing_stage import Spot
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.decode import FULL_VIEW, BadMedia, decode_image, decode_video
 from megatron_mplug2.data.manifest import content_id
 from megatron_mplug2.data.media_facts import MediaFacts

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from data_tools.sample import Reason, Sample
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.media_facts import MediaFacts
 
 

@@ -6,7 +6,7 @@ So a tar alone says all that the index has.
 import json
 from dataclasses import asdict, dataclass
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.manifest import MediaKind
 from megatron_mplug2.data.record import Record, json_of
 

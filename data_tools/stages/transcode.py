@@ -13,7 +13,7 @@ from data_tools.stages.encode import Recipe, encode_clip
 from data_tools.stages.listing_stage import Corpus, ListingStage, Spot
 from data_tools.stages.probe import Unusable, bytes_of, looked_at, with_texts
 from data_tools.stages.shrink import Shrunk, shrink_picture
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.record import Record, Region
 

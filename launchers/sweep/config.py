@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from launchers.yaml_file import read_yaml
-from megatron_mplug2.config.schema import Frozen
+from megatron_mplug2.config.node import Frozen
 
 Size = Annotated[int, Field(gt=0)]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from launchers.sweep.results import Machines
-from megatron_mplug2.config.schema import Frozen
+from megatron_mplug2.config.node import Frozen
 
 HOSTS = "hosts"
 """Folder in a point's run folder."""

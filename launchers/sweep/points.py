@@ -11,7 +11,9 @@ from pydantic import ValidationError
 
 from launchers.sweep.config import Recompute, Scaling, SweepConfig, read_sweep
 from megatron_mplug2.config.load import load_config
-from megatron_mplug2.config.schema import Frozen, RunConfig, Task
+from megatron_mplug2.config.node import Frozen
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.errors import UserError
 
 POINTS = "points"

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError, model_validator
 
 from launchers.sweep.points import Layout
-from megatron_mplug2.config.schema import Frozen
+from megatron_mplug2.config.node import Frozen
 from megatron_mplug2.errors import UserError
 
 RESULTS = "results.jsonl"

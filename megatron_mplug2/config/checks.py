@@ -11,7 +11,13 @@ from megatron_mplug2.config.engine_checks import engine_errors
 from megatron_mplug2.config.speaking_checks import caption_loss_errors, grounding_errors
 
 if TYPE_CHECKING:
-    from megatron_mplug2.config.schema import DatasetConfig, Family, LayoutConfig, ModelConfig, Module, ObjectivesConfig, RunConfig, Task
+    from megatron_mplug2.config.data import DatasetConfig
+    from megatron_mplug2.config.downstream import Family
+    from megatron_mplug2.config.layout import LayoutConfig
+    from megatron_mplug2.config.model import ModelConfig, Module
+    from megatron_mplug2.config.objectives import ObjectivesConfig
+    from megatron_mplug2.config.schedule import Task
+    from megatron_mplug2.config.schema import RunConfig
 
 VOCAB_MULTIPLE = 1024
 """The vocabulary is padded to a multiple of this, whatever the layout, so that weights have one shape everywhere."""
@@ -161,7 +167,7 @@ def _objective_errors(run: RunConfig) -> Iterator[str]:
 
 
 def _queue_errors(run: RunConfig) -> Iterator[str]:
-    from megatron_mplug2.config.schema import Negatives
+    from megatron_mplug2.config.objectives import Negatives
 
     vlc, global_batch = run.objectives.vlc, run.training.global_batch
     if vlc.negatives is Negatives.QUEUE and vlc.queue.size % global_batch:
@@ -170,7 +176,8 @@ def _queue_errors(run: RunConfig) -> Iterator[str]:
 
 def modules_used(model: ModelConfig, objectives: ObjectivesConfig, task: Task) -> frozenset[Module]:
     """Modules with a weight that the loss of a step of `task` depends on; none where no objective of the task has a weight."""
-    from megatron_mplug2.config.schema import Module, Task
+    from megatron_mplug2.config.model import Module
+    from megatron_mplug2.config.schedule import Task
 
     lm, pairs = objectives.lm.weight > 0, task is not Task.TEXT
     first, second = (objectives.vlc, objectives.vlm) if pairs else (objectives.mlm, objectives.mlm)
@@ -184,7 +191,8 @@ def modules_used(model: ModelConfig, objectives: ObjectivesConfig, task: Task) -
 
 
 def _frozen_errors(run: RunConfig) -> Iterator[str]:
-    from megatron_mplug2.config.schema import Module, Task
+    from megatron_mplug2.config.model import Module
+    from megatron_mplug2.config.schedule import Task
 
     frozen = run.training.frozen
     if set(frozen) == set(Module):
@@ -208,7 +216,7 @@ def _phase_errors(run: RunConfig) -> Iterator[str]:
 
 
 def _folder_errors(run: RunConfig) -> Iterator[str]:
-    from megatron_mplug2.config.schema import Task
+    from megatron_mplug2.config.schedule import Task
 
     splits = ("train", "validation") if run.training.validate_every else ("train",)
     for task in Task:
@@ -223,7 +231,7 @@ SCHEMES = ("http", "https", "s3")
 
 
 def _dataset_errors(run: RunConfig) -> Iterator[str]:
-    from megatron_mplug2.config.schema import Task
+    from megatron_mplug2.config.schedule import Task
 
     for split in ("train", "validation", "test"):
         for task in Task:
@@ -267,7 +275,7 @@ def _health_errors(run: RunConfig) -> Iterator[str]:
 
 
 def _downstream_errors(run: RunConfig) -> Iterator[str]:
-    from megatron_mplug2.config.schema import Task
+    from megatron_mplug2.config.schedule import Task
 
     downstream = run.downstream
     if downstream is None:
@@ -286,7 +294,7 @@ def _downstream_errors(run: RunConfig) -> Iterator[str]:
 
 
 def _family_weight_errors(run: RunConfig, family: Family) -> Iterator[str]:
-    from megatron_mplug2.config.schema import FamilyKind
+    from megatron_mplug2.config.downstream import FamilyKind
 
     objectives = run.objectives
     weights = {"vlc": objectives.vlc.weight, "vlm": objectives.vlm.weight, "lm": objectives.lm.weight}

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from megatron_mplug2.config.schema import ClassesConfig, Family, RunConfig
+    from megatron_mplug2.config.downstream import ClassesConfig, Family
+    from megatron_mplug2.config.schema import RunConfig
 
 
 def class_errors(run: RunConfig) -> Iterator[str]:
@@ -26,7 +27,7 @@ def class_errors(run: RunConfig) -> Iterator[str]:
 
 
 def _view_errors(family: Family, classes: ClassesConfig) -> Iterator[str]:
-    from megatron_mplug2.config.schema import Family
+    from megatron_mplug2.config.downstream import Family
 
     alone = (Family.IMAGE_CLASSIFICATION, Family.VIDEO_CLASSIFICATION)
     for number, prompt in enumerate(classes.prompts):
@@ -41,7 +42,8 @@ def _view_errors(family: Family, classes: ClassesConfig) -> Iterator[str]:
 
 
 def _teaching_errors(run: RunConfig, family: Family) -> Iterator[str]:
-    from megatron_mplug2.config.schema import Family, Task
+    from megatron_mplug2.config.downstream import Family
+    from megatron_mplug2.config.schedule import Task
 
     instructions = run.objectives.lm.instructions
     if instructions != 1:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 def engine_errors(run: RunConfig) -> Iterator[str]:
     """Sentences that name the dotted keys that don't fit."""
-    from megatron_mplug2.config.schema import DeepSpeedConfig, EngineChoice, Precision
+    from megatron_mplug2.config.layout import DeepSpeedConfig, EngineChoice
+    from megatron_mplug2.config.training import Precision
 
     training, layout = run.training, run.layout
     if training.engine is not EngineChoice.DEEPSPEED:

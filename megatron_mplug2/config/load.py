@@ -12,8 +12,10 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from megatron_mplug2.config.model import ModelConfig
 from megatron_mplug2.config.names import Place, dotted, nearest
-from megatron_mplug2.config.schema import Frozen, ModelConfig, RunConfig
+from megatron_mplug2.config.node import Frozen
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.errors import UserError
 
 BASE_KEY = "base"

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from megatron_mplug2.config.schema import Family, RunConfig
+    from megatron_mplug2.config.downstream import Family
+    from megatron_mplug2.config.schema import RunConfig
 
 
 def grounding_errors(run: RunConfig, family: Family) -> Iterator[str]:
-    from megatron_mplug2.config.schema import FamilyKind
+    from megatron_mplug2.config.downstream import FamilyKind
 
     if family.kind is not FamilyKind.GROUNDING:
         return
@@ -25,7 +26,8 @@ def grounding_errors(run: RunConfig, family: Family) -> Iterator[str]:
 
 
 def caption_loss_errors(run: RunConfig, family: Family) -> Iterator[str]:
-    from megatron_mplug2.config.schema import Averaging, CaptionLoss, FamilyKind
+    from megatron_mplug2.config.downstream import CaptionLoss, FamilyKind
+    from megatron_mplug2.config.objectives import Averaging
 
     if run.downstream is None or run.downstream.caption_loss is CaptionLoss.LIKELIHOOD:
         return

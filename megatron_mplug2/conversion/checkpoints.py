@@ -20,7 +20,9 @@ from megatron_mplug2.checkpoint.pieces import Piece
 from megatron_mplug2.checkpoint.state import RunState
 from megatron_mplug2.checkpoint.storage import StoredTensors
 from megatron_mplug2.config.load import parse_resolved
-from megatron_mplug2.config.schema import ModelConfig, PhaseConfig, RunConfig, Task
+from megatron_mplug2.config.model import ModelConfig
+from megatron_mplug2.config.schedule import PhaseConfig, Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.conversion.huggingface.card import model_card
 from megatron_mplug2.conversion.huggingface.folder import write_folder
 from megatron_mplug2.conversion.huggingface.settings import ModelSettings, ProcessorSettings, Search, model_config

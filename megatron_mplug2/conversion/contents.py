@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from megatron_mplug2.config.schema import ModelConfig
+from megatron_mplug2.config.model import ModelConfig
 from megatron_mplug2.conversion.huggingface.settings import model_config
 from megatron_mplug2.conversion.huggingface.weight_files import read_weights
 from megatron_mplug2.conversion.released import plan_released

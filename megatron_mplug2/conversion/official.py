@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from data_tools.fresh_file import check_free
+from megatron_mplug2.config.data import ResizeFilter
 from megatron_mplug2.config.load import load_model
-from megatron_mplug2.config.schema import ModelConfig, ResizeFilter
+from megatron_mplug2.config.model import ModelConfig
 from megatron_mplug2.conversion.huggingface.card import model_card
 from megatron_mplug2.conversion.huggingface.folder import write_folder
 from megatron_mplug2.conversion.huggingface.settings import ModelSettings, ProcessorSettings, Search, model_config

@@ -10,7 +10,8 @@ import torch
 
 from data_tools.fresh_file import check_free
 from megatron_mplug2.config.load import load_model
-from megatron_mplug2.config.schema import ModelConfig, VLCConfig
+from megatron_mplug2.config.model import ModelConfig
+from megatron_mplug2.config.objectives import VLCConfig
 from megatron_mplug2.conversion.checkpoints import write_checkpoint
 from megatron_mplug2.conversion.lazy import LazyWeight
 from megatron_mplug2.conversion.pretrained_names import Tensors, bert_as_released, clip_as_released

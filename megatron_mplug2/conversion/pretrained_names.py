@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch.nn import functional as F
 
-from megatron_mplug2.config.schema import ModelConfig
+from megatron_mplug2.config.model import ModelConfig
 from megatron_mplug2.errors import UserError
 
 Tensors = dict[str, torch.Tensor]

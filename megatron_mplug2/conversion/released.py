@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from megatron_mplug2.config.schema import ModelConfig
+from megatron_mplug2.config.model import ModelConfig
 from megatron_mplug2.conversion.lazy import LazyWeight
 from megatron_mplug2.conversion.released_file import is_dead, numbered, released_tensors, spelt, with_tied_copies
 from megatron_mplug2.conversion.released_rules import Rule, Source, rules

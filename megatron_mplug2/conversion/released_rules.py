@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from megatron_mplug2.config.schema import ModelConfig, TextConfig, VisionConfig
+from megatron_mplug2.config.model import ModelConfig, TextConfig, VisionConfig
 
 Assemble = Callable[..., torch.Tensor]
 """Full released tensors of a rule's sources -> the full weight."""

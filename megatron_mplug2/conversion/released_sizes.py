@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from pydantic import BaseModel, Field, ValidationError
 
-from megatron_mplug2.config.schema import ModelConfig
+from megatron_mplug2.config.model import ModelConfig
 from megatron_mplug2.conversion.released_file import numbered, released_tensors
 from megatron_mplug2.errors import UserError
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from megatron_mplug2.config.schema import Answers
+from megatron_mplug2.config.objectives import Answers
 from megatron_mplug2.data.draws import Purpose, SampleDraws
 from megatron_mplug2.data.record import Question
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.batch import Batch, PairBatch, TextBatch
 from megatron_mplug2.data.samples import PairSample, TextSample
 

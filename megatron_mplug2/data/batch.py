@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 
 PAD = 0
 """Token id of padding (bert-base-uncased's [PAD])."""

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from megatron_mplug2.config.schema import PhaseConfig, RunConfig, Task
+from megatron_mplug2.config.schedule import PhaseConfig, Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.assemble import split_batch
 from megatron_mplug2.data.batch import Batch
 from megatron_mplug2.data.decoding.choice import open_decoder

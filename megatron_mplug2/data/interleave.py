@@ -5,7 +5,8 @@ from itertools import accumulate
 
 import numpy as np
 
-from megatron_mplug2.config.schema import DatasetConfig, Task
+from megatron_mplug2.config.data import DatasetConfig
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.sampler import Draw, Int64s, Order, Sampler
 from megatron_mplug2.errors import UserError
 

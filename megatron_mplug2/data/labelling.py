@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_mplug2.config.schema import Family, FamilyKind, RunConfig, Task
+from megatron_mplug2.config.downstream import Family, FamilyKind
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.class_list import ClassList, read_classes
 from megatron_mplug2.data.record import Record
 from megatron_mplug2.data.tokenizer import Tokenizer

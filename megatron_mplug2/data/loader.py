@@ -7,7 +7,8 @@ from multiprocessing.context import ForkProcess
 
 import numpy as np
 
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.assemble import split_batch
 from megatron_mplug2.data.batch import Batch
 from megatron_mplug2.data.interleave import training_order

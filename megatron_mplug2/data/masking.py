@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_mplug2.config.schema import MLMConfig
+from megatron_mplug2.config.objectives import MLMConfig
 from megatron_mplug2.data.batch import IGNORED
 from megatron_mplug2.data.draws import Purpose, SampleDraws
 from megatron_mplug2.data.tokenizer import Tokenizer

@@ -1,6 +1,6 @@
 """Whether a file is a picture or a clip, by its content, whatever its name says."""
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.probing import picture_facts
 from megatron_mplug2.data.video_file import VideoFile

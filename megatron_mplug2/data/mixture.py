@@ -8,7 +8,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_mplug2.config.schema import PhaseConfig, Task
+from megatron_mplug2.config.schedule import PhaseConfig, Task
 from megatron_mplug2.data.draws import Purpose, fractions, key_bits, weyl
 
 _TASKS = tuple(Task)

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.draws import Purpose
 from megatron_mplug2.data.ledger import LEDGER
 from megatron_mplug2.data.sampler import Int64s, Order, Permutation

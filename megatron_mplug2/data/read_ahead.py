@@ -7,7 +7,7 @@ from queue import SimpleQueue
 from threading import Event, Semaphore, Thread
 from typing import Generic, TypeVar
 
-from megatron_mplug2.config.schema import DataConfig
+from megatron_mplug2.config.data import DataConfig
 from megatron_mplug2.data.decoding_stream import DecodingStream
 from megatron_mplug2.data.watch import SampleInWork, Watch
 from megatron_mplug2.data.workers import Workers

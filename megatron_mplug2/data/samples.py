@@ -8,7 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from megatron_mplug2.config.schema import DataConfig, FamilyKind, ObjectivesConfig, RunConfig, Task
+from megatron_mplug2.config.data import DataConfig
+from megatron_mplug2.config.downstream import FamilyKind
+from megatron_mplug2.config.objectives import ObjectivesConfig
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.asked import Asked, asked_questions
 from megatron_mplug2.data.decoding.augment import drawn_operations
 from megatron_mplug2.data.decoding.contract import ClipRequest, Decoded, Decoder, PictureRequest, Transform, View

@@ -9,7 +9,8 @@ from threading import Lock
 
 import torch
 
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.batch import PairBatch
 from megatron_mplug2.data.ledger import Ledger
 from megatron_mplug2.data.mixture import PlannedStep

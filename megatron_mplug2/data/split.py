@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from megatron_mplug2.config.schema import DataConfig, SplitConfig
+from megatron_mplug2.config.data import DataConfig, SplitConfig
 
 
 class Split(StrEnum):

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from megatron_mplug2.config.schema import DatasetConfig, Task
+from megatron_mplug2.config.data import DatasetConfig
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.manifest import FolderFacts
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.substitution import Substitution

@@ -9,7 +9,8 @@ from itertools import chain, islice
 
 import torch
 
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.assemble import Stack, pair_batch, text_batch
 from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.batch import Batch

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_mplug2.config.schema import CacheConfig, DataConfig
+from megatron_mplug2.config.data import CacheConfig, DataConfig
 from megatron_mplug2.data.staging import StagedFiles
 from megatron_mplug2.data.tar_files import LocalFiles, TarFiles
 from megatron_mplug2.errors import UserError

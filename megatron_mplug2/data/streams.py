@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 
-from megatron_mplug2.config.schema import DataConfig, RunConfig, Task
+from megatron_mplug2.config.data import DataConfig
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.manifest import Manifest, MediaKind
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.storage import Storage

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 
 _SLOT_SIZE = 4096
 _HEAD = 16

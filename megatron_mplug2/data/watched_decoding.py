@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.decoding.contract import Decoded, Decoder
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.samples import MediaRequest, decoded

@@ -2,7 +2,8 @@
 
 import torch
 
-from megatron_mplug2.config.schema import Family, RunConfig
+from megatron_mplug2.config.downstream import Family
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.evaluation_batches import Unreadable
 from megatron_mplug2.data.labelling import Labelling, labelling_of
 from megatron_mplug2.data.split import Split

@@ -1,7 +1,11 @@
 """What a family of downstream tasks needs of the model, and whether a config and the checkpoint that it begins with have it."""
 
 from megatron_mplug2.checkpoint import inspection, store
-from megatron_mplug2.config.schema import Family, FamilyKind, InitialiseConfig, ObjectivesConfig, RunConfig, Task
+from megatron_mplug2.config.downstream import Family, FamilyKind
+from megatron_mplug2.config.objectives import ObjectivesConfig
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.training import InitialiseConfig
 from megatron_mplug2.downstream.classes import check_classes
 from megatron_mplug2.downstream.measures import figures
 from megatron_mplug2.downstream.numbers import check_numbers

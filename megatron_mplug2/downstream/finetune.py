@@ -1,6 +1,7 @@
 """Finetuning: the training loop on one stream, with the objectives of a family, judged by the family's own figure too."""
 
-from megatron_mplug2.config.schema import CaptionLoss, RunConfig
+from megatron_mplug2.config.downstream import CaptionLoss
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.downstream.drawn_captions import DrawnCaptions
 from megatron_mplug2.downstream.measures import measure
 from megatron_mplug2.errors import ExitCode

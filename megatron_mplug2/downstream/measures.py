@@ -7,7 +7,9 @@ from typing import TypeVar
 
 import torch
 
-from megatron_mplug2.config.schema import FamilyKind, RunConfig, Task
+from megatron_mplug2.config.downstream import FamilyKind
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.evaluation_batches import Unreadable, evaluation_batches
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.split import Split

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.labelling import Labelling, framed_texts
 from megatron_mplug2.data.record import Record
 from megatron_mplug2.data.tokenizer import Tokenizer

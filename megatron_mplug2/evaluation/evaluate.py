@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from megatron_mplug2.checkpoint.together import together
+from megatron_mplug2.config.downstream import Family
 from megatron_mplug2.config.load import resolved_yaml
-from megatron_mplug2.config.schema import Family, RunConfig
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.evaluation_batches import LeftOut
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.errors import UserError

@@ -5,7 +5,7 @@ from typing import cast
 
 import torch
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.models.attention import AttentionMask
 from megatron_mplug2.models.bert import BertLayer
 from megatron_mplug2.models.context import ModelContext

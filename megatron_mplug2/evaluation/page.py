@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.decoding.pyav import PyavDecoder
 from megatron_mplug2.data.draws import SampleDraws
 from megatron_mplug2.data.evaluation_batches import last_phase

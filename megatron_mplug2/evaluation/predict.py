@@ -9,7 +9,10 @@ from typing import Protocol
 
 import torch
 
-from megatron_mplug2.config.schema import FamilyKind, ResizeFilter, RunConfig, Task
+from megatron_mplug2.config.data import ResizeFilter
+from megatron_mplug2.config.downstream import FamilyKind
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.coordinates import edges_text, in_picture, read_box
 from megatron_mplug2.data.decoding.contract import ClipRequest, PictureRequest, Transform

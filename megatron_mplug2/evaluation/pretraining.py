@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.evaluation_batches import EvaluationBatch, LeftOut, evaluation_batches
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.record import Question, Record

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.evaluation.captions import CaptionPrediction
 from megatron_mplug2.evaluation.questions import Answer

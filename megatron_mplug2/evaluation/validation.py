@@ -4,7 +4,8 @@ from itertools import takewhile
 
 import torch
 
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.evaluation_batches import EvaluationBatch, Unreadable, evaluation_batches
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.evaluation.gather import gather_samples

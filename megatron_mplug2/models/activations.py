@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from functools import singledispatch
 
 from megatron_mplug2.config.checks import padded_vocab
-from megatron_mplug2.config.schema import Precision, RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.models.chain import Unit
 from megatron_mplug2.models.head_units import ContrastUnit, InstructionLMUnit, MaskedLMUnit, MatchingUnit
 from megatron_mplug2.models.shapes import BatchShape

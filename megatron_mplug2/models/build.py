@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from megatron_mplug2.config.schema import Block, RunConfig
+from megatron_mplug2.config.model import Block
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.models.context import ModelContext, dtype_of
 from megatron_mplug2.models.initialise import initialise
 from megatron_mplug2.models.mplug2 import Stage

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from megatron_mplug2.config.schema import Block, Module, Task
+from megatron_mplug2.config.model import Block, Module
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.microbatch import Microbatch
 from megatron_mplug2.models.shapes import Stream

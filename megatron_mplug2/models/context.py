@@ -7,7 +7,8 @@ import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch.nn import functional as F
 
-from megatron_mplug2.config.schema import ModelConfig, Precision
+from megatron_mplug2.config.model import ModelConfig
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.models.kernels import quick_gelu
 from megatron_mplug2.parallel.dropout import KeyedDropout
 from megatron_mplug2.parallel.sequence import SequenceShards

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from megatron_mplug2.config.schema import ModelConfig, Module, Task
+from megatron_mplug2.config.model import ModelConfig, Module
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.batch import IGNORED
 from megatron_mplug2.models.chain import IDLE, Flow, Origin, Streams, Unit
 from megatron_mplug2.models.context import ModelContext

@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from megatron_mplug2.config.schema import ModelConfig, VisionConfig
+from megatron_mplug2.config.model import ModelConfig, VisionConfig
 from megatron_mplug2.models.weights import Weight
 from megatron_mplug2.parallel.topology import Topology
 

@@ -6,7 +6,8 @@ from typing import Protocol
 
 import torch
 
-from megatron_mplug2.config.schema import ObjectivesConfig, Task
+from megatron_mplug2.config.objectives import ObjectivesConfig
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.batch import Batch, PairBatch, TextBatch
 from megatron_mplug2.models.attention import AttentionMask
 from megatron_mplug2.models.shapes import BatchShape

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from megatron_mplug2.config.schema import Block, ModelConfig, RunConfig
+from megatron_mplug2.config.model import Block, ModelConfig
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.models.chain import Streams, Unit
 from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.head_units import (

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from megatron_mplug2.config.schema import ModelConfig, RunConfig, Task
+from megatron_mplug2.config.model import ModelConfig
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.objectives.result import Objective
 from megatron_mplug2.objectives.weighted import contrasts, weighted
 from megatron_mplug2.parallel.sequence import SequenceShards

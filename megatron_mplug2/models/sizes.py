@@ -5,7 +5,7 @@ from enum import StrEnum
 
 import torch
 
-from megatron_mplug2.config.schema import ModelConfig
+from megatron_mplug2.config.model import ModelConfig
 from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.mplug2 import Stage, chain
 from megatron_mplug2.models.weights import named_weights

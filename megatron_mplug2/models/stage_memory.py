@@ -7,7 +7,10 @@ from dataclasses import dataclass, fields
 from functools import partial
 from math import prod
 
-from megatron_mplug2.config.schema import EngineChoice, Precision, RunConfig, Task
+from megatron_mplug2.config.layout import EngineChoice
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.models.activations import FP32, element_bytes, kept_bytes
 from megatron_mplug2.models.chain import Unit, alive_at
 from megatron_mplug2.models.mplug2 import CONTRAST

@@ -7,7 +7,8 @@ from functools import cache
 import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 
-from megatron_mplug2.config.schema import LayoutConfig, ModelConfig
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.model import ModelConfig
 from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.mplug2 import TIES, Stage, chain
 from megatron_mplug2.models.partition import Partition

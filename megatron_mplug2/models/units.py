@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from megatron_mplug2.config.schema import Module, Task
+from megatron_mplug2.config.model import Module
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.models.attention import AttentionMask
 from megatron_mplug2.models.bert import BertEmbedding, BertLayer
 from megatron_mplug2.models.chain import IDLE, Flow, Origin, Streams, Unit

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from megatron_mplug2.config.schema import Module
+from megatron_mplug2.config.model import Module
 from megatron_mplug2.models.mplug2 import TIES, Stage
 from megatron_mplug2.parallel.topology import Topology
 

@@ -2,7 +2,8 @@
 
 from collections import defaultdict
 
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.models.chain import Unit, grown_before
 from megatron_mplug2.models.flops import unit_flops
 from megatron_mplug2.models.mplug2 import CONTRAST, run_chain

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from megatron_mplug2.config.schema import VLCConfig
+from megatron_mplug2.config.objectives import VLCConfig
 from megatron_mplug2.objectives.logit_blocks import Columns, row_statistics, weighted_columns
 from megatron_mplug2.parallel.gather import gather_rows
 

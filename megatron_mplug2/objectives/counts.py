@@ -1,6 +1,6 @@
 """How many items each objective's loss is a mean of, from a batch alone: known before any forward pass."""
 
-from megatron_mplug2.config.schema import ObjectivesConfig
+from megatron_mplug2.config.objectives import ObjectivesConfig
 from megatron_mplug2.data.batch import Batch, PairBatch, TextBatch
 from megatron_mplug2.objectives.ids import pair_ids
 from megatron_mplug2.objectives.instruction_lm import instruction_lm_count

@@ -3,7 +3,7 @@
 import torch
 import torch.distributed as dist
 
-from megatron_mplug2.config.schema import Averaging
+from megatron_mplug2.config.objectives import Averaging
 from megatron_mplug2.data.batch import IGNORED, PAD
 from megatron_mplug2.objectives.result import LossSum
 from megatron_mplug2.objectives.token_loss import token_losses

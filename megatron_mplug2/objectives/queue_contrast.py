@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from megatron_mplug2.config.schema import QueueConfig
+from megatron_mplug2.config.objectives import QueueConfig
 from megatron_mplug2.objectives.ids import equal_ids
 from megatron_mplug2.objectives.key_queue import Keys
 

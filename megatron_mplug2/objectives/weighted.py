@@ -2,7 +2,8 @@
 
 from collections.abc import Collection
 
-from megatron_mplug2.config.schema import ObjectivesConfig, Task
+from megatron_mplug2.config.objectives import ObjectivesConfig
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.objectives.result import Objective
 
 EVERY = frozenset(Objective)

@@ -2,7 +2,9 @@
 
 import torch
 
-from megatron_mplug2.config.schema import PhaseConfig, Precision, RunConfig, Task
+from megatron_mplug2.config.schedule import PhaseConfig, Task
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.models.flops import unit_flops
 from megatron_mplug2.models.mplug2 import run_chain
 from megatron_mplug2.models.shapes import batch_shape

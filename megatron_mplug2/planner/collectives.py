@@ -5,7 +5,7 @@ Other traffic is taken to keep out of the way.
 
 from dataclasses import dataclass
 
-from megatron_mplug2.config.schema import LayoutConfig
+from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.planner.hardware import RING_LATENCY, Cluster, Link
 from megatron_mplug2.planner.rates import Exchange
 

@@ -4,7 +4,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from megatron_mplug2.config.schema import LayoutConfig, Precision, RunConfig
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.planner.rates import Measured, PassRates, Rates, level
 
@@ -43,8 +45,8 @@ ASSUMED = Efficiency(
 MEASURED_H200 = Efficiency(
     compute=0.37,  # 175.8 TFLOP in 481 ms: forward and backward of all objectives on 32 clips of 8 frames, large, bf16
     memory=0.9,
-    source="measured on one H200 with all objectives on clips (`benchmarks/NOTES.md`), the same for every size of microbatch and of the parts "
-    "that tensor parallelism leaves",
+    source="measured on one H200 with all objectives on clips (`benchmarks/NOTES.md`), the same for every size of microbatch and of the "
+    "parts that tensor parallelism leaves",
 )
 
 

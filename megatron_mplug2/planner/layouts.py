@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from megatron_mplug2.config.schema import EngineChoice, RunConfig
+from megatron_mplug2.config.layout import EngineChoice
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.models.memory_fit import GB, STAGES, TENSOR_SIZES
 from megatron_mplug2.models.partition import Partition, make_partition

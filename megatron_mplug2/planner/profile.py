@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from megatron_mplug2.config.schema import Precision
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.planner.hardware import Efficiency, Gpu, Link, known_gpu
 from megatron_mplug2.planner.rates import Curve, Exchange, Measured

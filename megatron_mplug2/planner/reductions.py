@@ -7,7 +7,8 @@ out: they exchange a few numbers a row.
 from dataclasses import dataclass
 from functools import singledispatch
 
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.models.chain import Unit
 from megatron_mplug2.models.head_units import InstructionLMUnit, MaskedLMUnit
 from megatron_mplug2.models.shapes import BatchShape

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from megatron_mplug2.config.schema import ModelConfig, Module, RunConfig
+from megatron_mplug2.config.model import ModelConfig, Module
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.models.activations import FP32, element_bytes, kept_bytes
 from megatron_mplug2.models.chain import Unit
 from megatron_mplug2.models.flops import Attention, Product, Work, unit_work

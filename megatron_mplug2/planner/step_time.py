@@ -9,7 +9,8 @@ microbatches on many tensor-parallel ranks look better than they are.
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from megatron_mplug2.config.schema import Precision, RunConfig
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.models.activations import FP32, element_bytes
 from megatron_mplug2.models.flops import unit_flops
 from megatron_mplug2.models.mplug2 import run_chain

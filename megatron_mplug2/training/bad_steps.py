@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from megatron_mplug2.config.schema import OnBadStep, RunConfig
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.training import OnBadStep
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.training.checkpoints import Saver, health_of
 from megatron_mplug2.training.guard import BadStep

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict, Field
 
 from megatron_mplug2.checkpoint.together import from_rank_0
-from megatron_mplug2.config.schema import BestConfig, Better
+from megatron_mplug2.config.downstream import BestConfig, Better
 from megatron_mplug2.errors import UserError
 
 

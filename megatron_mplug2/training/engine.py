@@ -10,7 +10,8 @@ from megatron.core.optimizer import MegatronOptimizer
 from torch import nn
 
 from megatron_mplug2.checkpoint.contents import AVERAGE
-from megatron_mplug2.config.schema import LayoutConfig, RunConfig
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.models.build import LOG_TEMPERATURE, build_stage
 from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.microbatch import Microbatch

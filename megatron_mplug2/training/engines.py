@@ -1,6 +1,7 @@
 """The engine that a run's config names."""
 
-from megatron_mplug2.config.schema import EngineChoice, RunConfig
+from megatron_mplug2.config.layout import EngineChoice
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.observability.sections import SectionClock
 from megatron_mplug2.training import engine as megatron
 from megatron_mplug2.training.interface import TrainingEngine

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from megatron_mplug2.checkpoint.contents import key_of
 from megatron_mplug2.checkpoint.pieces import Piece
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.models.build import LOG_TEMPERATURE
 from megatron_mplug2.models.mplug2 import CONTRAST
 from megatron_mplug2.models.partition import Partition

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_mplug2.checkpoint.optimizer_state import main_weights
-from megatron_mplug2.config.schema import Module
+from megatron_mplug2.config.model import Module
 from megatron_mplug2.parallel.device import device
 from megatron_mplug2.training.interface import TrainingEngine
 

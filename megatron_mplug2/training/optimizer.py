@@ -14,8 +14,11 @@ from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params
 from megatron.core.optimizer.optimizer_config import OptimizerConfig, ParamKey
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler, ParamGroupOverride
 
-from megatron_mplug2.config.schema import ModelConfig, ParamGroup, Precision, RunConfig
-from megatron_mplug2.config.schema import OptimizerConfig as Settings
+from megatron_mplug2.config.model import ModelConfig
+from megatron_mplug2.config.optimizer import OptimizerConfig as Settings
+from megatron_mplug2.config.optimizer import ParamGroup
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.models.build import LOG_TEMPERATURE
 from megatron_mplug2.models.weights import Weight
 from megatron_mplug2.parallel.device import device, megatron_runtime

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 import torch.distributed as dist
 
-from megatron_mplug2.config.schema import PhaseConfig, Task
+from megatron_mplug2.config.schedule import PhaseConfig, Task
 from megatron_mplug2.data.batch import Batch
 from megatron_mplug2.models.microbatch import ContrastShare, ContrastSolver, Microbatch
 from megatron_mplug2.models.shapes import batch_shape

@@ -2,7 +2,8 @@
 
 from collections import defaultdict
 
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.batch import moved
 from megatron_mplug2.data.evaluation_batches import validation_steps
 from megatron_mplug2.data.ledger import Ledger

@@ -6,7 +6,10 @@ import pytest
 
 from benchmarks.flops import SAMPLES, Count, Passes, by_module, counted
 from benchmarks.step_cases import StepCase, config_of
-from megatron_mplug2.config.schema import LayoutConfig, Precision, RunConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.models.mplug2 import run_chain
 from megatron_mplug2.parallel.topology import StageRoles, make_topology
 from tests.ranks import run_ranks

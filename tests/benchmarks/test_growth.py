@@ -7,7 +7,8 @@ import pytest
 from benchmarks import contrastive, growth
 from benchmarks.growth_retrieval import all_pairs, retrieve
 from benchmarks.step_cases import batch_of
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.evaluation.inference import Inference
 from megatron_mplug2.evaluation.ranking import Retrieval
 from megatron_mplug2.evaluation.retrieval import RERANKED

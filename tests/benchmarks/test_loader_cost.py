@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import clip_files, loader_cost
 from megatron_mplug2.config.load import load_config
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.mixture import StepPlan
 

@@ -13,7 +13,9 @@ from benchmarks import record
 from benchmarks.reference_model import ReferenceModel
 from benchmarks.step import main, our_step
 from benchmarks.step_cases import CPU_CASE, GPU_CASES, Losses, StepCase, batch_of, config_of
-from megatron_mplug2.config.schema import Precision, RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.data.batch import PairBatch
 from megatron_mplug2.observability.efficiency import StepFlops
 from megatron_mplug2.observability.sections import Section

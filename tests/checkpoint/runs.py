@@ -11,7 +11,7 @@ from megatron_mplug2.checkpoint import store
 from megatron_mplug2.checkpoint.commit import Retention
 from megatron_mplug2.checkpoint.optimizer_state import held_states
 from megatron_mplug2.checkpoint.state import RunState
-from megatron_mplug2.config.schema import LayoutConfig
+from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.errors import UserError
 from tests.checkpoint.toy import Box, Setup, Toy
 from tests.ranks import run_ranks

@@ -8,7 +8,7 @@ from megatron_mplug2.checkpoint import store
 from megatron_mplug2.checkpoint.background import BackgroundSaver
 from megatron_mplug2.checkpoint.commit import Retention, folder_name
 from megatron_mplug2.checkpoint.commit_file import FileSum, read_commit
-from megatron_mplug2.config.schema import Precision
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.errors import UserError
 from tests.checkpoint.runs import LAYOUTS, state_of
 from tests.checkpoint.toy import Setup, Toy

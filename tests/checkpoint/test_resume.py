@@ -9,7 +9,8 @@ import torch
 
 from megatron_mplug2.checkpoint import store
 from megatron_mplug2.checkpoint.state import RunState
-from megatron_mplug2.config.schema import LayoutConfig, Precision
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.training import Precision
 from tests.checkpoint.runs import (
     FIRST,
     LAYOUTS,

@@ -9,7 +9,7 @@ import pytest
 from megatron_mplug2.checkpoint import store
 from megatron_mplug2.checkpoint.commit import Retention
 from megatron_mplug2.checkpoint.commit_file import COMMIT, checksum, read_commit
-from megatron_mplug2.config.schema import LayoutConfig
+from megatron_mplug2.config.layout import LayoutConfig
 from tests.checkpoint.runs import LAYOUTS, refusal, state_of, train_save_train
 from tests.checkpoint.toy import Setup, Toy
 from tests.ranks import run_ranks

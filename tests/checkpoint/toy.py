@@ -17,7 +17,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import nn
 
 from megatron_mplug2.checkpoint.contents import pieces_to_save
-from megatron_mplug2.config.schema import LayoutConfig, Precision
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.models.weights import Weight
 from megatron_mplug2.parallel import device
 from megatron_mplug2.parallel.topology import StageRoles, Topology, make_topology

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from megatron_mplug2.config.downstream import Family, FamilyKind
 from megatron_mplug2.config.load import load_config
-from megatron_mplug2.config.schema import Family, FamilyKind
 
 FOLDER = Path(__file__).parents[2] / "configs/finetune"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

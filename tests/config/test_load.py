@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from megatron_mplug2.config.load import RESOLVED_NAME, load_config, merge, parse_resolved, resolved_yaml, write_resolved
-from megatron_mplug2.config.schema import InitialiseConfig
+from megatron_mplug2.config.training import InitialiseConfig
 from megatron_mplug2.errors import UserError
 
 PRETRAIN = Path(__file__).parents[2] / "configs/pretrain"

@@ -12,7 +12,9 @@ import torch
 from data_tools.tokenizer import train_tokenizer
 from data_tools.tokenizer_kind import TokenizerKind
 from megatron_mplug2.checkpoint import commit, store
-from megatron_mplug2.config.schema import InitialiseConfig, RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.training import InitialiseConfig
 from megatron_mplug2.conversion.checkpoints import _results, checkpoint_to_folder, folder_to_checkpoint
 from megatron_mplug2.conversion.huggingface.folder import MODELLING
 from megatron_mplug2.conversion.huggingface.tokenizer_files import write_tokenizer

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from megatron_mplug2.checkpoint import store
-from megatron_mplug2.config.schema import LayoutConfig, ModelConfig, TextConfig, VisionConfig
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.model import ModelConfig, TextConfig, VisionConfig
 from megatron_mplug2.conversion.lazy import LazyWeight
 from megatron_mplug2.conversion.pretrained import Positions, initial_weights, pretrained_to_checkpoint
 from megatron_mplug2.conversion.pretrained_names import bert_as_released, clip_as_released, resized

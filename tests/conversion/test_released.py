@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import LayoutConfig, ModelConfig
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.model import ModelConfig
 from megatron_mplug2.conversion.released import MISSING, from_released, plan_released
 from megatron_mplug2.conversion.released_sizes import config_from_released
 from megatron_mplug2.errors import UserError

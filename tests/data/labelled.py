@@ -4,7 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from megatron_mplug2.config.schema import Family, RunConfig, Task
+from megatron_mplug2.config.downstream import Family
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.manifest import MediaKind
 from tests.data.corpus import Sample, clip, document, make_config, pair, picture, write_corpus, write_stream
 

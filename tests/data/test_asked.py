@@ -2,7 +2,8 @@
 
 import pytest
 
-from megatron_mplug2.config.schema import Answers, Task
+from megatron_mplug2.config.objectives import Answers
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.asked import Asked, answers, asked_questions
 from megatron_mplug2.data.draws import SampleDraws
 from megatron_mplug2.data.record import Question

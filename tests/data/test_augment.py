@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.decoding.augment import Operation, OperationName, augmented, drawn_operations
 from megatron_mplug2.data.decoding.contract import PictureRequest
 from megatron_mplug2.data.manifest import MediaKind

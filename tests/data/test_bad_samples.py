@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.ledger import LEDGER, Ledger
 from megatron_mplug2.data.loader import Loader
 from megatron_mplug2.data.manifest import Manifest, MediaKind

@@ -16,7 +16,7 @@ import torch
 from av.video.reformatter import Colorspace
 from PIL import Image
 
-from megatron_mplug2.config.schema import DataConfig, DecoderChoice, ResizeFilter
+from megatron_mplug2.config.data import DataConfig, DecoderChoice, ResizeFilter
 from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.decoding.augment import Operation, OperationName
 from megatron_mplug2.data.decoding.choice import open_decoder

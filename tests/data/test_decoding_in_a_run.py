@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import DecoderChoice
+from megatron_mplug2.config.data import DecoderChoice
 from megatron_mplug2.data.batch import PairBatch
 from megatron_mplug2.data.loader import Loader
 from megatron_mplug2.data.manifest import MediaKind

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.batch import PairBatch, TextBatch
 from megatron_mplug2.data.decode import FULL_VIEW, decode_image, decode_video
 from megatron_mplug2.data.evaluation_batches import EvaluationBatch, evaluation_batches, validation_steps

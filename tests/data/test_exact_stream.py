@@ -20,7 +20,8 @@ import pytest
 import torch
 from PIL import Image
 
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.batch import Batch, PairBatch
 from megatron_mplug2.data.draws import Purpose, SampleDraws
 from megatron_mplug2.data.frame_sampling import frame_indices

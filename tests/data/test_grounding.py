@@ -11,7 +11,8 @@ from data_tools.demo.refcoco import REFS, make_refcoco
 from data_tools.demo.scene import Color
 from data_tools.tokenizer import train_tokenizer
 from megatron_mplug2.config.load import load_config
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.coordinates import read_box
 from megatron_mplug2.data.decoding.contract import FULL_VIEW, PictureRequest
 from megatron_mplug2.data.decoding.pyav import decode_picture

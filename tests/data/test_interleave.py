@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from megatron_mplug2.config.schema import DatasetConfig, Task
+from megatron_mplug2.config.data import DatasetConfig
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.interleave import LONGEST_PERIOD, Quotas, training_order
 from megatron_mplug2.data.quarantine import candidates
 from megatron_mplug2.data.sampler import Order, Sampler

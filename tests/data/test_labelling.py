@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import Family
+from megatron_mplug2.config.downstream import Family
 from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.decoding.pyav import PyavDecoder
 from megatron_mplug2.data.draws import SampleDraws

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.batch import Batch, PairBatch
 from megatron_mplug2.data.loader import Loader
 from megatron_mplug2.data.manifest import MediaKind

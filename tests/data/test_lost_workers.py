@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.evaluation_batches import evaluation_batches
 from megatron_mplug2.data.ledger import Ledger
 from megatron_mplug2.data.loader import Loader

@@ -3,7 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_mplug2.config.schema import MLMConfig, Task
+from megatron_mplug2.config.objectives import MLMConfig
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.batch import IGNORED
 from megatron_mplug2.data.draws import SampleDraws
 from megatron_mplug2.data.masking import Masked, mask_tokens

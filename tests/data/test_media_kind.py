@@ -3,7 +3,7 @@ import io
 import pytest
 from PIL import Image
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.media_kind import task_of
 from tests.data.corpus import clip, picture

@@ -1,6 +1,6 @@
 import pytest
 
-from megatron_mplug2.config.schema import PhaseConfig, Task
+from megatron_mplug2.config.schedule import PhaseConfig, Task
 from megatron_mplug2.data.mixture import StepPlan
 
 SCHEDULE = (

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.ledger import LEDGER, Ledger
 from megatron_mplug2.data.quarantine import ATTEMPTS, candidates, check_limit, retried
 from megatron_mplug2.data.sampler import Sampler

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.batch import PairBatch
 from megatron_mplug2.data.loader import Loader
 from megatron_mplug2.data.read_ahead import ReadAhead

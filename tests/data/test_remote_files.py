@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import CacheConfig, RunConfig
+from megatron_mplug2.config.data import CacheConfig
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.loader import Loader
 from megatron_mplug2.data.manifest import INDEX, MANIFEST, Header, Manifest
 from megatron_mplug2.data.split import Split

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.draws import Purpose
 from megatron_mplug2.data.sampler import BLOCK, WINDOW, EpochOrder, ManifestOrder, Part, Permutation, Sampler
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import Averaging, Task
+from megatron_mplug2.config.objectives import Averaging
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.batch import IGNORED
 from megatron_mplug2.data.decode import FULL_VIEW, decode_image, decode_video

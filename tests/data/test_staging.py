@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_mplug2.config.schema import CacheConfig
+from megatron_mplug2.config.data import CacheConfig
 from megatron_mplug2.data.loader import Loader
 from megatron_mplug2.data.locked import locked
 from megatron_mplug2.data.manifest import Manifest, MediaKind

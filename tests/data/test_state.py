@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.state import DatasetState, DataState, check_same_data
 from megatron_mplug2.errors import UserError
 

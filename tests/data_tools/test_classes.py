@@ -7,7 +7,7 @@ import pytest
 from data_tools.classes import write_classes
 from data_tools.sources.registry import source
 from data_tools.splits import Split
-from megatron_mplug2.config.schema import Family
+from megatron_mplug2.config.downstream import Family
 from megatron_mplug2.data.class_list import read_classes
 from megatron_mplug2.errors import UserError
 from tests.data.labelled import sample, write_labelled

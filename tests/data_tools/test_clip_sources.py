@@ -8,7 +8,7 @@ import pytest
 from data_tools.sample import Sample
 from data_tools.sources.registry import source
 from data_tools.splits import Split
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.record import Question
 from megatron_mplug2.errors import UserError

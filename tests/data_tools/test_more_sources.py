@@ -15,7 +15,7 @@ from data_tools.sources import base
 from data_tools.sources.base import as_name, file_of_url
 from data_tools.sources.registry import describe, source, summaries
 from data_tools.splits import Split
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.record import Question, Record, Region
 from megatron_mplug2.errors import UserError

@@ -14,7 +14,7 @@ from data_tools.texts import corpus_texts, sampled
 from data_tools.tokenizer import train_tokenizer
 from data_tools.tokenizer_kind import TokenizerKind
 from megatron_mplug2.cli import main
-from megatron_mplug2.config.schema import LMConfig
+from megatron_mplug2.config.objectives import LMConfig
 from megatron_mplug2.data.subwords import SPECIALS
 from megatron_mplug2.data.tokenizer import Tokenizer
 from megatron_mplug2.errors import UserError

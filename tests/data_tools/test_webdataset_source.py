@@ -13,7 +13,7 @@ import pytest
 from data_tools.sample import Reason, Sample
 from data_tools.sources.registry import source
 from data_tools.splits import Split
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.errors import UserError
 from tests.data_tools.sharding import numbers_by_key, sharded

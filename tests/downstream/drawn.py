@@ -14,7 +14,7 @@ from PIL import Image
 
 from data_tools.classes import write_classes
 from data_tools.splits import Split
-from megatron_mplug2.config.schema import Family
+from megatron_mplug2.config.downstream import Family
 from tests.data_tools.sharding import sharded
 
 COLORS = {"red": (210, 40, 40), "green": (40, 190, 60), "blue": (50, 60, 220), "yellow": (230, 210, 50)}

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from megatron_mplug2.config.downstream import Family
 from megatron_mplug2.config.load import load_config
-from megatron_mplug2.config.schema import Family, RunConfig
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.downstream.family import check_finetuning
 from megatron_mplug2.downstream.finetune import finetune
 from megatron_mplug2.downstream.measures import figures, measure

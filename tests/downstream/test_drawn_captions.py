@@ -12,7 +12,8 @@ from data_tools.splits import Split
 from data_tools.tokenizer import train_tokenizer
 from launchers.ranks import Entry
 from megatron_mplug2.config.load import load_config
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data import split as streams
 from megatron_mplug2.data.evaluation_batches import evaluation_batches
 from megatron_mplug2.data.streams import open_stream

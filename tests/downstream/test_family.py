@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.config.load import load_config
-from megatron_mplug2.config.schema import LayoutConfig, RunConfig
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.state import DataState
 from megatron_mplug2.downstream.family import check_finetuning
 from megatron_mplug2.errors import UserError

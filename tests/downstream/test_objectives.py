@@ -8,7 +8,9 @@ from functools import cache
 
 import pytest
 
-from megatron_mplug2.config.schema import LayoutConfig, RunConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.models.mplug2 import Stage
 from megatron_mplug2.training import engine as engine_module
 from megatron_mplug2.training import passes

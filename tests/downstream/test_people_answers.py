@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from data_tools.tokenizer import train_tokenizer
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.assemble import pair_batch
 from megatron_mplug2.data.draws import SampleDraws
 from megatron_mplug2.data.manifest import Manifest

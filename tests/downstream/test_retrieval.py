@@ -9,8 +9,9 @@ import pytest
 from data_tools.demo.make import Sizes, make_demo
 from data_tools.splits import Split
 from data_tools.tokenizer import train_tokenizer
+from megatron_mplug2.config.downstream import Family
 from megatron_mplug2.config.load import load_config
-from megatron_mplug2.config.schema import Family, Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.downstream.finetune import finetune
 from megatron_mplug2.evaluation.evaluate import FamilyNames, evaluate, evaluate_untrained
 from tests.config.test_finetune_configs import FOLDER

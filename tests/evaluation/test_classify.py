@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from megatron_mplug2.config.schema import Family, LayoutConfig, RunConfig
+from megatron_mplug2.config.downstream import Family
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.labelling import Labelling, framed_texts, labelling_of
 from megatron_mplug2.data.record import Record
 from megatron_mplug2.data.tokenizer import Tokenizer

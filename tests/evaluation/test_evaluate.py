@@ -16,7 +16,8 @@ from megatron_mplug2.checkpoint import store
 from megatron_mplug2.checkpoint.commit import Retention
 from megatron_mplug2.checkpoint.state import RunState
 from megatron_mplug2.config.load import resolved_yaml
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.manifest import MediaKind
 from megatron_mplug2.data.record import Question
 from megatron_mplug2.errors import UserError

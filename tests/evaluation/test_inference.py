@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import LayoutConfig, ObjectivesConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.objectives import ObjectivesConfig
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.batch import PairBatch
 from megatron_mplug2.evaluation.inference import Inference
 from megatron_mplug2.models.microbatch import ContrastShare, Microbatch

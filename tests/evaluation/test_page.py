@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_mplug2.config.schema import Family, RunConfig
+from megatron_mplug2.config.downstream import Family
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.evaluation.families.evaluate import FamilyEvaluation
 from megatron_mplug2.evaluation.families.findings import Findings, Kind, Prediction, Score

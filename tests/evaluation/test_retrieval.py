@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from megatron_mplug2.config.schema import LayoutConfig
+from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.evaluation.inference import Inference
 from megatron_mplug2.evaluation.metrics.recall import recall
 from megatron_mplug2.evaluation.ranking import Identities, Ranking, Retrieval, candidates, direction

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.evaluation_batches import evaluation_batches
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.evaluation import model

@@ -2,7 +2,9 @@
 
 import torch
 
-from megatron_mplug2.config.schema import LayoutConfig, ModelConfig, Task, TextConfig, VisionConfig
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.model import ModelConfig, TextConfig, VisionConfig
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.evaluation.inference import Inference
 from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.initialise import initialise

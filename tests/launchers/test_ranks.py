@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launchers.ranks import Ranks, check_world_size, joined_ranks
-from megatron_mplug2.config.schema import LayoutConfig
+from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.errors import UserError
 
 PROJECT = Path(__file__).parents[2]

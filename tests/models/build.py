@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from megatron_mplug2.config.schema import LayoutConfig, ModelConfig
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.model import ModelConfig
 from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.mplug2 import Stage, chain
 from megatron_mplug2.models.weights import Weight, named_weights

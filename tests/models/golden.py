@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from megatron_mplug2.config.schema import Averaging, LayoutConfig, LMConfig, ModelConfig, ObjectivesConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.model import ModelConfig
+from megatron_mplug2.config.objectives import Averaging, LMConfig, ObjectivesConfig
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.conversion.released import from_released
 from megatron_mplug2.conversion.released_sizes import config_from_released
 from megatron_mplug2.data.batch import IGNORED, PAD, PairBatch

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from megatron_mplug2.config.schema import ModelConfig
+from megatron_mplug2.config.model import ModelConfig
 from tests.shared import SHARED
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"

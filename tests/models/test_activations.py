@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import LayoutConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.batch import PairBatch
 from megatron_mplug2.models.activations import kept_bytes
 from megatron_mplug2.models.chain import Streams

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from megatron_mplug2.config.schema import LayoutConfig
+from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.models.attention import AttentionMask
 from megatron_mplug2.models.bert import BertEmbedding, BertLayer
 from tests.models.build import Built, build, randomise

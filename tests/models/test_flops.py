@@ -5,7 +5,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from megatron_mplug2.config.schema import LayoutConfig, RunConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.batch import IGNORED, Batch
 from megatron_mplug2.models.chain import Streams
 from megatron_mplug2.models.flops import unit_flops

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from megatron_mplug2.config.checks import padded_vocab
-from megatron_mplug2.config.schema import LayoutConfig
+from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.models.heads import ContrastiveHead, LanguageModelHead
 from megatron_mplug2.models.mplug2 import Stage, chain
 from megatron_mplug2.models.weights import named_weights

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from megatron_mplug2.config.schema import LayoutConfig
+from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.conversion.released_file import released_tensors
 from megatron_mplug2.conversion.released_rules import rules
 from megatron_mplug2.models.sizes import Group, group_of, live, parameter_groups

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from megatron_mplug2.config.schema import LayoutConfig
+from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.conversion.released import from_released
 from tests.models.build import LAYOUTS, whole
 from tests.models.golden import Released, build_released, load, model_config, run

@@ -3,7 +3,11 @@
 import pytest
 
 from benchmarks.live_bytes import LiveBytes
-from megatron_mplug2.config.schema import Block, LayoutConfig, Module, Negatives, QueueConfig, RunConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.model import Block, Module
+from megatron_mplug2.config.objectives import Negatives, QueueConfig
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.models.partition import make_partition
 from megatron_mplug2.models.shapes import batch_shape
 from megatron_mplug2.models.stage_memory import message_bytes, stage_memory

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from megatron_mplug2.config.schema import LayoutConfig
+from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.models.partition import make_partition
 from megatron_mplug2.models.stage_plan import even_starts, mean_load_starts, mixture, pace, step_times
 from megatron_mplug2.models.workload import feature_pass, training_pass

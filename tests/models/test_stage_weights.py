@@ -2,7 +2,8 @@
 
 import pytest
 
-from megatron_mplug2.config.schema import LayoutConfig, RunConfig
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.models.build import build_stage
 from megatron_mplug2.models.partition import make_partition
 from megatron_mplug2.models.stage_weights import rank_elements, stage_weights

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from megatron_mplug2.config.schema import LayoutConfig, ModelConfig, TextConfig, VisionConfig
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.model import ModelConfig, TextConfig, VisionConfig
 from megatron_mplug2.models.vision import LocalTemporal, VisionBlock, VisionEmbedding, VisionOutput
 from tests.models.build import LAYOUTS, Built, build, randomise
 from tests.ranks import run_ranks

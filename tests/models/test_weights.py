@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import LayoutConfig
+from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.models.initialise import initialise
 from tests.models.build import LAYOUTS, build, whole
 from tests.models.test_universal import MODEL, TEXT

@@ -2,7 +2,11 @@
 
 import pytest
 
-from megatron_mplug2.config.schema import Block, LayoutConfig, Module, Negatives, PhaseConfig, RunConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.model import Block, Module
+from megatron_mplug2.config.objectives import Negatives
+from megatron_mplug2.config.schedule import PhaseConfig, Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.models.flops import unit_flops
 from megatron_mplug2.models.mplug2 import chain
 from megatron_mplug2.models.partition import make_partition

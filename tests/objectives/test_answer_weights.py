@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import Averaging
+from megatron_mplug2.config.objectives import Averaging
 from megatron_mplug2.objectives.instruction_lm import instruction_lm_count, instruction_lm_loss
 from tests.objectives.test_language_losses import TARGETS, VOCAB, assert_same, random_logits, row_losses
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from megatron_mplug2.config.schema import VLCConfig
+from megatron_mplug2.config.objectives import VLCConfig
 from megatron_mplug2.objectives.contrastive import Contrast, clamp_log_temperature_, contrast, surrogate
 from tests.ranks import run_ranks
 

@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import Averaging, LMConfig, ObjectivesConfig, Task, VLMConfig
+from megatron_mplug2.config.objectives import Averaging, LMConfig, ObjectivesConfig, VLMConfig
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.batch import IGNORED, PAD, PairBatch, TextBatch
 from megatron_mplug2.objectives.counts import local_counts
 from megatron_mplug2.objectives.ids import pair_ids

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from megatron_mplug2.config.schema import Averaging
+from megatron_mplug2.config.objectives import Averaging
 from megatron_mplug2.data.batch import IGNORED, PAD
 from megatron_mplug2.objectives.instruction_lm import instruction_lm_count, instruction_lm_loss
 from megatron_mplug2.objectives.masked_lm import masked_lm_count, masked_lm_loss

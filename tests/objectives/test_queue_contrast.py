@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from megatron_mplug2.config.schema import QueueConfig
+from megatron_mplug2.config.objectives import QueueConfig
 from megatron_mplug2.objectives.key_queue import Keys
 from megatron_mplug2.objectives.queue_contrast import PartialContrast, alpha_at, contrast_with_keys
 from tests.objectives.test_contrastive import TOLERANCE, Largest

@@ -1,6 +1,6 @@
 """A step's metrics for the tests of this folder."""
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.observability.metrics import StepMetrics, UseMetrics
 from megatron_mplug2.observability.sections import Section
 from megatron_mplug2.observability.stragglers import SectionTime

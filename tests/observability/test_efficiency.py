@@ -2,7 +2,9 @@
 
 import pytest
 
-from megatron_mplug2.config.schema import LayoutConfig, Precision, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.models.flops import unit_flops
 from megatron_mplug2.models.mplug2 import chain
 from megatron_mplug2.models.shapes import batch_shape

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.observability.last_step import METRICS_NAME, last_train_step
 from megatron_mplug2.observability.log import TENSORBOARD_NAME, RunLog

@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.observability.progress import TrainingProgress
 from tests.observability.samples import metrics_of
 

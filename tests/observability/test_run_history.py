@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from megatron_mplug2.config.schema import LayoutConfig
+from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.observability.log import RunLog
 from megatron_mplug2.observability.run_history import FINISHED, HISTORY_NAME, STOPPED, SUMMARY_NAME, RunHistory, summary_line
 from megatron_mplug2.observability.spent import Progress, SpentClock, Use

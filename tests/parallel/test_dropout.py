@@ -2,7 +2,7 @@
 
 import torch
 
-from megatron_mplug2.config.schema import LayoutConfig
+from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.parallel.dropout import KeyedDropout
 from megatron_mplug2.parallel.topology import StageRoles, make_topology
 from tests.ranks import run_ranks

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from megatron_mplug2.config.schema import Precision
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.planner.profile import Profile
 from megatron_mplug2.planner.rates import Curve, Exchange, Measured, PassRates, Rates, level
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from megatron_mplug2.config.load import load_config
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.models.partition import Partition, make_partition
 from megatron_mplug2.models.shapes import BatchShape
 from megatron_mplug2.models.workload import step_shares

@@ -2,7 +2,7 @@
 
 import pytest
 
-from megatron_mplug2.config.schema import LayoutConfig
+from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.planner.collectives import LINK_SHARE, data_group, message_seconds, stage_link, tensor_group
 from megatron_mplug2.planner.hardware import NDR, NETWORK_HOP, NVLINK_4, NVLINK_HOP, RING_LATENCY
 from tests.planner.runs import cluster

@@ -2,7 +2,7 @@
 
 import pytest
 
-from megatron_mplug2.config.schema import Precision
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.models.memory_fit import GPU_GB
 from megatron_mplug2.observability.efficiency import PEAKS

@@ -5,7 +5,8 @@ import pytest
 from benchmarks.explained import rates_of
 from benchmarks.pass_speed import SAMPLES, Layers, Pass, Passes, Update, model_of_width, widths
 from benchmarks.rank_speed import Kernels
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.models.flops import Attention, Product
 from megatron_mplug2.models.mplug2 import run_chain
 from megatron_mplug2.models.partition import make_partition

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from megatron_mplug2.config.schema import LayoutConfig, Precision
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.planner.collectives import data_group, stage_message, tensor_group
 from megatron_mplug2.planner.hardware import Cluster

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from megatron.core.pipeline_parallel import schedules
 
-from megatron_mplug2.config.schema import LayoutConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.planner.schedule import Kind, Work
 from megatron_mplug2.planner.simulation import PassTimes, Timeline, feature_timeline, training_timeline
 from megatron_mplug2.training.engine import make_engine

@@ -7,7 +7,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from megatron_mplug2.config.schema import LayoutConfig, RunConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.models.mplug2 import run_chain
 from megatron_mplug2.models.shapes import batch_shape
 from megatron_mplug2.models.workload import backward_parts

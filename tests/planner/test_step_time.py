@@ -2,7 +2,8 @@
 
 import pytest
 
-from megatron_mplug2.config.schema import Precision, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.models.stage_weights import rank_elements, stage_weights
 from megatron_mplug2.models.workload import feature_pass, step_shares, training_pass
 from megatron_mplug2.observability.efficiency import StepFlops

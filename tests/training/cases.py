@@ -6,27 +6,14 @@ from pathlib import Path
 
 import torch
 
-from megatron_mplug2.config.schema import (
-    Block,
-    DataConfig,
-    DatasetConfig,
-    LayoutConfig,
-    LMConfig,
-    ModelConfig,
-    Module,
-    ObjectivesConfig,
-    OptimizerConfig,
-    PhaseConfig,
-    Precision,
-    RunConfig,
-    SplitConfig,
-    Task,
-    TextConfig,
-    TrainingConfig,
-    VisionConfig,
-    VLCConfig,
-    VLMConfig,
-)
+from megatron_mplug2.config.data import DataConfig, DatasetConfig, SplitConfig
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.model import Block, ModelConfig, Module, TextConfig, VisionConfig
+from megatron_mplug2.config.objectives import LMConfig, ObjectivesConfig, VLCConfig, VLMConfig
+from megatron_mplug2.config.optimizer import OptimizerConfig
+from megatron_mplug2.config.schedule import PhaseConfig, Task
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.training import Precision, TrainingConfig
 from megatron_mplug2.data.batch import IGNORED, Batch, PairBatch, TextBatch
 from megatron_mplug2.models.build import LOG_TEMPERATURE
 from megatron_mplug2.models.weights import Weight

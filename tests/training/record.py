@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.models.weights import Weight
 from megatron_mplug2.training import contrast
 from megatron_mplug2.training import step as step_module

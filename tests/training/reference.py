@@ -11,7 +11,10 @@ from functools import partial
 import torch
 from torch.nn import functional as F
 
-from megatron_mplug2.config.schema import LayoutConfig, Negatives, RunConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.objectives import Negatives
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.models.build import LOG_TEMPERATURE
 from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.initialise import initialise

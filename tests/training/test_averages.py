@@ -6,7 +6,11 @@ import pytest
 import torch
 
 from megatron_mplug2.checkpoint import store
-from megatron_mplug2.config.schema import LayoutConfig, Module, Precision, RunConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.model import Module
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.data.state import DataState
 from megatron_mplug2.training import checkpoints
 from megatron_mplug2.training.engine import Engine, make_engine

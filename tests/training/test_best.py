@@ -2,7 +2,7 @@
 
 import pytest
 
-from megatron_mplug2.config.schema import BestConfig, Better
+from megatron_mplug2.config.downstream import BestConfig, Better
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.training.best import Best, BestSoFar
 from tests.ranks import run_ranks

@@ -12,7 +12,11 @@ import pytest
 import torch
 
 from megatron_mplug2.checkpoint.optimizer_state import main_weights
-from megatron_mplug2.config.schema import LayoutConfig, Precision, QueueConfig, RunConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.objectives import QueueConfig
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.data.state import DataState
 from megatron_mplug2.training import checkpoints
 from megatron_mplug2.training.health_state import HealthState

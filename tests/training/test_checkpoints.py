@@ -7,8 +7,11 @@ import torch
 
 from megatron_mplug2.checkpoint.contents import pieces_to_save
 from megatron_mplug2.checkpoint.optimizer_state import held_states
+from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.config.load import resolved_yaml
-from megatron_mplug2.config.schema import InitialiseConfig, LayoutConfig, Precision, RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.training import InitialiseConfig, Precision
 from megatron_mplug2.data.state import DataState
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.models.build import LOG_TEMPERATURE

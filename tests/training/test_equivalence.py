@@ -5,7 +5,9 @@ from itertools import product
 
 import pytest
 
-from megatron_mplug2.config.schema import Block, LayoutConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.model import Block
+from megatron_mplug2.config.schedule import Task
 from tests.ranks import run_ranks
 from tests.training import cases, record, reference
 from tests.training.compare import compare_step

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.batch import Batch
 from megatron_mplug2.data.mixture import PlannedStep
 from megatron_mplug2.training.feed import Given, one_ahead

@@ -10,7 +10,11 @@ import torch
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 
 from megatron_mplug2.checkpoint.optimizer_state import main_weights
-from megatron_mplug2.config.schema import Block, InitialiseConfig, LayoutConfig, Module, Precision, RunConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.model import Block, Module
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.training import InitialiseConfig, Precision
 from megatron_mplug2.data.state import DataState
 from megatron_mplug2.training import checkpoints
 from megatron_mplug2.training.engine import make_engine

@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from megatron_mplug2.config.schema import LayoutConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.batch import moved
 from megatron_mplug2.models import kernels
 from megatron_mplug2.objectives.result import Objective

@@ -6,8 +6,10 @@ from functools import partial
 import pytest
 
 from megatron_mplug2.config.checks import modules_used
+from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.config.load import load_config
-from megatron_mplug2.config.schema import LayoutConfig, Module, Task
+from megatron_mplug2.config.model import Module
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.models.chain import Streams, alive_at, differentiable_at
 from megatron_mplug2.models.shapes import Stream
 from megatron_mplug2.training import contrast

@@ -6,7 +6,9 @@ import pytest
 import torch.distributed as dist
 from pydantic import TypeAdapter
 
-from megatron_mplug2.config.schema import LayoutConfig, RunConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.objectives.result import Objective
 from megatron_mplug2.training.guard import FEWEST, WINDOW, Guard, Recent
 from tests.ranks import run_ranks

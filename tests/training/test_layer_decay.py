@@ -4,7 +4,9 @@ from functools import cache
 
 import pytest
 
-from megatron_mplug2.config.schema import LayoutConfig, RunConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.models.mplug2 import chain
 from megatron_mplug2.training.optimizer import steps_below
 from tests.models.sizes import model_of

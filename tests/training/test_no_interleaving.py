@@ -10,8 +10,9 @@ import pytest
 from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import schedules
 
+from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.config.load import load_config
-from megatron_mplug2.config.schema import LayoutConfig, Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.training.engine import make_engine
 from tests.config.test_checks import DEMO

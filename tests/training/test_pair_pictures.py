@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import ClassesConfig, DownstreamConfig, Family, LayoutConfig, RunConfig, Task
+from megatron_mplug2.config.downstream import ClassesConfig, DownstreamConfig, Family
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.batch import PairBatch
 from tests.ranks import run_ranks
 from tests.training import cases, record, reference

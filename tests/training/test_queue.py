@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import LayoutConfig, Negatives, QueueConfig, RunConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.objectives import Negatives, QueueConfig
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.state import DataState
 from megatron_mplug2.models.build import LOG_TEMPERATURE
 from megatron_mplug2.training import checkpoints

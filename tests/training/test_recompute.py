@@ -4,7 +4,9 @@ from collections import Counter
 
 import torch
 
-from megatron_mplug2.config.schema import Block, LayoutConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.model import Block
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.training.engine import make_engine
 from megatron_mplug2.training.step import backward
 from tests.ranks import run_ranks

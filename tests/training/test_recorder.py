@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from launchers.local import launch
-from megatron_mplug2.config.schema import Module
+from megatron_mplug2.config.model import Module
 from megatron_mplug2.training import loop
 from megatron_mplug2.training import step as step_module
 from megatron_mplug2.training.engine import Engine

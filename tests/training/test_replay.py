@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import Block, LayoutConfig, ModelConfig, RunConfig
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.model import Block, ModelConfig
+from megatron_mplug2.config.schema import RunConfig
 from tests.ranks import run_ranks
 from tests.training import cases, record, reference
 from tests.training.compare import GRADIENT, LOSS, WEIGHT

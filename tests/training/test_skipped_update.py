@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from megatron_mplug2.checkpoint.optimizer_state import held_states
-from megatron_mplug2.config.schema import LayoutConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.training.engine import make_engine
 from megatron_mplug2.training.guard import Guard
 from megatron_mplug2.training.step import ModuleNorms, train_step

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from megatron_mplug2.config.schema import ModelConfig, ResizeFilter
+from megatron_mplug2.config.data import ResizeFilter
+from megatron_mplug2.config.model import ModelConfig
 from megatron_mplug2.data.tokenizer import Tokenizer
 from megatron_mplug2.errors import UserError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, processors
 
-from megatron_mplug2.config.schema import ModelConfig
+from megatron_mplug2.config.model import ModelConfig
 from megatron_mplug2.data.subwords import SPECIALS, WordPiece, open_subwords, wordpiece_tokenizer
 
 SENTENCEPIECE = "sentencepiece.model"

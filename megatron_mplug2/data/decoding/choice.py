@@ -4,7 +4,7 @@ import importlib.util
 
 import torch
 
-from megatron_mplug2.config.schema import DataConfig, DecoderChoice
+from megatron_mplug2.config.data import DataConfig, DecoderChoice
 from megatron_mplug2.data.decoding.contract import Decoder
 from megatron_mplug2.data.decoding.dali import DaliDecoder
 from megatron_mplug2.data.decoding.pyav import PyavDecoder

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from megatron_mplug2.config.schema import ResizeFilter
+from megatron_mplug2.config.data import ResizeFilter
 from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.decoding.augment import Operation
 

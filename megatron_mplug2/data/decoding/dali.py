@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from megatron_mplug2.config.schema import ResizeFilter
+from megatron_mplug2.config.data import ResizeFilter
 from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.decoding.clips import chosen_frames, read_frames
 from megatron_mplug2.data.decoding.contract import ClipRequest, Decoded, PictureRequest, Transform

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from megatron_mplug2.checkpoint.together import from_rank_0, together
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.evaluation_batches import EvaluationBatch
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.record import Record

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from megatron_mplug2.checkpoint.together import together
-from megatron_mplug2.config.schema import Family, RunConfig
+from megatron_mplug2.config.downstream import Family
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.evaluation_batches import LeftOut, evaluation_batches
 from megatron_mplug2.data.labelling import labelling_of
 from megatron_mplug2.data.manifest import Manifest

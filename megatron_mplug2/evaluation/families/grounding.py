@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.coordinates import Box, box_text, fault_of, in_square, read_box
 from megatron_mplug2.data.decoding.contract import FULL_VIEW
 from megatron_mplug2.data.evaluation_batches import EvaluationBatch, last_phase

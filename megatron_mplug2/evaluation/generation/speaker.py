@@ -6,7 +6,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.batch import PAD
 from megatron_mplug2.data.coordinates import longest_text
 from megatron_mplug2.data.tokenizer import Tokenizer

@@ -6,7 +6,8 @@ from enum import StrEnum
 
 import torch
 
-from megatron_mplug2.config.schema import Family, FamilyKind, Task
+from megatron_mplug2.config.downstream import Family, FamilyKind
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.class_list import ClassList, number_of
 from megatron_mplug2.evaluation.metrics import glue
 from megatron_mplug2.evaluation.metrics.top_k import top_k_accuracy

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.observability.report.axis import Scale
 from megatron_mplug2.observability.report.chart import Chart, Line, Style
 from megatron_mplug2.observability.report.metrics_file import Metrics

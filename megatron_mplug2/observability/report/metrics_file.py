@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.observability.last_step import METRICS_NAME
 from megatron_mplug2.observability.report.series import Series
 from megatron_mplug2.observability.run_history import MOST_STEPS

@@ -14,8 +14,9 @@ from pydantic import BaseModel, ValidationError
 from megatron_mplug2.checkpoint import newest, store
 from megatron_mplug2.checkpoint.commit_file import COMMIT
 from megatron_mplug2.checkpoint.inspection import Contents, inspect
+from megatron_mplug2.config.downstream import Family
 from megatron_mplug2.config.load import RESOLVED_NAME, parse_resolved
-from megatron_mplug2.config.schema import Family, RunConfig
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.ledger import LEDGER
 from megatron_mplug2.data.substitution import Substitution
 from megatron_mplug2.errors import UserError

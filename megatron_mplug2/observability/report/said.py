@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.evaluation.evaluate import FamilyNames
 from megatron_mplug2.evaluation.figures import figures
 from megatron_mplug2.evaluation.metrics.exact_match import same

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from megatron_mplug2.config.schema import Precision, RunConfig
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.parallel.device import on_gpu
 from megatron_mplug2.parallel.topology import Topology

@@ -22,7 +22,7 @@ from data_tools.stages.part import Part
 from data_tools.stages.probe import look_into
 from data_tools.stages.stage import Effort, run_stage
 from data_tools.stages.work_folder import WORK, WorkFolder
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Record
 from tests.data.corpus import picture
 

@@ -18,7 +18,7 @@ from data_tools.stages.part import Part
 from data_tools.stages.probe import look_hash
 from data_tools.stages.rules import Rules, obeying
 from data_tools.stages.stage import Effort, run_stage
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.manifest import MediaKind, content_id
 from megatron_mplug2.data.media_facts import MediaFacts
 from megatron_mplug2.data.record import Record

@@ -23,7 +23,7 @@ from data_tools.stages.plan import Packing, plan_tars
 from data_tools.stages.shard import Report, shard
 from data_tools.stages.stage import Effort
 from data_tools.verify import verify
-from megatron_mplug2.config.schema import Task
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.manifest import Manifest, content_id
 from megatron_mplug2.data.record import Question, Record
 from megatron_mplug2.errors import UserError

@@ -4,7 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from megatron_mplug2.config.schema import Family, RunConfig
+from megatron_mplug2.config.downstream import Family
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.manifest import MediaKind
 from megatron_mplug2.data.record import Question
 from tests.data.corpus import Sample, clip, make_config, pair, picture, write_corpus, write_stream

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from launchers.local import launch
-from megatron_mplug2.config.schema import Family, RunConfig
+from megatron_mplug2.config.downstream import Family
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.evaluation.evaluate import FamilyNames, evaluate_untrained
 from tests.data.corpus import Sample

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from launchers.local import launch
+from megatron_mplug2.config.downstream import Family
 from megatron_mplug2.config.load import write_resolved
-from megatron_mplug2.config.schema import Family, RunConfig
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.manifest import MediaKind
 from megatron_mplug2.data.record import Question
 from megatron_mplug2.errors import UserError

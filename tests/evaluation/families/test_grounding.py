@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from launchers.local import launch
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.coordinates import Box
 from megatron_mplug2.data.manifest import MediaKind
 from megatron_mplug2.data.record import Record, Region

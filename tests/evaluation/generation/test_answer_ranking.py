@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import LayoutConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.tokenizer import Tokenizer
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.evaluation.answer_list import AnswerList

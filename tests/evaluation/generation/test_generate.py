@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import LayoutConfig
+from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.evaluation.generation.beam_search import beam_search
 from megatron_mplug2.evaluation.generation.generate import generate
 from megatron_mplug2.evaluation.generation.hypotheses import Hypotheses, NextLogits

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import LayoutConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.evaluation.generation.generate import generate
 from megatron_mplug2.evaluation.generation.hypotheses import length_penalty
 from megatron_mplug2.evaluation.generation.released_search import released_caption, released_question, released_search

@@ -2,7 +2,9 @@
 
 import pytest
 
-from megatron_mplug2.config.schema import LayoutConfig, RunConfig, Task
+from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.tokenizer import Tokenizer
 from megatron_mplug2.evaluation.generation import speaker
 from megatron_mplug2.evaluation.generation.settings import Decoding, Mode

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import Family
+from megatron_mplug2.config.downstream import Family
 from megatron_mplug2.data.class_list import ClassList
 from megatron_mplug2.evaluation.metrics.classes import Measure, chance, mean_numbers, measures_of, values
 

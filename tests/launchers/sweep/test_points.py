@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from launchers.sweep.points import load_sweep
-from megatron_mplug2.config.schema import Block
+from megatron_mplug2.config.model import Block
 from megatron_mplug2.errors import UserError
 from tests.launchers.sweep.sweeps import PROJECT, sweep_of, write_sweep
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from megatron_mplug2.config.load import load_config, write_resolved
-from megatron_mplug2.config.schema import RunConfig, Task
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.ledger import Ledger
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.substitution import Fault, Substitution

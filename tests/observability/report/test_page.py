@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from megatron_mplug2.cli import app
+from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.config.load import write_resolved
-from megatron_mplug2.config.schema import LayoutConfig
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.observability.report.page import write_run_report
 from megatron_mplug2.observability.run_history import RunHistory

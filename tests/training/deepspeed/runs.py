@@ -11,7 +11,11 @@ from megatron_mplug2.checkpoint import commit
 from megatron_mplug2.checkpoint.commit_file import read_commit
 from megatron_mplug2.checkpoint.pieces import Piece
 from megatron_mplug2.checkpoint.storage import StoredTensors
-from megatron_mplug2.config.schema import Block, DeepSpeedConfig, EngineChoice, LayoutConfig, Module, Precision, RunConfig, Task
+from megatron_mplug2.config.layout import DeepSpeedConfig, EngineChoice, LayoutConfig
+from megatron_mplug2.config.model import Block, Module
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.config.training import Precision
 from megatron_mplug2.data.state import DataState
 from megatron_mplug2.observability.sections import SectionClock
 from megatron_mplug2.training import checkpoints

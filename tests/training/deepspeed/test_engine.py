@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_mplug2.config.schema import Block, DeepSpeedConfig, LayoutConfig, Module, Precision, Task
+from megatron_mplug2.config.layout import DeepSpeedConfig, LayoutConfig
+from megatron_mplug2.config.model import Block, Module
+from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.config.training import Precision
 from tests.ranks import run_ranks
 from tests.training.deepspeed.runs import MIXED, Case, Figures, Tensors, begin, go_on, go_on_without_the_first, saved, told_of_nan
 
