@@ -1,7 +1,7 @@
 """How long the ranks of a world stand still for an exchange of tensors, by bytes.
 
-As steps meet exchanges: many of them, each after a matrix product that has put the exchange's threads to sleep and its bytes out of the
-caches. One exchange by itself, the quickest of many, takes a quarter of that.
+As steps meet exchanges: many of them, each after a matrix product that has put the exchange's threads to sleep, and of a tensor that was
+just written. One exchange by itself, the quickest of many, takes a quarter of that.
 """
 
 import time
@@ -18,11 +18,11 @@ SIZES = tuple(4**power for power in range(4, 14))
 """Bytes of exchanges, 256 to 67 M."""
 SMALL = 1 << 21
 """Bytes below which a series is longer."""
-LENGTHS, SERIES = (60, 4), 4
+LENGTHS, SERIES = (60, 4), 12
 """Exchanges of a series, of small tensors and of large ones; the quickest of so many series counts. As many as a small model's step has:
 what they take differs so much that the mean of a few, quickest of many, would be luck."""
 CACHED = 1 << 25
-"""Bytes of tensors that take turns, so that caches hold none of them."""
+"""Bytes of tensors that take turns, as a step's do."""
 PRODUCT = 256
 """Rows and columns of the matrices between exchanges."""
 
@@ -68,9 +68,11 @@ def _series(run: Callable[[torch.Tensor], Any], tensors: list[torch.Tensor], len
     dist.barrier()
     start, own = time.perf_counter(), time.thread_time()
     for number in range(length):
+        tensor = tensors[number % len(tensors)]
         if not on_gpu():
             torch.mm(matrix, matrix)
-        run(tensors[number % len(tensors)])
+            tensor.fill_(1.0)
+        run(tensor)
     if on_gpu():
         torch.cuda.synchronize()
         return time.perf_counter() - start

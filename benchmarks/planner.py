@@ -42,7 +42,7 @@ from megatron_mplug2.training.guard import Guard
 from megatron_mplug2.training.step import StepWork, train_step
 
 CONFIG = Path(__file__).parents[1] / "configs" / "pretrain" / "demo.yaml"
-LEAST_STEPS, BUDGET_S = 4, 1.0
+LEAST_STEPS, BUDGET_S = 8, 2.0
 """Of each task."""
 TIME_GOAL, MEMORY_GOAL = 0.20, 0.10
 MODELS: dict[str, tuple[str, ...]] = {
