@@ -155,15 +155,45 @@ def _step(result: Mapping[str, Any]) -> str:
 def _planner(result: Mapping[str, Any]) -> str:
     layouts = result["figures"]["layouts"]
     within = [one for one in layouts if abs(one["time_error"]) <= 0.2]
+    worst = max(layouts, key=lambda one: abs(one["time_error"]))
     return (
         f"Against this machine, after a calibration: {len(within)} of {len(layouts)} layouts within 20 % of their step time, the largest "
-        f"error {100 * result['figures']['largest_time_error']:.0f} % (tensor parallelism's); memory within "
+        f"error {100 * abs(worst['time_error']):.0f} % ({worst['layout']}); memory within "
         f"{100 * result['figures']['largest_memory_error']:.1f} % (`benchmarks/results/planner.json`)."
+    )
+
+
+def _growth(result: Mapping[str, Any]) -> str:
+    figures, said = result["figures"], {"step_by_frames": "a training step's time with its frames"}
+    said |= {"step_by_batch": "with its batch", "vlc_memory": "VLC's memory with a rank's samples"}
+    said["retrieval"] = "the time of an evaluation of retrieval with its clips"
+    lines = []
+    for name, cost in said.items():
+        fit = figures[name]["growth"]
+        lines.append(f"{cost} (R² {fit['r_squared']:.4f}, off by at most {100 * fit['largest_deviation']:.1f} %)")
+    sampled = figures["sampler"].values()
+    starts, draws = [one["start_s"] for one in sampled], [one["cpu_ns_a_sample"] for one in sampled]
+    return (
+        f"What grows as a line: {', '.join(lines)}; scores of all pairs are {100 * figures['all_pairs_share_at_the_largest']:.1f} % of the "
+        f"largest. From 1 M to 400 M samples the sampler starts in at most {1000 * max(starts):.0f} ms and draws a position in "
+        f"{min(draws) / 1000:.2f} to {max(draws) / 1000:.2f} µs (`benchmarks/results/growth.json`)."
+    )
+
+
+def _flops(result: Mapping[str, Any]) -> str:
+    passes = [count for case in result["figures"].values() for module in case.values() for count in module.values()]
+    ratios = [count["torch_over_formula"] for count in passes if count["formula"]]
+    found = "just the operations" if min(ratios) == max(ratios) == 1 else f"{min(ratios):.4f} to {max(ratios):.4f} times the operations"
+    return (
+        f"Torch's counter finds {found} of the formulas, over the modules and tasks of tiny, base and large, forward and backward "
+        "(`benchmarks/results/flops.json`)."
     )
 
 
 _BLOCKS = {
     "step": _step,
+    "growth": _growth,
+    "flops": _flops,
     "planner": _planner,
     "generation": _generation,
     "demo": _demo,
