@@ -11,7 +11,6 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 QUICK = 1.702
@@ -43,7 +42,12 @@ def temporal_convolution(clip: torch.Tensor, taps: torch.Tensor, bias: torch.Ten
 
 
 def add_norm(
-    x: torch.Tensor, norm: nn.LayerNorm, branch: torch.Tensor | None = None, shown: torch.Tensor | None = None
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    eps: float,
+    branch: torch.Tensor | None = None,
+    shown: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A residual sum and its LayerNorm, with which the next branch begins: [s, b, h] both.
 
@@ -54,11 +58,11 @@ def add_norm(
         from megatron_mplug2.models.gpu_functions import AddNorm
 
         added = None if branch is None else branch.contiguous()
-        both: tuple[torch.Tensor, torch.Tensor] = AddNorm.apply(x.contiguous(), added, shown, norm.weight, norm.bias, norm.eps)
+        both: tuple[torch.Tensor, torch.Tensor] = AddNorm.apply(x.contiguous(), added, shown, weight, bias, eps)
         return both
     if branch is not None:
         x = x + branch if shown is None else torch.addcmul(x, branch, shown)
-    return x, norm(x)
+    return x, F.layer_norm(x, weight.shape, weight, bias, eps)
 
 
 def select_rows(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
