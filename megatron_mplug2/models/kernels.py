@@ -7,7 +7,9 @@ autograd would keep and read more than it needs.
 import importlib.util
 import os
 import shutil
+import sysconfig
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -125,6 +127,16 @@ def _has_own_kernels(x: torch.Tensor) -> bool:
 
 @cache
 def _has_compilers() -> bool:
-    """Triton's, and the C compiler that it builds its launchers with."""
+    """Triton's, and what it builds its launchers with: a C compiler and Python's headers, which many machines have without the other."""
     c_compilers = (os.environ.get("CC"), "gcc", "clang")
-    return importlib.util.find_spec("triton") is not None and any(name and shutil.which(name) for name in c_compilers)
+    return (
+        importlib.util.find_spec("triton") is not None
+        and any(name and shutil.which(name) for name in c_compilers)
+        and Path(_headers(), "Python.h").exists()
+    )
+
+
+def _headers() -> str:
+    """Python's folder of headers, where Triton looks: Debian's scheme for packages of one's own has none."""
+    scheme = sysconfig.get_default_scheme()
+    return sysconfig.get_path("include", "posix_prefix" if scheme == "posix_local" else scheme)
