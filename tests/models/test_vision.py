@@ -149,7 +149,7 @@ def _calls(built: Built) -> None:
     owners = {name: module for name, module in block.named_modules() if list(module.parameters(recurse=False))}
     assert {"attention_norm", "mlp_norm", "temporal.0.norm", "temporal.1.norm"} <= owners.keys()
     for name, module in owners.items():
-        module.register_forward_pre_hook(lambda module, given, name=name: called.add(name))  # type: ignore[misc]
+        module.register_forward_pre_hook(lambda module, given, name=name: called.add(name))
     block(_frames(), FRAMES, TOKENS, temporal=True)
     assert called == owners.keys()
 

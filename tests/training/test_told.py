@@ -25,7 +25,7 @@ def _updated_when_read() -> tuple[list[bool], bool]:
         seen.append(updated())
         return read(told)
 
-    step.Told.read = watched  # type: ignore[method-assign]
+    step.Told.read = watched  # type: ignore[method-assign, assignment]
     step.train_step(engine, cases.work(config, 0, Task.TEXT, 0, 1), Guard(config, {}))
     return seen, updated()
 
