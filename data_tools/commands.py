@@ -85,7 +85,9 @@ def transcode(
     out: StageOut,
     media: Media = Path(),
     split: OfSplit = Split.TRAIN,
-    short_side: Annotated[int, typer.Option(min=16, metavar="PIXELS", help="Pictures and clips that are smaller stay as they are")] = 256,
+    short_side: Annotated[
+        int, typer.Option(min=16, metavar="PIXELS", help="Smaller pictures stay as they are, smaller clips keep about their size")
+    ] = 256,
     fps: Annotated[float | None, typer.Option(min=0.1, max=240, help="Frames a second; by default each clip's own average")] = None,
     keyframe_every: Annotated[int, typer.Option(min=1, metavar="FRAMES", help="The fewer, the quicker to read and the larger")] = 8,
     encoder: Annotated[Encoder, typer.Option(help="NVENC needs an NVIDIA GPU")] = Encoder.X264,

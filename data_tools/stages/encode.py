@@ -36,7 +36,7 @@ class Recipe:
     """How clips are encoded."""
 
     short_side: int = 256
-    """Pixels; smaller frames are not enlarged."""
+    """Pixels; smaller frames are enlarged to whole blocks at most."""
     fps: float | None = None
     """Frames a second; None for the clip's own average."""
     keyframe_every: int = 8
@@ -138,7 +138,7 @@ class Scaler:
 
 
 def block_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """The size with its short side at `short_side` pixels or, where it has fewer, its own; both sides rounded to whole blocks of BLOCK."""
+    """The size with its short side at `short_side` pixels or, where it has fewer, its own; both in whole blocks, the nearest."""
     scale = min(1.0, short_side / min(width, height))
     return tuple(max(1, round(side * scale / BLOCK)) * BLOCK for side in (width, height))  # type: ignore[return-value]
 

@@ -7,11 +7,12 @@ autograd would keep and read more than it needs.
 import importlib.util
 import os
 import shutil
+import sysconfig
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 QUICK = 1.702
@@ -43,7 +44,12 @@ def temporal_convolution(clip: torch.Tensor, taps: torch.Tensor, bias: torch.Ten
 
 
 def add_norm(
-    x: torch.Tensor, norm: nn.LayerNorm, branch: torch.Tensor | None = None, shown: torch.Tensor | None = None
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    eps: float,
+    branch: torch.Tensor | None = None,
+    shown: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A residual sum and its LayerNorm, with which the next branch begins: [s, b, h] both.
 
@@ -54,11 +60,11 @@ def add_norm(
         from megatron_mplug2.models.gpu_functions import AddNorm
 
         added = None if branch is None else branch.contiguous()
-        both: tuple[torch.Tensor, torch.Tensor] = AddNorm.apply(x.contiguous(), added, shown, norm.weight, norm.bias, norm.eps)
+        both: tuple[torch.Tensor, torch.Tensor] = AddNorm.apply(x.contiguous(), added, shown, weight, bias, eps)
         return both
     if branch is not None:
         x = x + branch if shown is None else torch.addcmul(x, branch, shown)
-    return x, norm(x)
+    return x, F.layer_norm(x, weight.shape, weight, bias, eps)
 
 
 def select_rows(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -121,6 +127,16 @@ def _has_own_kernels(x: torch.Tensor) -> bool:
 
 @cache
 def _has_compilers() -> bool:
-    """Triton's, and the C compiler that it builds its launchers with."""
+    """Triton's, and what it builds its launchers with: a C compiler and Python's headers, which many machines have without the other."""
     c_compilers = (os.environ.get("CC"), "gcc", "clang")
-    return importlib.util.find_spec("triton") is not None and any(name and shutil.which(name) for name in c_compilers)
+    return (
+        importlib.util.find_spec("triton") is not None
+        and any(name and shutil.which(name) for name in c_compilers)
+        and Path(_headers(), "Python.h").exists()
+    )
+
+
+def _headers() -> str:
+    """Python's folder of headers, where Triton looks: Debian's scheme for packages of one's own has none."""
+    scheme = sysconfig.get_default_scheme()
+    return sysconfig.get_path("include", "posix_prefix" if scheme == "posix_local" else scheme)

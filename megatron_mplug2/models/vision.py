@@ -8,9 +8,9 @@ from megatron_mplug2.data.decoding.pixels import normalised
 from megatron_mplug2.models.attention import AttentionMask, mark_linears, mark_split, self_attention
 from megatron_mplug2.models.bert import feed_forward
 from megatron_mplug2.models.context import ModelContext
-from megatron_mplug2.models.kernels import add_norm, temporal_convolution
+from megatron_mplug2.models.kernels import temporal_convolution
 from megatron_mplug2.models.linear import ColumnParallelLinear, RowParallelLinear, with_bias
-from megatron_mplug2.models.norm import layer_norm, mark_on_shard
+from megatron_mplug2.models.norm import add_layer_norm, layer_norm, mark_on_shard
 
 
 class VisionEmbedding(nn.Module):
@@ -54,7 +54,7 @@ class LocalTemporal(nn.Module):
         super().__init__()
         vision, topology = context.config.vision, context.topology
         bottleneck = vision.width // 2  # [CODE] 512 of 1024, 384 of 768
-        self.norm = layer_norm(vision.width, vision.layer_norm_eps, topology)
+        self.norm = add_layer_norm(vision.width, vision.layer_norm_eps, topology)
         self.down = ColumnParallelLinear(
             vision.width,
             bottleneck,
@@ -97,9 +97,9 @@ class VisionBlock(nn.Module):
         self._keyed, self._sequence = context.dropout, context.sequence
         self._drop_path = vision.drop_path * index / max(vision.blocks - 1, 1)
         self.temporal = nn.ModuleList(LocalTemporal(context) for _ in range(vision.temporal_modules))
-        self.attention_norm = layer_norm(vision.width, vision.layer_norm_eps, topology)
+        self.attention_norm = add_layer_norm(vision.width, vision.layer_norm_eps, topology)
         self.attention = self_attention(context, context.vision, 0.0)
-        self.mlp_norm = layer_norm(vision.width, vision.layer_norm_eps, topology)
+        self.mlp_norm = add_layer_norm(vision.width, vision.layer_norm_eps, topology)
         self.mlp = feed_forward(context, context.vision)
 
     def forward(self, x: torch.Tensor, frames: int, tokens: int, *, temporal: bool) -> torch.Tensor:
@@ -108,15 +108,15 @@ class VisionBlock(nn.Module):
         if temporal:
             patches = self._patches(tokens, x)
             x, branch = self._temporal(self._temporals[0], x, None, frames)
-            x, normed = add_norm(x, self.attention_norm, branch, patches)
+            x, normed = self.attention_norm(x, branch, patches)
         else:
-            x, normed = add_norm(x, self.attention_norm)
+            x, normed = self.attention_norm(x)
         attended = self._drop(with_bias(self.attention(normed, AttentionMask(length=tokens))), samples)
         if temporal and len(self.temporal) == 2:
             x, branch = self._temporal(self._temporals[1], x, attended, frames)
-            x, normed = add_norm(x, self.mlp_norm, branch, patches)
+            x, normed = self.mlp_norm(x, branch, patches)
         else:
-            x, normed = add_norm(x, self.mlp_norm, attended)
+            x, normed = self.mlp_norm(x, attended)
         return x + self._drop(with_bias(self.mlp(normed)), samples)
 
     @property
@@ -127,7 +127,7 @@ class VisionBlock(nn.Module):
         self, module: LocalTemporal, x: torch.Tensor, before: torch.Tensor | None, frames: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """x with the branch that came before, and a temporal module's branch of that."""
-        x, normed = add_norm(x, module.norm, before)
+        x, normed = module.norm(x, before)
         branch: torch.Tensor = module(normed, frames)
         return x, self._drop(branch, x.shape[1] // frames)
 

@@ -73,18 +73,20 @@ def train_step(engine: TrainingEngine, work: StepWork, guard: Guard, *, by_modul
     told = backward(engine, work)
     engine.clock.enter(Section.OPTIMIZER)
     gradients: dict[str, float] = {}
-    found: list[BadStep] = []
+    judged: list[tuple[StepLosses, BadStep | None]] = []
 
     def accept(norm: float) -> bool:
         if by_module:
             gradients.update(gradient_norms(engine))
-        bad = guard.judge(work.task, told.read().losses, norm, finite_here=engine.gradients_are_finite())
-        found.extend([bad] if bad else [])
+        values = told.read()  # here alone: after the update, the host would wait for that too
+        bad = guard.judge(work.task, values.losses, norm, finite_here=engine.gradients_are_finite())
+        judged.append((values, bad))
         return bad is None
 
     norm, rate = engine.update(work.step, accept)
+    ((values, bad),) = judged
     norms = ModuleNorms(gradients=gradients, weights=weight_norms(engine)) if by_module else None
-    return StepResult(values=told.read(), grad_norm=norm, rate=rate, bad=found[0] if found else None, norms=norms)
+    return StepResult(values=values, grad_norm=norm, rate=rate, bad=bad, norms=norms)
 
 
 def backward(engine: TrainingEngine, work: StepWork) -> "Told":

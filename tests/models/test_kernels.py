@@ -1,5 +1,9 @@
 """Hand-written passes against what autograd makes of the plain formulas."""
 
+import importlib.util
+import sysconfig
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -43,3 +47,18 @@ def test_selected_rows_have_index_selects_gradient() -> None:
     plain, ours = x.index_select(1, index), kernels._SelectRows.apply(x, index)
     assert torch.equal(ours, plain) and torch.equal(kernels.select_rows(x, index), plain)
     torch.testing.assert_close(_gradients(ours, x), _gradients(plain, x))
+
+
+def test_no_triton_where_it_cannot_build_its_launchers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs a C compiler, and Python's headers, which a machine with a compiler may lack."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(sysconfig, "get_path", lambda name, scheme: str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    has_compilers = kernels._has_compilers.__wrapped__
+    (tmp_path / "Python.h").touch()
+    assert not has_compilers()
+    (tmp_path / "gcc").touch(mode=0o755)
+    assert has_compilers()
+    (tmp_path / "Python.h").unlink()
+    assert not has_compilers()

@@ -86,9 +86,9 @@ def _temporal_as_convolutions(built: Built) -> None:
     block, x = _block(built), _frames()
     temporal = block.temporal[0]
     assert isinstance(temporal, LocalTemporal)
-    branch = temporal(temporal.norm(x), FRAMES)
+    branch = temporal(temporal.norm(x)[1], FRAMES)
     assert block._patches(TOKENS, x).flatten().tolist() == [0.0] + [1.0] * (TOKENS - 1)  # the class token has no branch
-    clip = temporal.norm(x[1:]).unflatten(1, (CLIPS, FRAMES)).permute(1, 3, 2, 0)[..., None]  # [b, C, T, patches, 1]
+    clip = temporal.norm(x[1:])[1].unflatten(1, (CLIPS, FRAMES)).permute(1, 3, 2, 0)[..., None]  # [b, C, T, patches, 1]
     y = F.conv3d(clip, temporal.down.weight[..., None, None, None], temporal.down.bias)
     kernel = temporal.taps[:, None, :, None, None]
     y = F.conv3d(y, kernel, temporal.taps_bias, padding=(1, 0, 0), groups=VISION.width // 2)
@@ -136,12 +136,27 @@ def _one_module(built: Built) -> None:
     block, x = _block(built), _frames()
     (temporal,) = block.temporal
     assert isinstance(temporal, LocalTemporal)
-    first = x + temporal(temporal.norm(x), FRAMES) * block._patches(TOKENS, x)
+    first = x + temporal(temporal.norm(x)[1], FRAMES) * block._patches(TOKENS, x)
     torch.testing.assert_close(block(x, FRAMES, TOKENS, temporal=True), block(first, FRAMES, TOKENS, temporal=False))
 
 
 def test_one_temporal_module_runs_before_attention() -> None:
     _on_one_rank(_one_module, _model(temporal_modules=1))
+
+
+def _calls(built: Built) -> None:
+    block, called = _block(built), set[str]()
+    owners = {name: module for name, module in block.named_modules() if list(module.parameters(recurse=False))}
+    assert {"attention_norm", "mlp_norm", "temporal.0.norm", "temporal.1.norm"} <= owners.keys()
+    for name, module in owners.items():
+        module.register_forward_pre_hook(lambda module, given, name=name: called.add(name))
+    block(_frames(), FRAMES, TOKENS, temporal=True)
+    assert called == owners.keys()
+
+
+def test_what_has_weights_is_called_as_a_module() -> None:
+    """Megatron-Core waits in hooks on such calls until weights that are gathered during the forward pass are there."""
+    _on_one_rank(_calls)
 
 
 def _dropped_paths(built: Built) -> None:
