@@ -11,6 +11,8 @@ FROM python:3.11-slim-bookworm
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility,video PYTHONUNBUFFERED=1
 
 ARG WHEELS=
+# What Triton builds its kernels' launchers with; without it, as where wheels alone are at hand, torch's kernels do their work.
+RUN if [ -z "$WHEELS" ]; then apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; fi
 # The folder is mounted, not copied: wheels are gigabytes. What the build writes into it is thrown away.
 RUN --mount=type=bind,target=/project,rw cd /project \
  && if [ -n "$WHEELS" ]; then export PIP_NO_INDEX=1 PIP_FIND_LINKS="$WHEELS"; fi \

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from data_tools.sample import MediaPlace, Reason, Sample
-from data_tools.stages.encode import Recipe, encode_clip
+from data_tools.stages.encode import BLOCK, Recipe, encode_clip
 from data_tools.stages.listing_stage import Corpus, ListingStage, Spot
 from data_tools.stages.probe import Unusable, bytes_of, looked_at, with_texts
 from data_tools.stages.shrink import Shrunk, shrink_picture
@@ -51,7 +51,7 @@ class Transcode:
 
 
 def transcode_stage(corpus: Corpus, recipe: Recipe) -> ListingStage:
-    settings: Mapping[str, str] = {key.replace("_", " "): str(value) for key, value in asdict(recipe).items()}
+    settings: Mapping[str, str] = {key.replace("_", " "): str(value) for key, value in asdict(recipe).items()} | {"block": str(BLOCK)}
     return ListingStage(name="transcode", corpus=corpus, settings=settings, look=Transcode(recipe), chunk=CHUNK)
 
 
