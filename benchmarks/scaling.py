@@ -160,8 +160,8 @@ def _checked_here() -> Iterator[str]:
     load = result["case"]["load_before"]
     if load > hardware["cores"] / 2:
         yield (
-            f"\n**The machine's load was {load:.1f} when it began, for {hardware['cores']} cores: as far as other programs kept them busy, the "
-            "times on the wall are theirs too. Measure again on a machine at rest.**"
+            f"\n**The machine's load was {load:.1f} when it began, for {hardware['cores']} cores: as far as other programs kept them busy, "
+            "the times on the wall are theirs too. Measure again on a machine at rest.**"
         )
     columns = ["model and layout", "planned, ms", "measured, ms", "error", "by kind of step", "error in processor's time", "memory error"]
     yield from ("", _row(columns), _row(["---"] * len(columns)))
