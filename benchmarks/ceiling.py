@@ -27,21 +27,38 @@ COPIED = 1 << 28
 """Bytes, beyond any cache."""
 REDUCED = 1 << 26
 """Bytes."""
+TORCH_MM, ONEDNN = "torch.mm", "oneDNN"
 GPU_SCALE = 4
 """Sides of products are so many times longer there."""
 
 
-def matmul_tflops(dtype: torch.dtype, repeats: int = REPEATS) -> float:
-    """Rate of the fastest of `PRODUCTS`, in TFLOP/s."""
-    return max(_product_rate(dtype, size, repeats) for size in PRODUCTS)
+def product_tflops(dtype: torch.dtype, repeats: int = REPEATS) -> dict[str, float]:
+    """Rate of the fastest of `PRODUCTS`, in TFLOP/s: of `torch.mm`, and of oneDNN where that takes MKL's kernels, in fp32 on a CPU."""
+    rates = {TORCH_MM: max(_product_rate(dtype, size, repeats, _by_torch) for size in PRODUCTS)}
+    if dtype is torch.float32 and not on_gpu() and torch.backends.mkldnn.is_available():
+        rates[ONEDNN] = max(_product_rate(dtype, size, repeats, _by_onednn) for size in PRODUCTS)
+    return rates
 
 
-def _product_rate(dtype: torch.dtype, size: tuple[int, int, int], repeats: int) -> float:
+Product = Callable[[torch.Tensor, torch.Tensor], Callable[[], Any]]
+"""Of [rows, inner] and [inner, columns], ready to be made again and again."""
+
+
+def _by_torch(left: torch.Tensor, right: torch.Tensor) -> Callable[[], Any]:
+    out = left.new_empty(len(left), right.shape[1])
+    return lambda: torch.mm(left, right, out=out)
+
+
+def _by_onednn(left: torch.Tensor, right: torch.Tensor) -> Callable[[], Any]:
+    weight = right.t().contiguous()
+    return lambda: torch.ops.mkldnn._linear_pointwise(left, weight, None, "none", [], "")
+
+
+def _product_rate(dtype: torch.dtype, size: tuple[int, int, int], repeats: int, product: Product) -> float:
     rows, inner, columns = (side * (GPU_SCALE if on_gpu() else 1) for side in size)
     place = torch.device("cuda" if on_gpu() else "cpu")
     left, right = torch.randn(rows, inner, device=place, dtype=dtype), torch.randn(inner, columns, device=place, dtype=dtype)
-    out = torch.empty(rows, columns, device=place, dtype=dtype)
-    return 2e-12 * rows * inner * columns / _median(lambda: torch.mm(left, right, out=out), repeats)
+    return 2e-12 * rows * inner * columns / _median(product(left, right), repeats)
 
 
 def copy_gb_s() -> float:
@@ -90,7 +107,10 @@ def main() -> None:
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     figures: dict[str, Any] = {
-        "matmul_tflops": {str(dtype).removeprefix("torch."): round(matmul_tflops(dtype), 4) for dtype in (torch.float32, torch.bfloat16)},
+        "product_tflops": {
+            str(dtype).removeprefix("torch."): {library: round(rate, 4) for library, rate in product_tflops(dtype).items()}
+            for dtype in (torch.float32, torch.bfloat16)
+        },
         "copy_gb_s": round(copy_gb_s(), 2),
         "all_reduce_gb_s": round(all_reduce_gb_s(), 3),
     }

@@ -1,7 +1,7 @@
 """Counts the bytes of the tensors that are alive, and their peak: what an allocator would need at least. Works on meta tensors too."""
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -19,9 +19,9 @@ class LiveBytes(TorchDispatchMode):
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+        given = {tensor.untyped_storage()._cdata for tensor in _dense((args, kwargs))}
         result = func(*args, **(kwargs or {}))
-        self._count((leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)), given)
+        self._count(_dense(result), given)
         return result
 
     def _count(self, tensors: Iterable[torch.Tensor], given: set[int]) -> None:
@@ -38,3 +38,10 @@ class LiveBytes(TorchDispatchMode):
     def _gone(self, name: int, size: int) -> None:
         self._known.discard(name)
         self.now -= size
+
+
+def _dense(tree: Any) -> Iterator[torch.Tensor]:
+    """The tensors in a tree; of a sparse one, which has no storage, its indices and values."""
+    for leaf in tree_leaves(tree):
+        if isinstance(leaf, torch.Tensor):
+            yield from (leaf._indices(), leaf._values()) if leaf.is_sparse else (leaf,)

@@ -5,7 +5,6 @@ self-attention, add & norm, cross-attention, add & norm, FFN, add & norm.
 """
 
 import torch
-from megatron.core.tensor_parallel import VocabParallelEmbedding
 from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import nn
@@ -16,6 +15,7 @@ from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.decoder_cache import LayerCache, attend_memory, attend_past
 from megatron_mplug2.models.linear import FEED_FORWARD, Output, with_bias
 from megatron_mplug2.models.norm import layer_norm
+from megatron_mplug2.models.word_embedding import WordEmbedding
 
 
 def feed_forward(context: ModelContext, core: TransformerConfig) -> MLP:
@@ -76,7 +76,7 @@ class BertEmbedding(nn.Module):
         super().__init__()
         text = context.config.text
         self._dropout, self._keyed, self._sequence = text.dropout, context.dropout, context.sequence
-        self.word = VocabParallelEmbedding(
+        self.word = WordEmbedding(
             padded_vocab(text.vocab_size),
             text.hidden,
             init_method=nn.init.zeros_,

@@ -7,6 +7,8 @@ from torch.nn import functional as F
 from megatron_mplug2.config.checks import padded_vocab
 from megatron_mplug2.models.bert import mark_vocabulary
 from megatron_mplug2.models.context import ModelContext
+from megatron_mplug2.models.kernels import linear
+from megatron_mplug2.models.linear import Linear
 from megatron_mplug2.models.norm import mark_on_shard
 
 
@@ -19,7 +21,7 @@ class LanguageModelHead(nn.Module):
     def __init__(self, context: ModelContext, tied: nn.Parameter | None) -> None:
         super().__init__()
         text, topology = context.config.text, context.topology
-        self.dense = nn.Linear(text.hidden, text.hidden)
+        self.dense = Linear(text.hidden, text.hidden)
         self.norm = nn.LayerNorm(text.hidden, eps=text.layer_norm_eps)
         for part in (self.dense, self.norm):
             mark_on_shard(part, topology)
@@ -40,7 +42,7 @@ class LanguageModelHead(nn.Module):
         hidden = self._sequence.gather_for_column_parallel(self.norm(F.gelu(self.dense(x))), length)
         if positions is not None:
             hidden = hidden.flatten(0, 1).index_select(0, positions)[:, None]
-        return F.linear(hidden, self.word, self.bias)
+        return linear(hidden, self.word, self.bias)
 
 
 class ContrastiveHead(nn.Module):

@@ -15,18 +15,27 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-QUICK = 1.702
-"""CLIP's approximation of GELU [released code]."""
+from megatron_mplug2.models import cpu_functions
+
+ONEDNN_FROM = 1 << 22
+"""Multiplications of a product: what oneDNN's kernels save with fewer, its calls cost (measured, one thread and two)."""
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """[..., in], [out, in] and [out] -> [..., out]."""
+    if x.device.type == "cpu" and x.dtype is torch.float32 and _has_onednn() and x.shape[:-1].numel() * weight.numel() >= ONEDNN_FROM:
+        return cpu_functions.linear(x, weight, bias)
+    return F.linear(x, weight, bias)
 
 
 def quick_gelu(x: torch.Tensor) -> torch.Tensor:
     """CLIP's activation, x * sigmoid(1.702 x) [released code]."""
     if _has_own_kernels(x):
-        from megatron_mplug2.models.gpu_functions import QuickGelu
+        from megatron_mplug2.models import gpu_functions
 
-        on_gpu: torch.Tensor = QuickGelu.apply(x.contiguous())
+        on_gpu: torch.Tensor = gpu_functions.QuickGelu.apply(x.contiguous())
         return on_gpu
-    activated: torch.Tensor = _QuickGelu.apply(x)
+    activated: torch.Tensor = cpu_functions.QuickGelu.apply(x)
     return activated
 
 
@@ -87,22 +96,6 @@ def _shifted_sums(clip: torch.Tensor, taps: torch.Tensor, bias: torch.Tensor) ->
     return out
 
 
-class _QuickGelu(torch.autograd.Function):
-    """As silu(1.702 x) / 1.702, whose derivative is one kernel of torch's and needs one tensor kept."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        scaled = QUICK * x
-        ctx.save_for_backward(scaled)
-        return F.silu(scaled).mul_(1 / QUICK)
-
-    @staticmethod
-    def backward(ctx: Any, *incoming: torch.Tensor) -> torch.Tensor:
-        (scaled,) = ctx.saved_tensors
-        gradient: torch.Tensor = torch.ops.aten.silu_backward(incoming[0], scaled)
-        return gradient
-
-
 class _SelectRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -123,6 +116,11 @@ class _SelectRows(torch.autograd.Function):
 
 def _has_own_kernels(x: torch.Tensor) -> bool:
     return x.is_cuda and _has_compilers()
+
+
+@cache
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available()
 
 
 @cache

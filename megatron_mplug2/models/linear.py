@@ -1,13 +1,13 @@
-"""Linear layers that tensor parallelism splits: Megatron-Core's, which are torch's where one rank has all of the weight.
+"""Linear layers: those that tensor parallelism splits are Megatron-Core's, or `kernels.linear` where one rank has all of the weight.
 
-There Megatron-Core's autograd function would only add to a matrix product what torch's does within it: the bias, in the product's own
-kernel, and the gradient, without a Python call a layer. What is computed is the same.
+There Megatron-Core's autograd function would only add to a product what its kernel does within it, the bias. What is computed is the same.
 """
 
 from megatron.core import tensor_parallel
 from megatron.core.transformer.mlp import MLPSubmodules
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
+
+from megatron_mplug2.models.kernels import linear
 
 Output = tuple[Tensor, Tensor | None]
 """What a layer gives, and the bias that its caller has yet to add."""
@@ -19,7 +19,7 @@ class ColumnParallelLinear(tensor_parallel.ColumnParallelLinear):
     def forward(self, input_: Tensor, weight: Tensor | None = None, runtime_gather_output: bool | None = None) -> Output:
         """[s, b, in] -> [s, b, out / tensor size], and the bias if it is not added."""
         if weight is None and self.tp_group.size() == 1:
-            return F.linear(input_, self.weight, self.bias), None
+            return linear(input_, self.weight, self.bias), None
         output: Output = super().forward(input_, weight, runtime_gather_output)
         return output
 
@@ -30,9 +30,17 @@ class RowParallelLinear(tensor_parallel.RowParallelLinear):
     def forward(self, input_: Tensor) -> Output:
         """[s, b, in / tensor size] -> [s, b, out], and the bias if it is not added."""
         if self.tp_group.size() == 1:
-            return F.linear(input_, self.weight, self.bias), None
+            return linear(input_, self.weight, self.bias), None
         output: Output = super().forward(input_)
         return output
+
+
+class Linear(nn.Linear):
+    """A replicated one."""
+
+    def forward(self, input_: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        return linear(input_, self.weight, self.bias)
 
 
 FEED_FORWARD = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)

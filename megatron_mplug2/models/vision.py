@@ -9,7 +9,7 @@ from megatron_mplug2.models.attention import AttentionMask, mark_linears, mark_s
 from megatron_mplug2.models.bert import feed_forward
 from megatron_mplug2.models.context import ModelContext
 from megatron_mplug2.models.kernels import temporal_convolution
-from megatron_mplug2.models.linear import ColumnParallelLinear, RowParallelLinear, with_bias
+from megatron_mplug2.models.linear import ColumnParallelLinear, Linear, RowParallelLinear, with_bias
 from megatron_mplug2.models.norm import add_layer_norm, layer_norm, mark_on_shard
 
 
@@ -152,7 +152,7 @@ class VisionOutput(nn.Module):
         self._projects = vision.width != text.hidden
         if self._projects:
             # visn_fc and visn_layer_norm of the released code, which has them only where the widths differ.
-            self.projection = nn.Linear(vision.width, text.hidden)
+            self.projection = Linear(vision.width, text.hidden)
             self.projection_norm = nn.LayerNorm(text.hidden, eps=text.layer_norm_eps)
             mark_on_shard(self.projection, topology)
             mark_on_shard(self.projection_norm, topology)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import record
 from benchmarks.reference_model import ReferenceModel
@@ -19,6 +18,7 @@ from megatron_mplug2.config.training import Precision
 from megatron_mplug2.data.batch import PairBatch
 from megatron_mplug2.observability.efficiency import StepFlops
 from megatron_mplug2.observability.sections import Section
+from tests.flop_counter import flop_counter
 from tests.ranks import run_ranks
 
 CASE = StepCase(model="tiny", task=Task.VIDEO_TEXT, losses=Losses.CAPTION, samples=2, frames=3, tokens=20)
@@ -35,7 +35,7 @@ def test_as_many_operations_as_ours(tmp_path: Path) -> None:
     """But of the first layer's gradient to the pixels, which neither needs, and of norms and the like, which nobody counts."""
     config = config_of(CASE, tmp_path, Precision.FP32)
     model, *inputs = _pairs(tmp_path)
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         model(*inputs).backward()
     assert abs(counter.get_total_flops() / StepFlops(config).of(Task.VIDEO_TEXT, config.schedule[0]) - 1) < 0.03
 

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.evaluation.inference import Inference
@@ -8,6 +7,7 @@ from megatron_mplug2.evaluation.metrics.recall import recall
 from megatron_mplug2.evaluation.ranking import Identities, Ranking, Retrieval, candidates, direction
 from megatron_mplug2.evaluation.retrieval import RERANKED, Gallery
 from tests.evaluation.tiny import layouts, make_inference, some_media, some_texts, task_of
+from tests.flop_counter import flop_counter
 from tests.ranks import run_ranks
 
 
@@ -161,7 +161,7 @@ def operations_of_reranking(*sizes: int) -> list[int]:
         gallery, ids = Gallery(inference), torch.arange(size)
         gallery.add(ids, inference.encode_media(some_media(size), task_of(3)), some_texts(size)[:, None].unbind())
         gathered = gallery.gather()
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             gathered.rank(Identities(media=ids, meaning=ids), 4)
         counts.append(counter.get_total_flops())
     return counts

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.config.schedule import Task
@@ -15,6 +14,7 @@ from megatron_mplug2.models.microbatch import ContrastShare, Microbatch
 from megatron_mplug2.models.mplug2 import run_chain
 from megatron_mplug2.models.shapes import batch_shape
 from megatron_mplug2.objectives.result import Objective
+from tests.flop_counter import flop_counter
 from tests.models.build import build
 from tests.ranks import run_ranks
 from tests.training import cases
@@ -58,7 +58,7 @@ def _counted(task: Task, config: RunConfig) -> list[tuple[str, int, int]]:
             assert unit_flops(unit, shape, config) == 0
             continue
         # torch counts the attention of this backend by its matrix products, and the CPU's flash attention not at all.
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        with flop_counter() as counter, sdpa_kernel(SDPBackend.MATH):
             streams |= unit.run(built.stage.block(unit.name), {name: streams[name] for name in flow.reads}, micro)
         counts.append((unit.name, counter.get_total_flops(), unit_flops(unit, shape, config)))
     return counts
