@@ -8,8 +8,8 @@ program has a process of its own and the machine for itself: ours and the plain 
 24 GB of memory at once, the kernel's search for free pages took a sixth of the plain model's step.) Operations count once, by the formulas
 of `megatron_mplug2.models.flops`, whatever a program really does.
 
-The ceiling is the rate of the fastest product of matrices that torch has here, measured before, between and after the programs. In fp32 on a
-CPU that is oneDNN's; `torch.mm`, which takes MKL's kernels, is told beside it.
+The ceiling is the rate of the fastest product of matrices that torch has here, measured before, between and after the programs. In fp32 on
+a CPU that is oneDNN's; `torch.mm`, which takes MKL's kernels, is told beside it.
 
 Each case is written as soon as it is measured, with its commit and its machine, and leaves the file's other cases as they are: a machine
 that is lent for minutes can measure them one at a time.
