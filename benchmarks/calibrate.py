@@ -21,7 +21,8 @@ from benchmarks.explained import rates_of
 from benchmarks.pass_speed import SAMPLES, Layers, mean_passes, measure_passes, precision, widths
 from benchmarks.rank_speed import Kernels, mean_kernels, measure_kernels
 from benchmarks.ranks import run_ranks, usable_ranks
-from benchmarks.record import cpu_model, write
+from benchmarks.record import write
+from launchers.sweep.hosts import processor
 from megatron_mplug2.parallel.device import on_gpu
 from megatron_mplug2.planner.profile import Profile, profile_tree
 from megatron_mplug2.planner.rates import Measured, Rates
@@ -42,7 +43,7 @@ def measured_profile() -> Profile:
     together = [] if on_gpu() else [count for count in counts if count > 1]
     kernels = {count: mean_kernels(run_ranks(count, measure_kernels, world=1)) for count in counts}
     return Profile(
-        name=torch.cuda.get_device_name() if on_gpu() else f"cores of {cpu_model()}",
+        name=torch.cuda.get_device_name() if on_gpu() else f"cores of {processor()}",
         precision=precision(),
         memory=float(torch.cuda.get_device_properties(0).total_memory if on_gpu() else psutil.virtual_memory().total / ranks),
         measured=Measured(

@@ -21,7 +21,7 @@ SMALL = 1 << 21
 LENGTHS, SERIES = (60, 4), 12
 """Exchanges of a series, of small tensors and of large ones; the quickest of so many series counts. As many as a small model's step has:
 what they take differs so much that the mean of a few, quickest of many, would be luck."""
-CACHED = 1 << 25
+IN_TURN = 1 << 25
 """Bytes of tensors that take turns, as a step's do."""
 PRODUCT = 256
 """Rows and columns of the matrices between exchanges."""
@@ -35,7 +35,7 @@ def measure_exchanges() -> dict[Exchange, Curve]:
 def _exchange_seconds(exchange: Exchange, size: int) -> float:
     """Of the quickest series."""
     run, exchanges = _exchange_of(exchange, max(1, size // 4 // dist.get_world_size()))
-    tensors = [torch.zeros(size // 4, device=device()) for _ in range(max(1, min(LENGTHS[0], CACHED // size)))]
+    tensors = [torch.zeros(size // 4, device=device()) for _ in range(max(1, min(LENGTHS[0], IN_TURN // size)))]
     length = LENGTHS[0] if size < SMALL else LENGTHS[1]
     return min(_series(run, tensors, length) for _ in range(SERIES)) / length / exchanges
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.pass_speed import SAMPLES, Pass, Passes, Update, model_of_width
+from benchmarks.pass_speed import SAMPLES, Layers, Pass, Passes, Update, model_of_width
 from benchmarks.rank_speed import Kernels
 from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.models.mplug2 import run_chain
@@ -28,9 +28,10 @@ def rates_of(kernels: Kernels, found: Passes) -> Rates:
     configs = {one.width: model_of_width(one.width, found.layers) for one in found.updates}
     per_byte, tensor = _explained([_update(configs[one.width], one) for one in found.updates])
     memory = 1 / per_byte
+    products = kernels.products if found.layers is Layers.WHOLE else kernels.split_products
     ways = []
     for way, passes in enumerate((found.forward, found.backward)):
-        known = PassRates(products=kernels.products[way], attention=kernels.attention[way], elementwise=NEVER, launch=0.0)
+        known = PassRates(products=products[way], attention=kernels.attention[way], elementwise=NEVER, launch=0.0)
         per_kept, launch = _explained([_left(configs[one.width], one, known, memory if way else None) for one in passes])
         ways.append(PassRates(products=known.products, attention=known.attention, elementwise=1 / per_kept, launch=launch))
     return Rates(forward=ways[0], backward=ways[1], memory=memory, tensor=tensor)

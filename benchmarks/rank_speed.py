@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.quickest import quickest
+from megatron_mplug2.models.kernels import linear
 from megatron_mplug2.parallel.device import device, on_gpu
 from megatron_mplug2.planner.rates import Curve
 
@@ -25,13 +26,17 @@ class Kernels:
     """By one rank."""
 
     products: Curves
+    """Of whole layers."""
+    split_products: Curves
+    """Of layers that tensor parallelism splits: Megatron-Core's, which take torch's product on every device."""
     attention: Curves
 
 
 def measure_kernels() -> Kernels:
     """Of a rank alone, while others may do the same."""
     return Kernels(
-        products=_curves([_product(width) for width in WIDTHS]),
+        products=_curves([_product(width, linear) for width in WIDTHS]),
+        split_products=_curves([_product(width, F.linear) for width in WIDTHS]),
         attention=_curves([_attention(length) for length in LENGTHS]),
     )
 
@@ -40,11 +45,11 @@ Timed = tuple[float, float, float]
 """Size, and the rates of operations forward and backward (two parts) that have it."""
 
 
-def _product(width: int) -> Timed:
+def _product(width: int, layer: Callable[[torch.Tensor, torch.Tensor, None], torch.Tensor]) -> Timed:
     rows, width = (8 * ROWS, 8 * width) if on_gpu() else (ROWS, width)
     x, weight = _drawn(rows, width), _drawn(2 * width, width)
     flops = 2 * rows * width * 2 * width
-    return _both_ways(flops, flops, lambda: F.linear(x, weight), (x, weight))
+    return _both_ways(flops, flops, lambda: layer(x, weight, None), (x, weight))
 
 
 def _attention(length: int) -> Timed:
@@ -72,7 +77,11 @@ def _curves(timed: Sequence[Timed]) -> Curves:
 
 def mean_kernels(found: Sequence[Kernels]) -> Kernels:
     """Of the ranks."""
-    return Kernels(products=_mean([one.products for one in found]), attention=_mean([one.attention for one in found]))
+    return Kernels(
+        products=_mean([one.products for one in found]),
+        split_products=_mean([one.split_products for one in found]),
+        attention=_mean([one.attention for one in found]),
+    )
 
 
 def _mean(found: Sequence[Curves]) -> Curves:

@@ -12,6 +12,8 @@ from typing import Any
 import megatron.core
 import torch
 
+from launchers.sweep.hosts import processor
+
 RESULTS = Path(os.environ.get("MPLUG2_BENCH_RESULTS") or Path(__file__).parent / "results")
 """`mplug2 bench --out` sets it."""
 
@@ -65,13 +67,7 @@ def _git(*arguments: str) -> str:
 
 def _hardware() -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": cpu_model(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
-
-
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return {"cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
 
 
 def _versions() -> dict[str, str]:

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from typing import cast
 
 import av
@@ -26,6 +27,8 @@ MOST_LOST = 0.1
 BLOCK = 16
 """Pixels of H.264's blocks on each side; a codec pads a frame to whole ones. To make a GPU's decoder takes 50 ms, and DALI 2.4 uses one for
 a next clip only where nothing was padded. At 256 pixels this stretches a clip by 3 % at most; the model's squares stretch it further."""
+USUAL = 448, 256
+"""Pixels of frames that every encoder takes."""
 _BT601, _LIMITED = 6, 1
 """FFmpeg's numbers of the color matrix and range in which every clip is written: what a decoder takes a clip for that does not say."""
 _TURNS = {90: "transpose=cclock", 180: "hflip,vflip", 270: "transpose=clock"}
@@ -144,23 +147,40 @@ def block_size(width: int, height: int, short_side: int) -> tuple[int, int]:
 
 
 def _stream(out: av.container.OutputContainer, recipe: Recipe, rate: Fraction, first: av.VideoFrame) -> av.VideoStream:
-    """Raises UserError where the encoder cannot be opened."""
+    """Raises BadMedia where the encoder refuses frames of this size alone, UserError where it cannot be opened here for any."""
     try:
-        stream = out.add_stream(recipe.encoder.value, rate=rate, options=_options(recipe))
-        context = stream.codec_context
-        context.width, context.height, context.pix_fmt = first.width, first.height, "yuv420p"
-        context.time_base = 1 / rate
-        context.colorspace, context.color_range = _BT601, _LIMITED
-        context.gop_size, context.max_b_frames = recipe.keyframe_every, 0
-        context.thread_count = 1
-        context.flags |= Flags.bitexact
-        context.open()
+        return _opened(out, recipe, rate, first.width, first.height)
     except (FFmpegError, ValueError) as error:
+        what = getattr(error, "strerror", None) or error
+        if _opens(recipe):
+            raise BadMedia(f"{recipe.encoder} takes no frames of {first.width}x{first.height} pixels ({what})") from None
         instead = "" if recipe.encoder is Encoder.X264 else f", or use --encoder {Encoder.X264}"
         raise UserError(
-            f"the encoder {recipe.encoder} cannot be opened here for frames of {first.width}x{first.height} "
-            f"({getattr(error, 'strerror', None) or error}): check the options and, for NVENC, the GPU's driver{instead}"
+            f"the encoder {recipe.encoder} cannot be opened here ({what}): check the options and, for NVENC, the GPU's driver{instead}"
         ) from None
+
+
+@cache
+def _opens(recipe: Recipe) -> bool:
+    """For frames of a usual size."""
+    with av.open(io.BytesIO(), "w", format="mp4") as out:
+        try:
+            _opened(out, recipe, Fraction(25), *USUAL)
+        except (FFmpegError, ValueError):
+            return False
+    return True
+
+
+def _opened(out: av.container.OutputContainer, recipe: Recipe, rate: Fraction, width: int, height: int) -> av.VideoStream:
+    stream = out.add_stream(recipe.encoder.value, rate=rate, options=_options(recipe))
+    context = stream.codec_context
+    context.width, context.height, context.pix_fmt = width, height, "yuv420p"
+    context.time_base = 1 / rate
+    context.colorspace, context.color_range = _BT601, _LIMITED
+    context.gop_size, context.max_b_frames = recipe.keyframe_every, 0
+    context.thread_count = 1
+    context.flags |= Flags.bitexact
+    context.open()
     return stream
 
 

@@ -57,7 +57,7 @@ class Watch:
             cores=tuple(sorted(os.sched_getaffinity(0))),
             threads=threads,
             gpu=gpu,
-            processor=_processor(),
+            processor=processor(),
             seconds=time.monotonic() - self._at,
             machine_s=_machine_s() - self._machine_s,
             own_s=_own_s() - self._own_s,
@@ -76,7 +76,8 @@ def _own_s() -> float:
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Name of this machine's."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())

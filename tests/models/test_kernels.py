@@ -49,16 +49,19 @@ def test_selected_rows_have_index_selects_gradient() -> None:
     torch.testing.assert_close(_gradients(ours, x), _gradients(plain, x))
 
 
-def test_no_triton_where_it_cannot_build_its_launchers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It needs a C compiler, and Python's headers, which a machine with a compiler may lack."""
+def test_no_triton_where_it_cannot_build_its_launchers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It needs a C compiler, and Python's headers, which a machine with a compiler may lack: what is missing is told."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(sysconfig, "get_path", lambda name, scheme: str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
     has_compilers = kernels._has_compilers.__wrapped__
     (tmp_path / "Python.h").touch()
-    assert not has_compilers()
+    assert not has_compilers() and "for want of a C compiler:" in caplog.text
+    caplog.clear()
     (tmp_path / "gcc").touch(mode=0o755)
-    assert has_compilers()
+    assert has_compilers() and not caplog.text
     (tmp_path / "Python.h").unlink()
-    assert not has_compilers()
+    assert not has_compilers() and "for want of Python.h:" in caplog.text

@@ -13,7 +13,7 @@ from megatron_mplug2.models.partition import make_partition
 from megatron_mplug2.models.shapes import batch_shape
 from megatron_mplug2.models.stage_weights import rank_elements, stage_weights
 from megatron_mplug2.planner.hardware import Cluster
-from megatron_mplug2.planner.rates import Rates
+from megatron_mplug2.planner.rates import Rates, level
 from megatron_mplug2.planner.stage_times import Seconds, StageTimes, UnitWork, training_times, unit_work_of
 from megatron_mplug2.planner.step_time import updated_bytes
 from tests.planner.machine import ALONE, FORWARD, PROFILE, SEQUENCE, SPLIT
@@ -51,9 +51,11 @@ def test_a_calibration_finds_the_rates_that_passes_were_made_with(layers: Layers
             times = times_of(config, task)
             forward.append(Pass(width=width, task=task, seconds=own_seconds(times.forward[0])))
             backward.append(Pass(width=width, task=task, seconds=own_seconds(times.backward[0])))
+    own, others = (made.forward.products, made.backward.products), (level(1.0), level(1.0))
     found = rates_of(
         Kernels(
-            products=(made.forward.products, made.backward.products),
+            products=own if layers is Layers.WHOLE else others,
+            split_products=others if layers is Layers.WHOLE else own,
             attention=(made.forward.attention, made.backward.attention),
         ),
         Passes(layers=layers, forward=tuple(forward), backward=tuple(backward), updates=tuple(updates)),
