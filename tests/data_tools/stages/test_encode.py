@@ -178,6 +178,6 @@ def test_an_encoder_that_is_not_there() -> None:
 
 def test_a_clip_that_is_too_wide_for_the_encoder() -> None:
     """It alone is left out: x264 takes 16,384 pixels on a side at most."""
-    wide = gradient_clip("avi", "mjpeg", np.zeros((16, 20_000, 3), np.uint8))
+    wide = gradient_clip("matroska", "ffv1", np.zeros((16, 20_000, 3), np.uint8))
     with pytest.raises(BadMedia, match=r"libx264 takes no frames of 20000x16 pixels"):
         encode_clip(wide, Recipe())
