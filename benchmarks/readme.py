@@ -147,9 +147,9 @@ def _step(result: Mapping[str, Any]) -> str:
     return (
         f"A training step of base in fp32 (captions of 2 clips of 4 frames) on {hardware['cores']} cores "
         f"({hardware['cpu']}): {figures['times_the_reference']:.2f} times the samples a second of a plain PyTorch model of the same "
-        f"shapes. That is {100 * ours['share_of_torch_mm']:.0f} % of the rate at which `torch.mm` multiplies matrices here (the plain "
-        f"model: {100 * plain['share_of_torch_mm']:.0f} %) and {100 * ours['share_of_ceiling']:.0f} % of the rate of oneDNN's products, "
-        f"which ours takes (`benchmarks/results/step.json`; what made it so: `benchmarks/NOTES.md`)."
+        f"shapes, and {100 * ours['share_of_ceiling']:.0f} % of the rate of oneDNN's products of matrices, which ours takes; of "
+        f"`torch.mm`, which the plain model takes, it is {100 * ours['share_of_torch_mm']:.0f} % (the plain model: "
+        f"{100 * plain['share_of_torch_mm']:.0f} %; `benchmarks/results/step.json`; what made it so: `benchmarks/NOTES.md`)."
     )
 
 

@@ -5,8 +5,8 @@ model of the same shapes, all in one run.
 
 Without a GPU: base in fp32 on clips with captions, a thread a core. On a GPU, or with `--large`: large in bf16 by task and objectives. Each
 program has a process of its own and the machine for itself: ours and the plain model are started one after the other, twice. (With both in
-24 GB of memory at once, the kernel's search for free pages took a sixth of the plain model's step.) Operations count once, by the formulas
-of `megatron_mplug2.models.flops`, whatever a program really does.
+24 GB of memory at once, the kernel's search for free pages took a sixth of the plain model's step.) The plain model runs as torch comes,
+ours with all that `mplug2 train` sets. Operations count once, by the formulas of `megatron_mplug2.models.flops`, whatever a program does.
 
 The ceiling is the rate of the fastest product of matrices that torch has here, measured before, between and after the programs. In fp32 on
 a CPU that is oneDNN's; `torch.mm`, which takes MKL's kernels, is told beside it.
@@ -48,7 +48,7 @@ from megatron_mplug2.training.guard import Guard
 from megatron_mplug2.training.step import StepWork, train_step
 
 WARMUP = 4
-"""Turns; until then a CPU's pages are cleared that are kept later."""
+"""Turns that do not count: memory is still being asked for in the first ones."""
 LIVES = 2
 """How often each of two programs is started."""
 GPU_TURN = 3

@@ -7,7 +7,6 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
 from typing import cast
 
 import av
@@ -147,12 +146,13 @@ def block_size(width: int, height: int, short_side: int) -> tuple[int, int]:
 
 
 def _stream(out: av.container.OutputContainer, recipe: Recipe, rate: Fraction, first: av.VideoFrame) -> av.VideoStream:
-    """Raises BadMedia where the encoder refuses frames of this size alone, UserError where it cannot be opened here for any."""
+    """Raises BadMedia where the encoder refuses frames of this size alone, UserError where it cannot be opened here."""
+    size = first.width, first.height
     try:
-        return _opened(out, recipe, rate, first.width, first.height)
+        return _opened(out, recipe, rate, *size)
     except (FFmpegError, ValueError) as error:
         what = getattr(error, "strerror", None) or error
-        if _opens(recipe):
+        if _opens(recipe, rate, *USUAL) and not _opens(recipe, rate, *size):
             raise BadMedia(f"{recipe.encoder} takes no frames of {first.width}x{first.height} pixels ({what})") from None
         instead = "" if recipe.encoder is Encoder.X264 else f", or use --encoder {Encoder.X264}"
         raise UserError(
@@ -160,12 +160,10 @@ def _stream(out: av.container.OutputContainer, recipe: Recipe, rate: Fraction, f
         ) from None
 
 
-@cache
-def _opens(recipe: Recipe) -> bool:
-    """For frames of a usual size."""
+def _opens(recipe: Recipe, rate: Fraction, width: int, height: int) -> bool:
     with av.open(io.BytesIO(), "w", format="mp4") as out:
         try:
-            _opened(out, recipe, Fraction(25), *USUAL)
+            _opened(out, recipe, rate, width, height)
         except (FFmpegError, ValueError):
             return False
     return True

@@ -27,7 +27,8 @@ ONEDNN_FROM = 1 << 22
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """[..., in], [out, in] and [out] -> [..., out]."""
     if x.device.type == "cpu" and x.dtype is torch.float32 and _has_onednn() and x.shape[:-1].numel() * weight.numel() >= ONEDNN_FROM:
-        return cpu_functions.linear(x, weight, bias)
+        by_onednn: torch.Tensor = cpu_functions.Linear.apply(x.contiguous(), weight, bias)
+        return by_onednn
     return F.linear(x, weight, bias)
 
 

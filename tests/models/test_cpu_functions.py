@@ -1,5 +1,7 @@
 """Products by oneDNN against torch's: values and gradients, on both ways there, for rows of every layout that a chain may bring."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -8,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 from megatron_mplug2.models import cpu_functions, kernels
 
 IN, OUT = 48, 80
-FEW, MANY = 24, cpu_functions.AS_CONVOLUTION_FROM
+FEW, MANY = 24, cpu_functions.MANY
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
 
@@ -32,13 +34,18 @@ def _cut(rows: int) -> torch.Tensor:
     return _leaf(rows // 8, 8, 2 * IN)[..., IN:]
 
 
+def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    ours: torch.Tensor = cpu_functions.Linear.apply(x, weight, bias)
+    return ours
+
+
 @pytest.mark.parametrize("rows", [FEW, MANY])
 @pytest.mark.parametrize("make", [_contiguous, _transposed, _expanded, _cut])
 @pytest.mark.parametrize("biased", [True, False])
-def test_values_and_gradients_are_torchs(rows: int, make: object, biased: bool) -> None:
-    x, weight, bias = make(rows), _leaf(OUT, IN), _leaf(OUT) if biased else None  # type: ignore[operator]
+def test_values_and_gradients_are_torchs(rows: int, make: Callable[[int], torch.Tensor], biased: bool) -> None:
+    x, weight, bias = make(rows), _leaf(OUT, IN), _leaf(OUT) if biased else None
     asked = [x, weight] if bias is None else [x, weight, bias]
-    ours, plain = cpu_functions.linear(x, weight, bias), F.linear(x, weight, bias)
+    ours, plain = _linear(x, weight, bias), F.linear(x, weight, bias)
     assert ours.is_contiguous()
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-4)
     incoming = torch.randn(plain.shape, generator=torch.Generator().manual_seed(7))
@@ -51,19 +58,48 @@ def test_values_and_gradients_are_torchs(rows: int, make: object, biased: bool) 
 @pytest.mark.parametrize("rows", [FEW, MANY])
 def test_only_what_is_trained_has_a_gradient(rows: int) -> None:
     x, weight, bias = _contiguous(rows).detach(), _leaf(OUT, IN).detach(), _leaf(OUT)
-    cpu_functions.linear(x, weight, bias).sum().backward()
+    _linear(x, weight, bias).sum().backward()
     assert x.grad is None and weight.grad is None and bias.grad is not None
     torch.testing.assert_close(bias.grad, torch.full((OUT,), float(rows)))
 
 
-def test_small_products_and_other_precisions_are_torchs() -> None:
-    """Where oneDNN's call would cost more than its kernel saves, and where torch's product is oneDNN's already."""
-    assert _kernel(_leaf(8, 16), _leaf(16, 16)) == "torch"
-    assert _kernel(_leaf(64, 1024), _leaf(1024, 1024)) == "oneDNN"
-    assert _kernel(_leaf(64, 1024).double(), _leaf(1024, 1024).double()) == "torch"
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("rows", [FEW, MANY])
+def test_the_same_bits_on_any_threads(rows: int, threads: int) -> None:
+    """A rank may take more threads when it goes on (`training.threads`)."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        found = _bits(rows)
+    finally:
+        torch.set_num_threads(before)
+    assert found == _bits(rows)
 
 
-def _kernel(x: torch.Tensor, weight: torch.Tensor) -> str:
+def _bits(rows: int) -> list[bytes]:
+    x, weight, bias = _contiguous(rows), _leaf(OUT, IN), _leaf(OUT)
+    out = _linear(x, weight, bias)
+    return [tensor.detach().numpy().tobytes() for tensor in (out, *torch.autograd.grad(out.square().sum(), [x, weight, bias]))]
+
+
+def test_a_second_derivative_is_refused() -> None:
+    x, weight = _contiguous(FEW), _leaf(OUT, IN)
+    (first,) = torch.autograd.grad(_linear(x, weight, None).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+def test_who_makes_a_product() -> None:
+    """Torch where oneDNN's call would cost more than its kernel saves, and in other precisions, where its product is oneDNN's already."""
+    assert _kernels(_leaf(8, 16), _leaf(16, 16)) == set()
+    assert _kernels(_leaf(MANY, 512).double(), _leaf(512, 512).double()) == set()
+    product, as_layer = "mkldnn::_linear_pointwise", "aten::mkldnn_linear_backward_weights"
+    assert _kernels(_leaf(64, 1024), _leaf(1024, 1024)) == {product}
+    assert _kernels(_leaf(MANY, 512), _leaf(512, 512)) == {product, as_layer}
+
+
+def _kernels(x: torch.Tensor, weight: torch.Tensor) -> set[str]:
+    """OneDNN's, forward and backward."""
     with profile(activities=[ProfilerActivity.CPU]) as seen:
-        kernels.linear(x, weight, None)
-    return "oneDNN" if any(event.key.startswith("mkldnn::") for event in seen.key_averages()) else "torch"
+        kernels.linear(x, weight, None).sum().backward()
+    return {event.key for event in seen.key_averages() if "mkldnn_linear" in event.key or event.key.startswith("mkldnn::")}

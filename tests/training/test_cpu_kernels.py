@@ -17,21 +17,19 @@ from tests.training.record import Record
 pytestmark = pytest.mark.skipif(on_gpu() or not torch.backends.mkldnn.is_available(), reason="of CPUs with oneDNN")
 
 TASKS = (Task.TEXT, Task.IMAGE_TEXT, Task.VIDEO_TEXT, Task.TEXT)
-MANY = 100
-"""Rows that only some of these batches' streams have."""
 
 
 def _by_onednn(config: RunConfig, tasks: tuple[Task, ...]) -> Record:
-    kernels.ONEDNN_FROM, cpu_functions.AS_CONVOLUTION_FROM = 0, MANY
-    used = {"few": 0, "many": 0}
+    kernels.ONEDNN_FROM, cpu_functions.MANY = 0, 100  # rows that some of these batches' streams have
+    rows_of_gradients: list[int] = []
 
-    def counted(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        used["few" if x.shape[:-1].numel() < MANY else "many"] += 1
-        return linear(x, weight, bias)
+    def told(rows: torch.Tensor, gradient: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        rows_of_gradients.append(len(rows))
+        return weight_gradient(rows, gradient, weight)
 
-    linear, cpu_functions.linear = cpu_functions.linear, counted
+    weight_gradient, cpu_functions._weight_gradient = cpu_functions._weight_gradient, told
     recorded = record.run(config, tasks)
-    assert min(used.values()) > 50, used
+    assert min(rows_of_gradients) < cpu_functions.MANY <= max(rows_of_gradients)
     return recorded
 
 

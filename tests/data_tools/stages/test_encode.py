@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 
+from data_tools.stages import encode
 from data_tools.stages.choices import Encoder
 from data_tools.stages.encode import Recipe, block_size, encode_clip
 from megatron_mplug2.data.bad_media import BadMedia
@@ -181,3 +182,30 @@ def test_a_clip_that_is_too_wide_for_the_encoder() -> None:
     wide = gradient_clip("matroska", "ffv1", np.zeros((16, 20_000, 3), np.uint8))
     with pytest.raises(BadMedia, match=r"libx264 takes no frames of 20000x16 pixels"):
         encode_clip(wide, Recipe())
+
+
+def test_an_encoder_that_is_lost_later_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No clip is left out for it, whatever was found before."""
+    with pytest.raises(BadMedia):
+        encode_clip(gradient_clip("matroska", "ffv1", np.zeros((16, 20_000, 3), np.uint8)), Recipe())
+
+    def lost(*_: object) -> None:
+        raise ValueError("no session left")
+
+    monkeypatch.setattr(encode, "_opened", lost)
+    with pytest.raises(UserError, match=r"libx264 cannot be opened here \(no session left\)"):
+        encode_clip(noise_clip(1, frames=2), Recipe())
+
+
+def test_an_encoder_that_fails_once_loses_no_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, calls = encode._opened, []
+
+    def failing_once(*arguments: object) -> av.VideoStream:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise ValueError("busy")
+        return opened(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(encode, "_opened", failing_once)
+    with pytest.raises(UserError, match="busy"):
+        encode_clip(noise_clip(1, frames=2), Recipe())
