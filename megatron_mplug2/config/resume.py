@@ -28,7 +28,7 @@ CHANGEABLE: Mapping[str, str] = {
     "training.precision": "weights and optimizer state are stored in fp32; the steps to come compute in the new precision",
     "training.microbatch": "losses are normalised by counts over the global batch; dropout, if on: see above",
     "training.recompute": "a recompute replays the same forward pass, dropout too",
-    "training.threads": "speed only",
+    "training.threads": "speed, and the order of floating-point sums",
     "training.on_bad_step": "what follows a bad step; what a good one computes does not depend on it",
     "training.bad_step_limit": "as above",
     "training.spike_factor": "as above",

@@ -63,17 +63,10 @@ def test_only_what_is_trained_has_a_gradient(rows: int) -> None:
     torch.testing.assert_close(bias.grad, torch.full((OUT,), float(rows)))
 
 
-@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("rows", [FEW, MANY])
-def test_the_same_bits_on_any_threads(rows: int, threads: int) -> None:
-    """A rank may take more threads when it goes on (`training.threads`)."""
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        found = _bits(rows)
-    finally:
-        torch.set_num_threads(before)
-    assert found == _bits(rows)
+def test_the_same_bits_every_time(rows: int) -> None:
+    """VLC's two passes compare features bit by bit, and so do runs that were stopped and went on."""
+    assert _bits(rows) == _bits(rows)
 
 
 def _bits(rows: int) -> list[bytes]:
