@@ -41,7 +41,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def _dense(tree: Any) -> Iterator[torch.Tensor]:
-    """The tensors in a tree; of a sparse one, which has no storage, its indices and values."""
+    """The tensors in a tree. Of a sparse one, which has no storage, its indices and values; not oneDNN's: a kernel's workspace."""
     for leaf in tree_leaves(tree):
-        if isinstance(leaf, torch.Tensor):
+        if isinstance(leaf, torch.Tensor) and not leaf.is_mkldnn:
             yield from (leaf._indices(), leaf._values()) if leaf.is_sparse else (leaf,)
