@@ -124,7 +124,7 @@ def _has_own_kernels(x: torch.Tensor) -> bool:
 
 @cache
 def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available()
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 @cache

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import record
+from benchmarks import ceiling, record, step
 from benchmarks.reference_model import ReferenceModel
 from benchmarks.step import main, our_step, sections_of
 from benchmarks.step_cases import CPU_CASE, GPU_CASES, Losses, StepCase, batch_of, config_of
@@ -89,3 +89,19 @@ def test_a_case_of_no_such_name_is_told(monkeypatch: pytest.MonkeyPatch, capsys:
     with pytest.raises(SystemExit):
         main()
     assert "no case here is called tiny: name some of " in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_a_case_is_measured_beside_the_plain_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceiling, "PRODUCTS", ((64, 64, 64),))
+    monkeypatch.setattr(step, "LIVES", 1)
+    monkeypatch.setattr(step, "WARMUP", 1)
+    figures = step._measured(CASE, Precision.FP32, 2, beside=True)
+    ours, plain = figures["ours"], figures["reference"]
+    assert ours["runs"] == plain["runs"] == 2
+    assert figures["times_the_reference"] == pytest.approx(plain["median_ms"] / ours["median_ms"], abs=0.001)
+    rates = figures["product_tflops"]
+    reached = 1000 * figures["model_tflop_per_step"] / ours["median_ms"]
+    assert ours["share_of_torch_mm"] == pytest.approx(reached / rates["torch.mm"], rel=0.05)  # operations are rounded
+    assert ours["share_of_ceiling"] == pytest.approx(reached / max(rates.values()), rel=0.05)  # operations are rounded
+    assert {"forward-backward", "optimizer"} <= set(ours["last_step_ms"])
