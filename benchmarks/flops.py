@@ -16,8 +16,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.flop_counter import flop_counter
 from benchmarks.record import write
 from benchmarks.step_cases import StepCase, batch_of, config_of
 from megatron_mplug2.config.layout import LayoutConfig
@@ -116,7 +116,7 @@ def counted(config: RunConfig, task: Task, topology: Topology) -> dict[str, Pass
         place = CPU if isinstance(unit, MaskedLMUnit) else META
         inputs = {name: _at(place, streams[name]).requires_grad_(name in grown) for name in flow.reads}
         module = stage.block(unit.name).to_empty(device=place)
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        with flop_counter() as counter, sdpa_kernel(SDPBackend.MATH):
             written = unit.run(module, inputs, micro)
             forward = counter.get_total_flops()
             _backward(written, micro)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import ceiling, record, step
+from benchmarks.flop_counter import flop_counter
 from benchmarks.reference_model import ReferenceModel
 from benchmarks.step import main, our_step, sections_of
 from benchmarks.step_cases import CPU_CASE, GPU_CASES, Losses, StepCase, batch_of, config_of
@@ -18,7 +19,6 @@ from megatron_mplug2.config.training import Precision
 from megatron_mplug2.data.batch import PairBatch
 from megatron_mplug2.observability.efficiency import StepFlops
 from megatron_mplug2.observability.sections import Section
-from tests.flop_counter import flop_counter
 from tests.ranks import run_ranks
 
 CASE = StepCase(model="tiny", task=Task.VIDEO_TEXT, losses=Losses.CAPTION, samples=2, frames=3, tokens=20)

@@ -1,13 +1,13 @@
 import pytest
 import torch
 
+from benchmarks.flop_counter import flop_counter
 from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.evaluation.inference import Inference
 from megatron_mplug2.evaluation.metrics.recall import recall
 from megatron_mplug2.evaluation.ranking import Identities, Ranking, Retrieval, candidates, direction
 from megatron_mplug2.evaluation.retrieval import RERANKED, Gallery
 from tests.evaluation.tiny import layouts, make_inference, some_media, some_texts, task_of
-from tests.flop_counter import flop_counter
 from tests.ranks import run_ranks
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from benchmarks.flop_counter import flop_counter
 from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.config.schema import RunConfig
@@ -14,7 +15,6 @@ from megatron_mplug2.models.microbatch import ContrastShare, Microbatch
 from megatron_mplug2.models.mplug2 import run_chain
 from megatron_mplug2.models.shapes import batch_shape
 from megatron_mplug2.objectives.result import Objective
-from tests.flop_counter import flop_counter
 from tests.models.build import build
 from tests.ranks import run_ranks
 from tests.training import cases
