@@ -18,6 +18,8 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from benchmarks.record import write
+from megatron_mplug2.models.cpu_functions import product
+from megatron_mplug2.models.kernels import has_onednn
 from megatron_mplug2.parallel.device import backend, on_gpu
 
 REPEATS = 9
@@ -35,7 +37,7 @@ GPU_SCALE = 4
 def product_tflops(dtype: torch.dtype, repeats: int = REPEATS) -> dict[str, float]:
     """Rate of the fastest of `PRODUCTS`, in TFLOP/s: of `torch.mm`, and of oneDNN where that takes MKL's kernels, in fp32 on a CPU."""
     rates = {TORCH_MM: max(_product_rate(dtype, size, repeats, _by_torch) for size in PRODUCTS)}
-    if dtype is torch.float32 and not on_gpu() and torch.backends.mkldnn.is_available():
+    if dtype is torch.float32 and not on_gpu() and has_onednn():
         rates[ONEDNN] = max(_product_rate(dtype, size, repeats, _by_onednn) for size in PRODUCTS)
     return rates
 
@@ -51,14 +53,14 @@ def _by_torch(left: torch.Tensor, right: torch.Tensor) -> Callable[[], Any]:
 
 def _by_onednn(left: torch.Tensor, right: torch.Tensor) -> Callable[[], Any]:
     weight = right.t().contiguous()
-    return lambda: torch.ops.mkldnn._linear_pointwise(left, weight, None, "none", [], "")
+    return lambda: product(left, weight)
 
 
-def _product_rate(dtype: torch.dtype, size: tuple[int, int, int], repeats: int, product: Product) -> float:
+def _product_rate(dtype: torch.dtype, size: tuple[int, int, int], repeats: int, by: Product) -> float:
     rows, inner, columns = (side * (GPU_SCALE if on_gpu() else 1) for side in size)
     place = torch.device("cuda" if on_gpu() else "cpu")
     left, right = torch.randn(rows, inner, device=place, dtype=dtype), torch.randn(inner, columns, device=place, dtype=dtype)
-    return 2e-12 * rows * inner * columns / _median(product(left, right), repeats)
+    return 2e-12 * rows * inner * columns / _median(by(left, right), repeats)
 
 
 def copy_gb_s() -> float:

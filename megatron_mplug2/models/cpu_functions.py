@@ -23,7 +23,7 @@ class Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+        return product(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -32,7 +32,7 @@ class Linear(torch.autograd.Function):
         rows, gradient = x.flatten(0, -2), incoming[0].flatten(0, -2).contiguous()
         for_x, for_weight, for_bias = ctx.needs_input_grad
         return (
-            _product(gradient, weight.t()).view_as(x) if for_x else None,
+            product(gradient, weight.t()).view_as(x) if for_x else None,
             _weight_gradient(rows, gradient, weight) if for_weight else None,
             gradient.sum(0) if for_bias else None,
         )
@@ -40,16 +40,16 @@ class Linear(torch.autograd.Function):
 
 def _weight_gradient(rows: torch.Tensor, gradient: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     if len(rows) < MANY:
-        return _product(gradient.t(), rows.t())
+        return product(gradient.t(), rows.t())
     of_weight, _ = torch.ops.aten.mkldnn_linear_backward_weights(gradient.to_mkldnn(), rows.to_mkldnn(), weight, False)
     found: torch.Tensor = of_weight
     return found
 
 
-def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    # What torch's compiler makes of a linear layer on a CPU; it has no other name in Python.
-    product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return product
+def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """OneDNN's, of [..., in] and [out, in]: what torch's compiler makes of a linear layer on a CPU; it has no other name in Python."""
+    made: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return made
 
 
 class QuickGelu(torch.autograd.Function):

@@ -26,7 +26,7 @@ ONEDNN_FROM = 1 << 22
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """[..., in], [out, in] and [out] -> [..., out]."""
-    if x.device.type == "cpu" and x.dtype is torch.float32 and _has_onednn() and x.shape[:-1].numel() * weight.numel() >= ONEDNN_FROM:
+    if x.device.type == "cpu" and x.dtype is torch.float32 and has_onednn() and x.shape[:-1].numel() * weight.numel() >= ONEDNN_FROM:
         by_onednn: torch.Tensor = cpu_functions.Linear.apply(x.contiguous(), weight, bias)
         return by_onednn
     return F.linear(x, weight, bias)
@@ -123,7 +123,8 @@ def _has_own_kernels(x: torch.Tensor) -> bool:
 
 
 @cache
-def _has_onednn() -> bool:
+def has_onednn() -> bool:
+    """Whether this torch has its products."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -131,7 +132,7 @@ def _has_onednn() -> bool:
 def _has_compilers() -> bool:
     """Triton's, and what it builds its launchers with: a C compiler and Python's headers, which many machines have without the other.
 
-    Says what is missing, once: a step of large takes an eighth longer then.
+    Says what is missing, once.
     """
     c_compilers = (os.environ.get("CC"), "gcc", "clang")
     missing = [

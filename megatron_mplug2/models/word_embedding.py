@@ -20,6 +20,6 @@ class WordEmbedding(VocabParallelEmbedding):
 
     @property
     def _gives_rows(self) -> bool:
-        """Only to Megatron-Core's `main_grad`: other engines want dense gradients. A GPU writes the table in 50 microseconds, and would
-        have to sort the rows."""
+        """Only to Megatron-Core's `main_grad`: other engines want dense gradients. A GPU would have to
+        sort the rows, and has the bandwidth for the table."""
         return self.tp_group.size() == 1 and hasattr(self.weight, "main_grad") and self.weight.device.type == "cpu"
