@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from megatron_mplug2.models.context import ModelContext
+from megatron_mplug2.models.cpu_attention import DroppedAttention
 from megatron_mplug2.models.kernels import select_rows
 from megatron_mplug2.models.linear import ColumnParallelLinear, RowParallelLinear
 from megatron_mplug2.parallel.dropout import KeyedDropout
@@ -57,11 +58,14 @@ class FusedDotProductAttention(nn.Module):
         if mask.memory_index is not None:
             key, value = select_rows(key, mask.memory_index), select_rows(value, mask.memory_index)
         q, k, v = (x.permute(1, 2, 0, 3) for x in (query, key, value))
-        probability = 0.0
+        allowed, probability = mask.for_queries(q.shape[2], q.device), 0.0
         if self._dropout > 0.0 and self._keyed.active:
             probability = self._dropout
             self._keyed.seed_draw(sharded=True)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.for_queries(q.shape[2], q.device), dropout_p=probability)
+        if probability and not q.is_cuda:
+            out = DroppedAttention.apply(q, k, v, allowed, probability)
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=probability)
         return out.permute(2, 0, 1, 3).reshape(query.shape[0], query.shape[1], -1)
 
 

@@ -5,12 +5,17 @@ data-parallel layout. Where a tensor is sharded over tensor-parallel ranks the r
 """
 
 import hashlib
+from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch.nn import functional as F
 
 from megatron_mplug2.parallel.device import on_gpu
 from megatron_mplug2.parallel.topology import Topology
+
+LEVELS = 1 << 16
+"""Of a probability on a CPU: sixteen bits decide on an element."""
 
 
 class KeyedDropout:
@@ -49,7 +54,10 @@ class KeyedDropout:
         if probability == 0.0 or not self.active:
             return x
         self.seed_draw(sharded=self._topology.sequence_parallel)
-        return F.dropout(x, probability)
+        if on_gpu():
+            return F.dropout(x, probability)
+        kept, grown = draw_kept(x.shape, probability)
+        return x * kept.to(x.dtype).mul_(grown)
 
     def path(self, branch: torch.Tensor, probability: float, samples: int) -> torch.Tensor:
         """Drop path on [s, samples * t, h]: the whole branch of a sample, equal on all tensor-parallel ranks."""
@@ -59,6 +67,17 @@ class KeyedDropout:
         keep = torch.rand(samples, device=branch.device) >= probability
         scale = keep.to(branch.dtype) / (1.0 - probability)
         return branch * scale.repeat_interleave(branch.shape[1] // samples)[None, :, None]
+
+
+def draw_kept(size: Sequence[int], probability: float) -> tuple[torch.Tensor, float]:
+    """What dropout keeps, bool, and the factor that makes up for the rest; on a CPU, from its generator.
+
+    A number of 64 bits is drawn for four elements. Torch's `bernoulli_` draws one for each and takes five times as long.
+    """
+    elements, dropped = prod(size), min(round(probability * LEVELS), LEVELS - 1)
+    bits = torch.empty(-(-elements // 4), dtype=torch.int64).random_(-(1 << 63), None)
+    kept = bits.view(torch.int16)[:elements].view(tuple(size)) >= dropped - LEVELS // 2
+    return kept, LEVELS / (LEVELS - dropped)
 
 
 def _generator() -> torch.Generator:

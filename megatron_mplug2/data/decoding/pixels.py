@@ -1,6 +1,7 @@
 """From frames of R x R to what the model takes."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 
@@ -19,5 +20,10 @@ def normalised(media: torch.Tensor) -> torch.Tensor:
     """[b, 3, T, R, R] float32 with CLIP's mean and deviation, from uint8 levels. Real numbers are taken to be so already."""
     if media.is_floating_point():
         return media
-    mean, deviation = (torch.tensor(numbers, device=media.device).view(3, 1, 1, 1) for numbers in (MEAN, DEVIATION))
-    return media.float().div_(255).sub_(mean).div_(deviation)
+    return media.float().div_(255).sub_(_channels(MEAN, media.device)).div_(_channels(DEVIATION, media.device))
+
+
+@cache
+def _channels(numbers: tuple[float, float, float], device: torch.device) -> torch.Tensor:
+    """[3, 1, 1, 1]. Kept, since a GPU's host waits for all work before it when it copies numbers there."""
+    return torch.tensor(numbers, device=device).view(3, 1, 1, 1)
