@@ -51,4 +51,5 @@ def _run(rank: int, world: int, folder: Path, function: Callable[..., Found], ar
     rendezvous = folder / f"rendezvous-{rank // world}"
     dist.init_process_group(backend(), init_method=f"file://{rendezvous}", rank=rank % world, world_size=world)
     torch.save(function(*arguments), folder / f"{rank}.pt")
+    dist.barrier()  # a rank that leaves early takes its connections from one that is still making them
     dist.destroy_process_group()
