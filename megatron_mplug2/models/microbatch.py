@@ -60,6 +60,8 @@ class Microbatch:
     solver: ContrastSolver | None = None
     features: tuple[torch.Tensor, torch.Tensor] | None = None
     """[b, d] of vision and text, set by the contrastive head in a first pass or an evaluation."""
+    features_differ: torch.Tensor | None = None
+    """Scalar bool: the forward pass gave other numbers than the features of the first pass; None where there was no first pass."""
     losses: list[torch.Tensor] = field(default_factory=list)
     """Weighted, normalised scalars whose sum over units, microbatches and data-parallel ranks is the step's loss."""
     values: dict[Objective, torch.Tensor] = field(default_factory=dict)

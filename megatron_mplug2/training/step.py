@@ -24,6 +24,8 @@ from megatron_mplug2.training.momentum_pass import momentum_keys
 from megatron_mplug2.training.norms import gradient_norms, weight_norms
 
 _OBJECTIVES = tuple(Objective)
+_DIFFERENT, _TEMPERATURE = len(_OBJECTIVES), len(_OBJECTIVES) + 1
+"""Places in `Told.values`, after the objectives'."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,24 +198,29 @@ class Told:
     """A step's figures on the device. Who reads them waits for it, so the work on the host that needs none of them comes first."""
 
     values: torch.Tensor
-    """Of every objective, and the temperature."""
+    """Of every objective, microbatches whose two passes gave different features, and the temperature."""
     objectives: Sequence[Objective]
     """Those that count."""
 
     def read(self) -> StepLosses:
-        *losses, temperature = self.values.tolist()
-        return StepLosses(losses={one: losses[_OBJECTIVES.index(one)] for one in self.objectives}, temperature=temperature)
+        """RuntimeError, on every rank, where VLC's gradient was computed from other features than the backward pass has."""
+        values = self.values.tolist()
+        if values[_DIFFERENT]:
+            raise RuntimeError("the two passes of VLC gave different features: something in the forward pass is not a pure function")
+        return StepLosses(losses={one: values[_OBJECTIVES.index(one)] for one in self.objectives}, temperature=values[_TEMPERATURE])
 
 
 def _tell(engine: TrainingEngine, micros: Sequence[Microbatch]) -> Told:
     """Each objective's value summed over microbatches and data-parallel ranks, from the stage that has it; and the temperature."""
-    values = torch.zeros(len(_OBJECTIVES) + 1, dtype=torch.float32, device=device())
+    values = torch.zeros(_TEMPERATURE + 1, dtype=torch.float32, device=device())
     for micro in micros:
         for objective, value in micro.values.items():
             values[_OBJECTIVES.index(objective)] += value.float()
+        if micro.features_differ is not None:
+            values[_DIFFERENT] += micro.features_differ
     dist.all_reduce(values, group=engine.topology.data_group)
     if engine.log_temperature is not None:
-        values[-1] = engine.log_temperature.detach().exp()
+        values[_TEMPERATURE] = engine.log_temperature.detach().exp()
     if engine.topology.pipeline_size > 1:
         dist.all_reduce(values, group=engine.topology.groups.pp)
     return Told(values=values, objectives=of_task(weighted(engine.config.objectives), micros[0].task))
