@@ -191,6 +191,7 @@ def _first_pass(engine: TrainingEngine, solve: contrast.Solve, micros: Sequence[
 
 
 def _global_counts(engine: TrainingEngine, batches: Sequence[Batch]) -> dict[Objective, float]:
+    """Waited for once, when all is added up."""
     counts = torch.zeros(len(_OBJECTIVES), dtype=torch.float64, device=device())
     for batch in batches:
         for objective, count in local_counts(batch, engine.config.objectives).items():
