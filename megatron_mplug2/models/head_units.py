@@ -57,9 +57,10 @@ class MaskedLMUnit(Unit):
 
     def _ask(self, module: nn.Module, text: torch.Tensor, micro: Microbatch) -> None:
         labels = micro.text.labels.T.flatten()
-        # At least one row, whose label may be IGNORED: an empty draw stays in the graph and in the collectives.
-        asked = labels != IGNORED
-        positions = asked.nonzero()[:, 0] if bool(asked.any()) else torch.zeros(1, dtype=torch.int64, device=labels.device)
+        positions = (labels != IGNORED).nonzero()[:, 0]  # the host waits for their number
+        if not len(positions):
+            # One row, whose label is IGNORED: an empty draw stays in the graph and in the collectives.
+            positions = positions.new_zeros(1)
         logits = module(text, micro.shape.text_length, positions)
         loss = masked_lm.masked_lm_loss(logits, labels[positions][None], self._vocab_size, micro.sequence.topology.tensor_group)
         micro.add_loss(Objective.MLM, micro.objectives.mlm.weight, loss.sum)
