@@ -8,14 +8,11 @@ import torch
 
 from megatron_mplug2.config.objectives import ObjectivesConfig
 from megatron_mplug2.config.schedule import Task
-from megatron_mplug2.data.batch import Batch, PairBatch, TextBatch
+from megatron_mplug2.data.batch import PAD, Batch, PairBatch, TextBatch
 from megatron_mplug2.models.attention import AttentionMask
 from megatron_mplug2.models.shapes import BatchShape
 from megatron_mplug2.objectives.result import Objective
 from megatron_mplug2.parallel.sequence import SequenceShards
-
-PAD = 0
-"""Token id of padding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +35,7 @@ class ContrastShare:
 
 
 class ContrastSolver(Protocol):
-    """Turns a microbatch's features into its share, where no first pass has done so (one microbatch, one stage)."""
+    """Turns a microbatch's features into its share in its only forward pass, where no first pass has made it."""
 
     def __call__(self, vision: torch.Tensor, text: torch.Tensor, log_temperature: torch.Tensor) -> ContrastShare: ...
 
