@@ -57,9 +57,10 @@ class MaskedLMUnit(Unit):
 
     def _ask(self, module: nn.Module, text: torch.Tensor, micro: Microbatch) -> None:
         labels = micro.text.labels.T.flatten()
-        # At least one row, whose label may be IGNORED: an empty draw stays in the graph and in the collectives.
-        asked = labels != IGNORED
-        positions = asked.nonzero()[:, 0] if bool(asked.any()) else torch.zeros(1, dtype=torch.int64, device=labels.device)
+        positions = (labels != IGNORED).nonzero()[:, 0]  # the host waits for their number
+        if not len(positions):
+            # One row, whose label is IGNORED: an empty draw stays in the graph and in the collectives.
+            positions = positions.new_zeros(1)
         logits = module(text, micro.shape.text_length, positions)
         loss = masked_lm.masked_lm_loss(logits, labels[positions][None], self._vocab_size, micro.sequence.topology.tensor_group)
         micro.add_loss(Objective.MLM, micro.objectives.mlm.weight, loss.sum)
@@ -90,17 +91,23 @@ class ContrastUnit(Unit):
         if micro.contrast is None:
             assert micro.solver is not None
             micro.contrast = micro.solver(vision.detach(), text.detach(), module.log_temperature.detach())
+        else:
+            micro.features_differ = _differs(vision, micro.contrast.vision_features) | _differs(text, micro.contrast.text_features)
         share = micro.contrast
         assert share.vision_grad is not None and share.text_grad is not None and share.log_temperature_grad is not None
-        assert share.vision_features is not None and share.text_features is not None and share.loss is not None
-        if not (torch.equal(vision, share.vision_features) and torch.equal(text, share.text_features)):
-            raise RuntimeError("the two passes of VLC gave different features: something in the forward pass is not a pure function")
+        assert share.loss is not None
         surrogate = contrastive.surrogate(
             vision, text, module.log_temperature, share.vision_grad, share.text_grad, share.log_temperature_grad
         )
         micro.losses.append(micro.objectives.vlc.weight * surrogate)
         micro.values[Objective.VLC] = share.loss
         return {}
+
+
+def _differs(features: torch.Tensor, first: torch.Tensor | None) -> torch.Tensor:
+    """Scalar bool, on the device: nobody waits for it. False of NaN, which compares with nothing: the guard of updates is to find it."""
+    assert first is not None
+    return ((features < first) | (features > first)).any()
 
 
 class MatchingUnit(Unit):

@@ -8,14 +8,11 @@ import torch
 
 from megatron_mplug2.config.objectives import ObjectivesConfig
 from megatron_mplug2.config.schedule import Task
-from megatron_mplug2.data.batch import Batch, PairBatch, TextBatch
+from megatron_mplug2.data.batch import PAD, Batch, PairBatch, TextBatch
 from megatron_mplug2.models.attention import AttentionMask
 from megatron_mplug2.models.shapes import BatchShape
 from megatron_mplug2.objectives.result import Objective
 from megatron_mplug2.parallel.sequence import SequenceShards
-
-PAD = 0
-"""Token id of padding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +35,7 @@ class ContrastShare:
 
 
 class ContrastSolver(Protocol):
-    """Turns a microbatch's features into its share, where no first pass has done so (one microbatch, one stage)."""
+    """Turns a microbatch's features into its share in its only forward pass, where no first pass has made it."""
 
     def __call__(self, vision: torch.Tensor, text: torch.Tensor, log_temperature: torch.Tensor) -> ContrastShare: ...
 
@@ -60,6 +57,8 @@ class Microbatch:
     solver: ContrastSolver | None = None
     features: tuple[torch.Tensor, torch.Tensor] | None = None
     """[b, d] of vision and text, set by the contrastive head in a first pass or an evaluation."""
+    features_differ: torch.Tensor | None = None
+    """Scalar bool: the forward pass gave other numbers than the features of the first pass; None where there was no first pass."""
     losses: list[torch.Tensor] = field(default_factory=list)
     """Weighted, normalised scalars whose sum over units, microbatches and data-parallel ranks is the step's loss."""
     values: dict[Objective, torch.Tensor] = field(default_factory=dict)

@@ -24,6 +24,8 @@ from megatron_mplug2.training.momentum_pass import momentum_keys
 from megatron_mplug2.training.norms import gradient_norms, weight_norms
 
 _OBJECTIVES = tuple(Objective)
+_DIFFERENT, _TEMPERATURE = len(_OBJECTIVES), len(_OBJECTIVES) + 1
+"""Places in `Told.values`, after the objectives'."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,8 @@ def train_step(engine: TrainingEngine, work: StepWork, guard: Guard, *, by_modul
 
     norm, rate = engine.update(work.step, accept)
     ((values, bad),) = judged
+    if bad is None:
+        enqueue(engine, told)
     norms = ModuleNorms(gradients=gradients, weights=weight_norms(engine)) if by_module else None
     return StepResult(values=values, grad_norm=norm, rate=rate, bad=bad, norms=norms)
 
@@ -93,13 +97,20 @@ def backward(engine: TrainingEngine, work: StepWork) -> "Told":
     """Leaves the step's gradients, summed over microbatches and data-parallel ranks, with the optimizer."""
     engine.stage.train()
     engine.zero_gradients()
-    return _tell(engine, _run_passes(engine, work, forward_only=False))
+    return _run_passes(engine, work, forward_only=False)
+
+
+def enqueue(engine: TrainingEngine, told: "Told") -> None:
+    """The momentum features of a step that was accepted into the queue, where this stage has it."""
+    if told.keys is not None:
+        assert engine.momentum is not None and engine.momentum.queue is not None
+        engine.momentum.queue.enqueue(told.keys)
 
 
 def validation_step(engine: TrainingEngine, work: StepWork) -> StepLosses:
     """The losses of a step without dropout, gradients and update. Collective over the world."""
     engine.stage.eval()
-    return _tell(engine, _run_passes(engine, work, forward_only=True)).read()
+    return _run_passes(engine, work, forward_only=True).read()
 
 
 def make_microbatches(engine: TrainingEngine, work: StepWork) -> list[Microbatch]:
@@ -120,14 +131,14 @@ def make_microbatches(engine: TrainingEngine, work: StepWork) -> list[Microbatch
     ]
 
 
-def _run_passes(engine: TrainingEngine, work: StepWork, *, forward_only: bool) -> list[Microbatch]:
+def _run_passes(engine: TrainingEngine, work: StepWork, *, forward_only: bool) -> "Told":
     clock = engine.clock
     clock.enter(Section.MEETING)
     micros = make_microbatches(engine, work)
     if not contrasts(weighted(engine.config.objectives), work.task):
         clock.enter(Section.FORWARD_BACKWARD)
         engine.run_microbatches(micros, forward_only=forward_only)
-        return micros
+        return _tell(engine, micros, None)
     clock.enter(Section.FEATURE_PASS)
     # A validation contrasts the global batch alone: a figure that no queue and no ramp moves.
     queued = engine.config.objectives.vlc.queued and not forward_only
@@ -141,10 +152,7 @@ def _run_passes(engine: TrainingEngine, work: StepWork, *, forward_only: bool) -
             micro.contrast = share
     clock.enter(Section.FORWARD_BACKWARD)
     engine.run_microbatches(micros, forward_only=forward_only)
-    if keys is not None:
-        assert engine.momentum is not None and engine.momentum.queue is not None
-        engine.momentum.queue.enqueue(keys)
-    return micros
+    return _tell(engine, micros, keys)
 
 
 def _solve(engine: TrainingEngine, work: StepWork, keys: Keys | None) -> contrast.Solve:
@@ -183,6 +191,7 @@ def _first_pass(engine: TrainingEngine, solve: contrast.Solve, micros: Sequence[
 
 
 def _global_counts(engine: TrainingEngine, batches: Sequence[Batch]) -> dict[Objective, float]:
+    """Waited for once, when all is added up."""
     counts = torch.zeros(len(_OBJECTIVES), dtype=torch.float64, device=device())
     for batch in batches:
         for objective, count in local_counts(batch, engine.config.objectives).items():
@@ -193,27 +202,35 @@ def _global_counts(engine: TrainingEngine, batches: Sequence[Batch]) -> dict[Obj
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """A step's figures on the device. Who reads them waits for it, so the work on the host that needs none of them comes first."""
+    """What a step's passes leave beside gradients, on the device. Who reads the figures waits for it, so the work on the host that needs
+    none of them comes first."""
 
     values: torch.Tensor
-    """Of every objective, and the temperature."""
+    """Of every objective, microbatches whose two passes gave different features, and the temperature."""
     objectives: Sequence[Objective]
     """Those that count."""
+    keys: Keys | None
+    """Momentum features of the global batch, for the queue if the step is accepted; None without a queue on this stage."""
 
     def read(self) -> StepLosses:
-        *losses, temperature = self.values.tolist()
-        return StepLosses(losses={one: losses[_OBJECTIVES.index(one)] for one in self.objectives}, temperature=temperature)
+        """RuntimeError, on every rank, where VLC's gradient was computed from other features than the backward pass has."""
+        values = self.values.tolist()
+        if values[_DIFFERENT]:
+            raise RuntimeError("the two passes of VLC gave different features: something in the forward pass is not a pure function")
+        return StepLosses(losses={one: values[_OBJECTIVES.index(one)] for one in self.objectives}, temperature=values[_TEMPERATURE])
 
 
-def _tell(engine: TrainingEngine, micros: Sequence[Microbatch]) -> Told:
+def _tell(engine: TrainingEngine, micros: Sequence[Microbatch], keys: Keys | None) -> Told:
     """Each objective's value summed over microbatches and data-parallel ranks, from the stage that has it; and the temperature."""
-    values = torch.zeros(len(_OBJECTIVES) + 1, dtype=torch.float32, device=device())
+    values = torch.zeros(_TEMPERATURE + 1, dtype=torch.float32, device=device())
     for micro in micros:
         for objective, value in micro.values.items():
             values[_OBJECTIVES.index(objective)] += value.float()
+        if micro.features_differ is not None:
+            values[_DIFFERENT] += micro.features_differ
     dist.all_reduce(values, group=engine.topology.data_group)
     if engine.log_temperature is not None:
-        values[-1] = engine.log_temperature.detach().exp()
+        values[_TEMPERATURE] = engine.log_temperature.detach().exp()
     if engine.topology.pipeline_size > 1:
         dist.all_reduce(values, group=engine.topology.groups.pp)
-    return Told(values=values, objectives=of_task(weighted(engine.config.objectives), micros[0].task))
+    return Told(values=values, objectives=of_task(weighted(engine.config.objectives), micros[0].task), keys=keys)

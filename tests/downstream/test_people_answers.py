@@ -80,7 +80,7 @@ def test_a_batch_has_all_answers_with_their_shares(corpus: Path, tmp_path: Path)
         assert bool(tokenizer.decode(asked)) == bool(answer)
     # Six rows hold a question of five answers and one of one, or one of three and one of one: two questions at most, or one.
     assert PICTURES <= questions < 3 * PICTURES
-    assert local_counts(batch, config.objectives)[Objective.LM] == pytest.approx(questions, rel=1e-6)
+    assert float(local_counts(batch, config.objectives)[Objective.LM]) == pytest.approx(questions, rel=1e-6)
 
 
 @pytest.mark.long

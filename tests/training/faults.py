@@ -6,9 +6,11 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch.distributed as dist
 
+from megatron_mplug2.data.batch import PairBatch
 from megatron_mplug2.training import step as step_module
 from megatron_mplug2.training.engine import Engine
 from megatron_mplug2.training.step import StepWork, Told
@@ -39,6 +41,15 @@ def put_nan(engine: Engine) -> None:
     """Into the gradient of a norm, which tensor-parallel ranks hold all."""
     weight = next(weight for weight in engine.weights if weight.partition_dim is None and "norm" in weight.name)
     weight.param.main_grad.view(-1)[-1] = math.nan  # type: ignore[attr-defined] # Megatron-Core's
+
+
+def with_nan_pixel(work: StepWork) -> StepWork:
+    """In the last picture or clip of the rank's last microbatch: whatever the forward pass makes of that is no number either."""
+    *others, last = work.batches
+    assert isinstance(last, PairBatch) and last.media is not None
+    media = last.media.clone()
+    media.view(-1)[-1] = math.nan
+    return replace(work, batches=[*others, replace(last, media=media)])
 
 
 def hang(engine: Engine) -> None:

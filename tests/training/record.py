@@ -66,7 +66,9 @@ def train(engine: Engine, tasks: Sequence[Task], first: int = 0) -> Record:
     _record_negatives(drawn)
     for number, task in enumerate(tasks, first):
         drawn.clear()
-        values = step_module.backward(engine, cases.work(config, number, task, topology.data_rank, topology.data_size)).read()
+        told = step_module.backward(engine, cases.work(config, number, task, topology.data_rank, topology.data_size))
+        values = told.read()
+        step_module.enqueue(engine, told)
         gradients = _gradients(engine)
         norm, _ = engine.update(number)
         engine.finish_gathering()

@@ -3,7 +3,6 @@
 It shares the modules with what it checks (their own tests hold them to the released model), and nothing of the training room.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,7 +24,6 @@ from megatron_mplug2.models.weights import Weight, named_weights
 from megatron_mplug2.objectives.counts import local_counts
 from megatron_mplug2.objectives.ids import equal_ids, pair_ids
 from megatron_mplug2.objectives.negatives import draw_negatives
-from megatron_mplug2.objectives.result import Objective
 from megatron_mplug2.parallel.dropout import KeyedDropout
 from megatron_mplug2.parallel.topology import StageRoles, make_topology
 from tests.training import cases
@@ -133,9 +131,8 @@ def _below(name: str, config: RunConfig) -> int:
 
 def _microbatches(config: RunConfig, context: ModelContext, step: int, task: Task) -> list[Microbatch]:
     batches = cases.work(config, step, task, 0, 1).batches
-    counts: Counter[Objective] = Counter()
-    for batch in batches:
-        counts.update(local_counts(batch, config.objectives))
+    counted = [local_counts(batch, config.objectives) for batch in batches]
+    counts = {objective: sum(float(one[objective]) for one in counted) for objective in counted[0]}
     micros = []
     for index, batch in enumerate(batches):
         samples = len(batch.sample_ids)
@@ -144,7 +141,7 @@ def _microbatches(config: RunConfig, context: ModelContext, step: int, task: Tas
             step=step,
             index=index,
             objectives=config.objectives,
-            counts=dict(counts),
+            counts=counts,
             sequence=context.sequence,
             shape=_whole_shape(config, task, samples),
         )

@@ -1,6 +1,7 @@
 """A refused update leaves no trace, wherever the bad number is; and norms by module are the same at every layout."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
@@ -8,50 +9,73 @@ import torch
 
 from megatron_mplug2.checkpoint.optimizer_state import held_states
 from megatron_mplug2.config.layout import LayoutConfig
+from megatron_mplug2.config.objectives import VLCConfig
 from megatron_mplug2.config.schedule import Task
-from megatron_mplug2.training.engine import make_engine
+from megatron_mplug2.training.engine import Engine, make_engine
 from megatron_mplug2.training.guard import Guard
 from megatron_mplug2.training.step import ModuleNorms, train_step
 from tests.ranks import run_ranks
-from tests.training import cases
-from tests.training.faults import fault_at, put_nan
+from tests.training import cases, record
+from tests.training.faults import fault_at, put_nan, with_nan_pixel
+from tests.training.test_queue import QUEUE
 
-TASKS = (Task.IMAGE_TEXT, Task.TEXT, Task.VIDEO_TEXT)
-LAYOUTS = {
-    "tp2": LayoutConfig(tensor=2, zero1=False),
-    "dp2 zero1 overlapped": LayoutConfig(data=2, overlap_grad_reduce=True, overlap_param_gather=True),
-    "pp2": LayoutConfig(pipeline=2),
+TASKS = (Task.IMAGE_TEXT, Task.VIDEO_TEXT, Task.TEXT)
+BAD = 1
+"""The step that is: after one that fills the queue, before one that doesn't use it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    layout: LayoutConfig
+    vlc: VLCConfig = cases.VLC
+    in_pixel: bool = False
+    """Where the number that is none comes in: with the media, or after the backward pass, with the gradients of rank 1."""
+
+
+CASES = {
+    "tp2": Case(layout=LayoutConfig(tensor=2, zero1=False)),
+    "dp2 zero1 overlapped": Case(layout=LayoutConfig(data=2, overlap_grad_reduce=True, overlap_param_gather=True)),
+    "pp2, pixel": Case(layout=LayoutConfig(pipeline=2), in_pixel=True),
+    "dp2 queue, pixel": Case(layout=LayoutConfig(data=2), vlc=QUEUE, in_pixel=True),
+    "pp2 queue": Case(layout=LayoutConfig(pipeline=2), vlc=QUEUE),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
     numbers: list[torch.Tensor]
-    """Weights, then what the optimizer holds."""
+    """Weights, then what the optimizer holds, averages, and the queue."""
     bad: list[int]
 
 
-def train(layout: LayoutConfig, steps: tuple[int, ...]) -> Trained:
-    config = cases.config(layout, microbatch=8)
-    engine = make_engine(config)
-    cases.randomise(engine.weights, engine.topology)
-    engine.optimizer.reload_model_params()
-    guard, bad = Guard(config, {}), []
-    with fault_at(step=1, rank=1, fault=put_nan):
+def train(case: Case, steps: tuple[int, ...]) -> Trained:
+    config = cases.config(case.layout, microbatch=8, vlc=case.vlc)
+    engine, guard, bad = record.begin(config), Guard(config, {}), []
+    topology = engine.topology
+    with nullcontext() if case.in_pixel else fault_at(step=BAD, rank=1, fault=put_nan):
         for step in steps:
-            work = cases.work(config, step, TASKS[step], engine.topology.data_rank, engine.topology.data_size)
+            work = cases.work(config, step, TASKS[step], topology.data_rank, topology.data_size)
+            if case.in_pixel and step == BAD and topology.data_rank == topology.data_size - 1:
+                work = with_nan_pixel(work)
             if train_step(engine, work, guard).bad:
                 bad.append(step)
     engine.finish_gathering()
+    return Trained(numbers=[tensor.detach().clone() for tensor in held_by(engine)], bad=bad)
+
+
+def held_by(engine: Engine) -> list[torch.Tensor]:
     held = held_states(engine.optimizer).values()
     states = [tensor for one in held for tensor in (one.values, *one.states.values(), one.step) if tensor is not None]
-    return Trained(numbers=[tensor.detach().clone() for tensor in (*(weight.param for weight in engine.weights), *states)], bad=bad)
+    averages = [average for kept in engine.averages for average in kept.averages]
+    queue = engine.momentum.queue if engine.momentum is not None else None
+    queued = [queue.memory.vision, queue.memory.text, queue.memory.ids, queue.enqueued] if queue is not None else []
+    return [*(weight.param for weight in engine.weights), *states, *averages, *queued]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_a_bad_step_is_as_if_it_had_not_been(layout: LayoutConfig) -> None:
-    skipped, never = run_ranks(2, train, layout, (0, 1, 2)), run_ranks(2, train, layout, (0, 2))
-    assert [rank.bad for rank in skipped] == [[1], [1]], "all ranks see what one has"
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_bad_step_is_as_if_it_had_not_been(case: Case) -> None:
+    skipped, never = run_ranks(2, train, case, (0, 1, 2)), run_ranks(2, train, case, (0, 2))
+    assert [rank.bad for rank in skipped] == [[BAD], [BAD]], "all ranks see what one has"
     assert [rank.bad for rank in never] == [[], []]
     for one, other in zip(skipped, never, strict=True):
         assert len(one.numbers) == len(other.numbers)
