@@ -64,12 +64,13 @@ Batch = TextBatch | PairBatch
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on a device. To a GPU they go through pinned memory, from which it copies without the host."""
+    """The batch with its tensors on a device."""
     values: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    tensors = {name: _moved(value, device) for name, value in values.items() if isinstance(value, torch.Tensor)}
+    tensors = {name: moved_tensor(value, device) for name, value in values.items() if isinstance(value, torch.Tensor)}
     return type(batch)(**{**values, **tensors})
 
 
-def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+def moved_tensor(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """To a GPU it goes through pinned memory, from which that copies without the host."""
     pinned = tensor.pin_memory() if device.type == "cuda" and not tensor.is_cuda else tensor
     return pinned.to(device, non_blocking=True)

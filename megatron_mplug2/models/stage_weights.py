@@ -33,6 +33,8 @@ def planned_topology(layout: LayoutConfig) -> Topology:
         data_size=layout.data,
         sequence_parallel=layout.sequence_parallel,
         groups=groups,
+        host_group=None,  # type: ignore[arg-type]
+        tensor_host_group=None,
         background_group=None,  # type: ignore[arg-type]
         pipeline_ranks=tuple(range(layout.pipeline)),
         features_group=None,

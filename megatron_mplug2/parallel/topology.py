@@ -33,6 +33,10 @@ class Topology:
     sequence_parallel: bool
     groups: ProcessGroupCollection
     """Groups under the names that Megatron-Core's classes ask for (tp, pp, mp, dp, dp_cp, ...)."""
+    host_group: dist.ProcessGroup
+    """All ranks, by the CPU: for what hosts tell each other between steps, which by the device would wait for all that is queued there."""
+    tensor_host_group: dist.ProcessGroup | None
+    """The ranks of `tensor_group`, by the CPU, for the same; None at tensor size 1."""
     background_group: dist.ProcessGroup
     """All ranks, by the CPU: for what runs beside the training steps, whose own collectives it must not meet."""
     pipeline_ranks: tuple[int, ...]
@@ -41,10 +45,6 @@ class Topology:
     """The pipeline's stages up to the one that owns the contrastive features; None beyond it, or at pipeline size 1."""
     tie_groups: tuple[dist.ProcessGroup | None, ...]
     """For each tied pair of weights, the group of the two stages that hold its copies; None where this rank holds none or both."""
-
-    @property
-    def first_stage(self) -> bool:
-        return self.pipeline_rank == 0
 
     @property
     def last_stage(self) -> bool:
@@ -109,7 +109,9 @@ def make_topology(layout: LayoutConfig, roles: StageRoles) -> Topology:
         data_size=layout.data,
         sequence_parallel=layout.sequence_parallel,
         groups=groups,
-        background_group=dist.new_group(backend="gloo", timeout=GROUP_TIMEOUT),
+        host_group=_host_group(),
+        tensor_host_group=_tensor_host_group(layout),
+        background_group=_host_group(),
         pipeline_ranks=pipeline_ranks,
         features_group=_features_group(layout, roles.features),
         tie_groups=tuple(_tie_group(layout, stages) for stages in roles.ties),
@@ -125,6 +127,18 @@ def forget_groups() -> None:
     # Megatron-Core 0.16.1 forgets to clear this one.
     parallel_state._INTRA_PARTIAL_DATA_PARALLEL_GROUP_WITH_CP = None
     gc.collect()  # what held them may hold itself
+
+
+def _host_group() -> dist.ProcessGroup:
+    return dist.new_group(backend="gloo", timeout=GROUP_TIMEOUT)
+
+
+def _tensor_host_group(layout: LayoutConfig) -> dist.ProcessGroup | None:
+    """Tensor-parallel ranks follow each other."""
+    if layout.tensor == 1:
+        return None
+    mine, _ = dist.new_subgroups(layout.tensor, backend="gloo", timeout=GROUP_TIMEOUT)
+    return mine
 
 
 def _pipelines(layout: LayoutConfig) -> list[list[int]]:

@@ -195,9 +195,21 @@ class _Finalize:
     def __call__(self, model: list[DistributedDataParallel], *_: object, **__: object) -> None:
         """The schedule's token count is left out: every loss was divided by its own global count already."""
         self._clock.enter(Section.GRADIENT_REDUCTION)
+        _finish_unused_gathering(model[0])
         _report_unused(model[0])
         finalize_model_grads(model, None, self._groups)
         reduce_ties(self._copies)
+
+
+def _finish_unused_gathering(ddp: DistributedDataParallel) -> None:
+    """Waits for weights that are under way and that no module of this step's task has asked for.
+
+    Megatron-Core begins to gather a bucket when a module asks for the one before it, and waits when a module asks for the bucket itself.
+    Left under way, it would read what the optimizer writes next, and no later step could gather that bucket again.
+    """
+    for group in ddp.bucket_groups:
+        if group.param_gather_handle is not None:
+            group.finish_param_sync(skip_next_bucket_dispatch=True)
 
 
 def _report_unused(ddp: DistributedDataParallel) -> None:

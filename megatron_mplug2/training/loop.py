@@ -11,7 +11,7 @@ from megatron_mplug2.data.batch import Batch
 from megatron_mplug2.data.ledger import Ledger
 from megatron_mplug2.data.loader import Loader
 from megatron_mplug2.data.mixture import PlannedStep
-from megatron_mplug2.data.peers import Peers
+from megatron_mplug2.data.peers import Peers, Sharing
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.state import DataState
 from megatron_mplug2.errors import ExitCode
@@ -113,7 +113,9 @@ def _data(engine: TrainingEngine, state: DataState | None) -> _Data:
 def _peers(topology: Topology) -> Peers | None:
     if topology.world_size == 1:
         return None
-    return Peers(topology.tensor_group if topology.tensor_size > 1 else None)
+    by_host = topology.tensor_host_group
+    sharing = Sharing(host_group=by_host, device_group=topology.tensor_group) if by_host is not None else None
+    return Peers(topology.host_group, sharing)
 
 
 class _Training:

@@ -199,7 +199,7 @@ def load_on_rank(corpora: list[Path], run_dir: Path) -> tuple[list[list[int]], d
     schedule = [{"steps": 5, "image_text": 1.0, "resolution": 16}]
     config = config_of(corpora[rank], run_dir, training__microbatch=4, data__workers=rank % 2, schedule=schedule)
     ledger = Ledger(run_dir) if rank == 0 else None
-    loader = make_loader(config, rank % 2, 2, needs_media=rank < 2, peers=Peers(None), ledger=ledger)
+    loader = make_loader(config, rank % 2, 2, needs_media=rank < 2, peers=Peers(dist.new_group()), ledger=ledger)
     ids = [batch.sample_ids.tolist() for _, (batch,) in loader]
     return ids, loader.state_after(4).model_dump(mode="json", exclude={"datasets"})  # the ranks' folders have different names
 
@@ -231,7 +231,7 @@ def damage_record(corpus: Path, index: int) -> None:
 def line_on_rank(corpora: list[Path], run_dir: Path) -> str:
     """The error that a pipeline of two ranks ends in; rank 0 has the vision encoder."""
     rank = dist.get_rank()
-    loader = make_loader(config_of(corpora[rank], run_dir), needs_media=rank == 0, peers=Peers(None))
+    loader = make_loader(config_of(corpora[rank], run_dir), needs_media=rank == 0, peers=Peers(dist.new_group()))
     with pytest.raises(UserError) as error:
         ids_of(loader)
     return str(error.value)

@@ -8,12 +8,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.batch import Batch
 from megatron_mplug2.data.loader import Loader
-from megatron_mplug2.data.peers import Peers
+from megatron_mplug2.data.peers import Peers, Sharing
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.errors import UserError
+from megatron_mplug2.parallel.topology import StageRoles, forget_groups, make_topology
 from tests.data.corpus import make_config, write_corpus
 from tests.ranks import run_ranks
 
@@ -34,9 +36,11 @@ def make_loader(config: RunConfig, data_rank: int, peers: Peers | None) -> Loade
 
 def load_on_rank(corpora: list[Path], run_dir: Path) -> list[list[Tensors]]:
     """Data 2 x tensor 2, tensor fastest; on ranks that don't lead, all shards vanish before the first step."""
-    rank = dist.get_rank()
-    group = [dist.new_group([0, 1]), dist.new_group([2, 3])][rank // 2]
-    loader = make_loader(make_config(corpora[rank], run_dir, data__workers=1), rank // 2, Peers(group))
+    topology = make_topology(LayoutConfig(tensor=2, data=2), StageRoles())
+    rank, by_host = topology.rank, topology.tensor_host_group
+    assert by_host is not None
+    peers = Peers(topology.host_group, Sharing(host_group=by_host, device_group=topology.tensor_group))
+    loader = make_loader(make_config(corpora[rank], run_dir, data__workers=1), topology.data_rank, peers)
     if rank % 2:
         for tar in corpora[rank].glob("*/*.tar"):
             os.truncate(tar, 0)
@@ -57,7 +61,8 @@ def test_ranks_that_do_not_lead_read_nothing_and_get_the_same(tmp_path: Path) ->
 
 
 def line_on_rank(corpus: Path, run_dir: Path) -> str:
-    loader = make_loader(make_config(corpus, run_dir), 0, Peers(dist.group.WORLD))
+    everyone = dist.new_group()
+    loader = make_loader(make_config(corpus, run_dir), 0, Peers(everyone, Sharing(host_group=everyone, device_group=everyone)))
     with pytest.raises(UserError) as error:
         loaded(loader)
     return str(error.value)
@@ -69,3 +74,29 @@ def test_an_error_of_the_rank_that_reads_ends_all(tmp_path: Path) -> None:
     tar.write_bytes(bytes(tar.stat().st_size))
     lines = set(run_ranks(2, line_on_rank, tmp_path / "corpus", tmp_path / "run"))
     assert len(lines) == 1 and "so are all 0 samples tried in its place" in lines.pop()
+
+
+def found_on_rank() -> list[int]:
+    pairs = [dist.new_group([0, 1]), dist.new_group([2, 3])]
+    return Peers(pairs[dist.get_rank() // 2]).gather(dist.get_rank())
+
+
+def test_they_talk_in_the_group_that_they_are_given() -> None:
+    assert run_ranks(4, found_on_rank) == [[0, 1], [0, 1], [2, 3], [2, 3]]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_the_host_does_not_wait_for_the_gpu(tmp_path: Path) -> None:
+    dist.init_process_group("nccl", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        topology = make_topology(LayoutConfig(), StageRoles())
+        peers = Peers(topology.host_group, Sharing(host_group=topology.host_group, device_group=topology.tensor_group))
+        torch.cuda.set_sync_debug_mode("error")  # what waits for the GPU raises
+        found = peers.gather("found")
+        step, media = peers.share("step", torch.ones(3))
+        torch.cuda.set_sync_debug_mode("default")
+        assert (found, step) == (["found"], "step") and media is not None and media.is_cuda and media.tolist() == [1, 1, 1]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        dist.destroy_process_group()
+        forget_groups()

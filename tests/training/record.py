@@ -43,7 +43,16 @@ class Record:
 
 def run(config: RunConfig, tasks: Sequence[Task]) -> Record:
     """Trains a step for each task on this rank of the layout."""
-    return train(begin(config), tasks)
+    return run_whole(begin(config), tasks)
+
+
+def run_whole(engine: Engine, tasks: Sequence[Task]) -> Record:
+    """From an engine that nobody trains further: gathered in the end, its weights are what the optimizers had left."""
+    record = train(engine, tasks)
+    engine.finish_gathering()
+    last = record.steps[-1].weights
+    assert all(torch.equal(weight.param, last[_key(weight)]) for weight in engine.weights), "other weights are gathered than were updated"
+    return record
 
 
 def begin(config: RunConfig) -> Engine:
@@ -71,13 +80,12 @@ def train(engine: Engine, tasks: Sequence[Task], first: int = 0) -> Record:
         step_module.enqueue(engine, told)
         gradients = _gradients(engine)
         norm, _ = engine.update(number)
-        engine.finish_gathering()
         record.steps.append(
             StepRecord(
                 losses={objective.value: loss for objective, loss in values.losses.items()},
                 grad_norm=norm,
                 gradients=gradients,
-                weights={_key(weight): weight.param.detach().clone() for weight in engine.weights},
+                weights=_weights(engine),
                 negatives=torch.stack(drawn) if drawn else None,
                 averages=_averages(engine),
                 queue=_queue(engine),
@@ -88,6 +96,18 @@ def train(engine: Engine, tasks: Sequence[Task], first: int = 0) -> Record:
 
 def _key(weight: Weight) -> str:
     return weight.name if weight.saves else f"{weight.name} (copy)"
+
+
+def _weights(engine: Engine) -> dict[str, torch.Tensor]:
+    """As the optimizers have left them. Where their gathering overlaps the next forward pass they are put together beside the model, which
+    keeps old ones until that gathering, as in a real run."""
+    gathered: dict[torch.nn.Parameter, torch.Tensor] = {}
+    if engine.config.layout.overlaps_gathering:
+        for buffer in engine.ddp.buffers:
+            whole = torch.cat([_together(bucket.param_data, engine) for bucket in buffer.buckets])
+            places = buffer.param_index_map.items()
+            gathered |= {param: whole[start:stop].view(param.shape) for param, (start, stop, _) in places}
+    return {_key(weight): gathered.get(weight.param, weight.param).detach().clone() for weight in engine.weights}
 
 
 def _averages(engine: Engine) -> dict[str, torch.Tensor]:
@@ -119,15 +139,19 @@ def _record_negatives(drawn: list[torch.Tensor]) -> None:
 def _gradients(engine: Engine) -> dict[str, torch.Tensor]:
     """Each trained parameter's reduced gradient; with ZeRO-1 the data-parallel ranks' shards are put together."""
     if engine.config.layout.zero1:
-        group = engine.topology.data_group
         for bucket_group in engine.ddp.bucket_groups:
             for bucket in bucket_group.buckets:
-                shard = bucket.grad_data.chunk(group.size())[group.rank()].clone()
-                whole = torch.empty_like(bucket.grad_data)
-                dist.all_gather_into_tensor(whole, shard, group=group)
-                bucket.grad_data.copy_(whole)
+                bucket.grad_data.copy_(_together(bucket.grad_data, engine))
     trained = [weight for weight in engine.weights if weight.param.requires_grad]
     return {_key(weight): weight.param.main_grad.clone() for weight in trained}  # type: ignore[attr-defined]
+
+
+def _together(data: torch.Tensor, engine: Engine) -> torch.Tensor:
+    """A bucket's numbers in new memory, of each data-parallel rank its own range."""
+    group = engine.topology.data_group
+    whole = torch.empty_like(data)
+    dist.all_gather_into_tensor(whole, data.chunk(group.size())[group.rank()].clone(), group=group)
+    return whole
 
 
 def merge(records: Sequence[Record], step: int, kind: str) -> dict[str, torch.Tensor]:
