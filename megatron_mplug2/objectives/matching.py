@@ -26,10 +26,3 @@ def matching_loss(logits: torch.Tensor, valid: torch.Tensor) -> LossSum:
     losses = F.cross_entropy(precise, _labels(valid), reduction="none")
     counted = _counted(valid)
     return LossSum(sum=torch.where(counted, losses, 0.0).sum(), count=counted.sum().to(losses.dtype))
-
-
-@torch.no_grad()
-def matching_hits(logits: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """How many of the pairs that `matching_loss` counts are classified rightly: over its count, the accuracy. Scalar int64."""
-    right = logits.argmax(dim=-1) == _labels(valid)
-    return (right & _counted(valid)).sum()

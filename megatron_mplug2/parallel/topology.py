@@ -43,10 +43,6 @@ class Topology:
     """For each tied pair of weights, the group of the two stages that hold its copies; None where this rank holds none or both."""
 
     @property
-    def first_stage(self) -> bool:
-        return self.pipeline_rank == 0
-
-    @property
     def last_stage(self) -> bool:
         return self.pipeline_rank == self.pipeline_size - 1
 

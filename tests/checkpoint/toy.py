@@ -188,7 +188,7 @@ class _Stage(nn.Module):
     def __init__(self, core: TransformerConfig, setup: Setup, topology: Topology) -> None:
         super().__init__()
         common = {"config": core, "init_method": nn.init.zeros_, "tp_group": topology.tensor_group}
-        if topology.first_stage:
+        if topology.pipeline_rank == 0:
             self.embedding = VocabParallelEmbedding(PADDED, setup.hidden, **common)
             self.first = ColumnParallelLinear(setup.hidden, FFN, bias=True, **common)
             self.frozen = nn.Parameter(torch.zeros(6), requires_grad=False)
@@ -198,7 +198,7 @@ class _Stage(nn.Module):
             self.norm = nn.LayerNorm(setup.hidden)
             self.taps = nn.Parameter(torch.zeros(4, 3, 5))
             self.temperature = nn.Parameter(torch.zeros(()))
-            if not topology.first_stage:
+            if topology.pipeline_rank > 0:
                 self.head = VocabParallelEmbedding(PADDED, setup.hidden, **common)
             if setup.extra_weight:
                 self.extra = nn.Parameter(torch.zeros(3))

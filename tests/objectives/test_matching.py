@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from megatron_mplug2.objectives.matching import matching_hits, matching_loss
+from megatron_mplug2.objectives.matching import matching_loss
 
 
 def pairs(samples: int) -> torch.Tensor:
@@ -22,7 +22,6 @@ def test_sums_positives_and_valid_negatives() -> None:
     (wanted,) = torch.autograd.grad(expected, logits)  # type: ignore[arg-type]
     torch.testing.assert_close(got, wanted)
     assert (got[[5, 9]] == 0).all()
-    assert matching_hits(logits, valid) == sum(logits[row].argmax() == label for row, label in counted)
 
 
 def test_rows_without_a_negative_have_no_influence() -> None:
@@ -30,7 +29,6 @@ def test_rows_without_a_negative_have_no_influence() -> None:
     other = logits.clone()
     other[[2, 4]] = torch.tensor([300.0, -300.0], dtype=torch.float64)
     assert torch.equal(matching_loss(logits, valid).sum, matching_loss(other, valid).sum)
-    assert matching_hits(logits, valid) == matching_hits(other, valid)
 
 
 def test_no_sample_has_a_negative() -> None:
