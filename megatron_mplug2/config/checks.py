@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from megatron_mplug2.config.class_checks import class_errors
+from megatron_mplug2.config.dataset_checks import dataset_errors, folder_errors
 from megatron_mplug2.config.engine_checks import engine_errors
 from megatron_mplug2.config.speaking_checks import caption_loss_errors, grounding_errors
 
 if TYPE_CHECKING:
-    from megatron_mplug2.config.data import DatasetConfig
     from megatron_mplug2.config.downstream import Family
     from megatron_mplug2.config.layout import LayoutConfig
     from megatron_mplug2.config.model import ModelConfig, Module
@@ -61,8 +61,8 @@ def run_errors(run: RunConfig) -> list[str]:
         *_queue_errors(run),
         *_frozen_errors(run),
         *_phase_errors(run),
-        *_folder_errors(run),
-        *_dataset_errors(run),
+        *folder_errors(run),
+        *dataset_errors(run),
         *_optimizer_errors(run),
         *_health_errors(run),
         *_downstream_errors(run),
@@ -213,51 +213,6 @@ def _phase_errors(run: RunConfig) -> Iterator[str]:
         yield from _divides("model.vision.patch", run.model.vision.patch, f"schedule.{index}.resolution", phase.resolution)
         if phase.text + phase.image_text + phase.video_text == 0:
             yield f"schedule.{index} has no task: one of its text, image_text and video_text must be positive"
-
-
-def _folder_errors(run: RunConfig) -> Iterator[str]:
-    from megatron_mplug2.config.schedule import Task
-
-    splits = ("train", "validation") if run.training.validate_every else ("train",)
-    for task in Task:
-        phase = next((index for index, phase in enumerate(run.schedule) if phase.share(task) > 0), None)
-        for split in splits if phase is not None else ():
-            if not getattr(run.data, split).of(task):
-                yield f"data.{split}.{task} names no folder of shards, and schedule.{phase}.{task} needs one"
-
-
-SCHEMES = ("http", "https", "s3")
-"""Of URLs that a dataset may have."""
-
-
-def _dataset_errors(run: RunConfig) -> Iterator[str]:
-    from megatron_mplug2.config.schedule import Task
-
-    for split in ("train", "validation", "test"):
-        for task in Task:
-            datasets, key = getattr(run.data, split).of(task), f"data.{split}.{task}"
-            for number, dataset in enumerate(datasets):
-                yield from _storage_errors(run, dataset, f"{key}.{number}")
-            if split != "train" and not all(dataset.plain for dataset in datasets):
-                yield f"{key} has a weight or a repeat: an evaluation takes each sample once, so only data.train may have them"
-            elif split == "train":
-                yield from _mixing_errors(datasets, key)
-
-
-def _storage_errors(run: RunConfig, dataset: DatasetConfig, key: str) -> Iterator[str]:
-    if dataset.scheme is not None and dataset.scheme not in SCHEMES:
-        yield f"{key}={dataset.folder} is neither a path nor a URL of {', '.join(SCHEMES)}"
-    elif dataset.scheme is not None and run.data.cache.folder is None:
-        yield f"{key}={dataset.folder} is remote and needs data.cache.folder, a folder on a disk of the node"
-
-
-def _mixing_errors(datasets: Sequence[DatasetConfig], key: str) -> Iterator[str]:
-    without = [number for number, dataset in enumerate(datasets) if dataset.weight is None]
-    if without and len(without) < len(datasets):
-        yield f"{key}.{without[0]} has no weight, but other datasets of the stream have one: give weights to all or to none"
-    for number, dataset in enumerate(datasets):
-        if dataset.weight is not None and dataset.repeat > 1:
-            yield f"{key}.{number} has weight={dataset.weight} and repeat={dataset.repeat}: the weight alone says how often it comes"
 
 
 def _optimizer_errors(run: RunConfig) -> Iterator[str]:

@@ -89,15 +89,6 @@ def plan_released(state_dict: Mapping[str, object], config: ModelConfig) -> Plan
     return Plan(rules=table, tensors=tensors, report=Report(used=used, ignored=tuple(left), missing=MISSING))
 
 
-def from_released(state_dict: Mapping[str, object], config: ModelConfig) -> tuple[dict[str, torch.Tensor], Report]:
-    """Every weight that a released file holds, full and unsharded under its canonical name, in the file's data type.
-
-    Raises UserError as `plan_released`.
-    """
-    plan = plan_released(state_dict, config)
-    return {weight.name: weight.read() for weight in plan.weights()}, plan.report
-
-
 def to_released(weights: Sequence[LazyWeight], config: ModelConfig) -> tuple[dict[str, torch.Tensor], Report]:
     """The released layout of a model's weights, tied pairs twice as there, without dead weights; and what became of ours.
 

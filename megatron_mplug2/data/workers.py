@@ -1,4 +1,4 @@
-"""Worker processes that compute a function of each item ahead of time, in order; or none, and the caller's process computes it.
+"""Worker processes that compute a function of each item ahead of time, in order.
 
 A sample may hang its decoder, or crash it. Its worker is then replaced and the item computed anew; a sample that does so again is left
 out by the computation itself, which is told of it.
@@ -31,8 +31,7 @@ _log = logging.getLogger(__name__)
 class Workers(Generic[Item, Result]):
     """Iterates over `compute(item, watch)`; the computation tells its Watch which sample it works on.
 
-    With `count` 0 each is computed when it is asked for, unwatched: a decoder that hangs or crashes then takes the process with it. Else
-    by as many forked processes (see WorkerProcess), which together are at most `ahead` items ahead. A worker that is busy with one sample
+    `count` forked processes (see WorkerProcess) compute them, together at most `ahead` items ahead. A worker that is busy with one sample
     for `timeout_s` seconds is killed.
 
     The results don't depend on `count`. Raises UserError where `compute` does, RuntimeError with the traceback for any other exception
@@ -67,11 +66,7 @@ class Workers(Generic[Item, Result]):
         if self._next == len(self._items):
             self.close()
             raise StopIteration
-        place = self._next
-        if not self._workers:
-            self._next += 1
-            return self._compute(self._items[place], Watch())
-        result = self._computed(place)
+        result = self._computed(self._next)
         self._next += 1
         self._assign()  # so that they go on while the caller is busy
         return result

@@ -63,7 +63,7 @@ class MaskedLMUnit(Unit):
             positions = positions.new_zeros(1)
         logits = module(text, micro.shape.text_length, positions)
         loss = masked_lm.masked_lm_loss(logits, labels[positions][None], self._vocab_size, micro.sequence.topology.tensor_group)
-        micro.add_loss(Objective.MLM, micro.objectives.mlm.weight, loss.sum)
+        micro.add_loss(Objective.MLM, micro.objectives.mlm.weight, loss)
 
 
 class ContrastUnit(Unit):
@@ -136,7 +136,7 @@ class MatchingUnit(Unit):
             assert micro.contrast is not None
             logits = module(micro.sequence.first_token(fused[:, : micro.first_pairs]))
             loss = matching.matching_loss(logits, micro.contrast.image_for_text >= 0)
-            micro.add_loss(Objective.VLM, micro.objectives.vlm.weight, loss.sum)
+            micro.add_loss(Objective.VLM, micro.objectives.vlm.weight, loss)
         return {Stream.PROMPT: fused[:, micro.first_pairs :]} if micro.instructions else {}
 
 
@@ -171,5 +171,5 @@ class InstructionLMUnit(Unit):
             shares=micro.shares,
             advantages=micro.advantages,
         )
-        micro.add_loss(Objective.LM, lm.weight, loss.sum)
+        micro.add_loss(Objective.LM, lm.weight, loss)
         return {}

@@ -13,7 +13,7 @@ from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.config.training import Precision
 from megatron_mplug2.models.activations import FP32, element_bytes, kept_bytes
 from megatron_mplug2.models.chain import Unit, alive_at
-from megatron_mplug2.models.mplug2 import CONTRAST
+from megatron_mplug2.models.encoder_weights import encoder_weights
 from megatron_mplug2.models.partition import Partition
 from megatron_mplug2.models.shapes import BatchShape, Stream, stream_shape
 from megatron_mplug2.models.stage_weights import planned_topology, rank_elements, stage_weights
@@ -100,14 +100,11 @@ def _kept(config: RunConfig) -> _Kept:
 
 
 def _averages(config: RunConfig, partition: Partition, stage: int, trained: list[Weight]) -> float:
-    """An average in fp32 of the trained weights that contrastive features are made with (`training.momentum`)."""
+    """An average in fp32 of the trained weights that contrastive features are made with, and their queue (`training.momentum`)."""
     vlc, owner = config.objectives.vlc, partition.roles.features
     if not vlc.queued or stage > owner:
         return 0
-    names = [unit.name for unit in partition.units]
-    units = [unit for unit in partition.units[: names.index(CONTRAST)] if not unit.flow(Task.IMAGE_TEXT).idle]
-    inside = tuple(f"{unit.name}." for unit in units)
-    averaged = sum(rank_elements(weight, config.layout.tensor) for weight in trained if weight.saves and weight.name.startswith(inside))
+    averaged = sum(rank_elements(weight, config.layout.tensor) for weight in encoder_weights(trained, partition))
     return FP32 * averaged + (_features(config, vlc.queue.size) if stage == owner else 0)
 
 

@@ -5,7 +5,6 @@ import torch.distributed as dist
 
 from megatron_mplug2.config.objectives import Averaging
 from megatron_mplug2.data.batch import IGNORED, PAD
-from megatron_mplug2.objectives.result import LossSum
 from megatron_mplug2.objectives.token_loss import token_losses
 
 
@@ -32,12 +31,12 @@ def instruction_lm_loss(
     *,
     shares: torch.Tensor | None = None,
     advantages: torch.Tensor | None = None,
-) -> LossSum:
-    """Cross-entropy of the next tokens, summed over tokens, or over rows of their mean over tokens; `smoothing` as in `token_losses`.
-    `shares` [b] weigh a row's loss and its count, `advantages` [b] its loss alone.
+) -> torch.Tensor:
+    """Cross-entropy of the next tokens, summed over tokens, or over rows of their mean over tokens: a scalar, at least fp32.
+    `smoothing` as in `token_losses`. `shares` [b] weigh a row's loss, as they do its count, `advantages` [b] its loss alone.
 
     `logits`: [L, b, padded vocabulary / tensor size], the last position of no use; `targets`: [b, L] int64, [CLS] tokens [SEP], then
-    padding. A row is a pair of sample and instruction; one without tokens to predict counts nothing.
+    padding. A row is a pair of sample and instruction; one without tokens to predict adds 0.
     """
     labels = _next_tokens(targets)
     losses = token_losses(logits[:-1], labels, vocab_size, tensor_group, smoothing).sum(dim=1)
@@ -45,4 +44,4 @@ def instruction_lm_loss(
         losses = losses / (labels != IGNORED).sum(dim=1).clamp(min=1)
     for weights in (shares, advantages):
         losses = losses if weights is None else losses * weights
-    return LossSum(sum=losses.sum(), count=instruction_lm_count(targets, averaging, shares).to(losses.dtype))
+    return losses.sum()

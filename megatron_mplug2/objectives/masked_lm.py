@@ -4,7 +4,6 @@ import torch
 import torch.distributed as dist
 
 from megatron_mplug2.data.batch import IGNORED
-from megatron_mplug2.objectives.result import LossSum
 from megatron_mplug2.objectives.token_loss import token_losses
 
 
@@ -13,10 +12,9 @@ def masked_lm_count(labels: torch.Tensor) -> torch.Tensor:
     return (labels != IGNORED).sum()
 
 
-def masked_lm_loss(logits: torch.Tensor, labels: torch.Tensor, vocab_size: int, tensor_group: dist.ProcessGroup | None) -> LossSum:
-    """Cross-entropy summed over the positions that have a label.
+def masked_lm_loss(logits: torch.Tensor, labels: torch.Tensor, vocab_size: int, tensor_group: dist.ProcessGroup | None) -> torch.Tensor:
+    """Cross-entropy summed over the positions that have a label: a scalar, at least fp32.
 
     `logits`: [L, b, padded vocabulary / tensor size]; `labels`: [b, L] int64, IGNORED where nothing is asked (may be everywhere).
     """
-    losses = token_losses(logits, labels, vocab_size, tensor_group)
-    return LossSum(sum=losses.sum(), count=masked_lm_count(labels).to(losses.dtype))
+    return token_losses(logits, labels, vocab_size, tensor_group).sum()

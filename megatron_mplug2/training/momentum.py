@@ -4,9 +4,7 @@ from collections.abc import Sequence
 
 from megatron_mplug2.checkpoint.contents import key_of
 from megatron_mplug2.checkpoint.pieces import Piece
-from megatron_mplug2.config.schedule import Task
-from megatron_mplug2.models.build import LOG_TEMPERATURE
-from megatron_mplug2.models.mplug2 import CONTRAST
+from megatron_mplug2.models.encoder_weights import encoder_weights
 from megatron_mplug2.models.partition import Partition
 from megatron_mplug2.models.weights import Weight
 from megatron_mplug2.objectives.key_queue import KeyQueue
@@ -18,16 +16,8 @@ MOMENTUM, QUEUE = "momentum", "queue"
 
 
 def feature_weights(weights: Sequence[Weight], partition: Partition) -> list[Weight]:
-    """Those of a stage's trained weights that contrastive features are made with: of all units up to the head that a pair passes through.
-
-    Not the temperature, which the loss uses as it is, not a tied copy, which belongs to a head, and not a frozen weight, which is its own
-    average.
-    """
-    names = [unit.name for unit in partition.units]
-    units = [unit for unit in partition.units[: names.index(CONTRAST) + 1] if not unit.flow(Task.IMAGE_TEXT).idle]
-    inside = tuple(f"{unit.name}." for unit in units)
-    trained = (weight for weight in weights if weight.saves and weight.param.requires_grad and weight.name != LOG_TEMPERATURE)
-    return [weight for weight in trained if weight.name.startswith(inside)]
+    """Those of a stage's weights that contrastive features are made with and that change: a frozen weight is its own average."""
+    return encoder_weights([weight for weight in weights if weight.param.requires_grad], partition)
 
 
 class Momentum(Averages):

@@ -68,7 +68,7 @@ class PipelineStage(nn.Module):
             if self._topology.last_stage:
                 return loss + 0.0 * tether[0].float()
             flat = boundaries.sent.pack(streams, tether)
-            return inject_loss(flat, loss, 1.0) if micro.losses and torch.is_grad_enabled() else flat
+            return inject_loss(flat, loss) if micro.losses and torch.is_grad_enabled() else flat
 
     def _received(self, message: Message) -> tuple[Streams, torch.Tensor]:
         if self._input is None:

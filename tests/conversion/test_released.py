@@ -8,11 +8,11 @@ import torch
 
 from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.config.model import ModelConfig
-from megatron_mplug2.conversion.released import MISSING, from_released, plan_released
+from megatron_mplug2.conversion.released import MISSING, plan_released
 from megatron_mplug2.conversion.released_sizes import config_from_released
 from megatron_mplug2.errors import UserError
 from tests.models.build import build
-from tests.models.golden import Released, load, model_config
+from tests.models.golden import Released, from_released, load, model_config
 from tests.models.sizes import model_of, released_shapes
 from tests.ranks import run_ranks
 from tests.shared import needs_shared

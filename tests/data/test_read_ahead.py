@@ -17,7 +17,6 @@ from megatron_mplug2.data.loader import Loader
 from megatron_mplug2.data.read_ahead import ReadAhead
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.watch import SampleInWork, Watch
-from megatron_mplug2.data.workers import Workers
 from megatron_mplug2.errors import UserError
 from tests.data.corpus import make_config, write_corpus
 
@@ -140,7 +139,7 @@ def test_a_loader_reads_the_same_as_without_the_thread(tmp_path: Path, monkeypat
     ahead = read()
     monkeypatch.setattr(
         "megatron_mplug2.data.settled_steps.start_reading",
-        lambda compute, items, data: Workers(compute, items, count=0, ahead=1, timeout_s=PATIENCE_S),
+        lambda compute, items, data: (compute(item, Watch()) for item in items),
     )
     for (ids, media), (same_ids, same) in zip(ahead, read(), strict=True):
         assert ids == same_ids

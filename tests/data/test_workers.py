@@ -38,7 +38,7 @@ def complain(item: int, watch: Watch) -> int:
     return item
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 5, 20])
+@pytest.mark.parametrize("count", [1, 2, 5, 20])
 def test_results_are_in_order(count: int) -> None:
     assert [int(result[0]) for result in Workers(square, ITEMS, count=count, ahead=4, timeout_s=60)] == [item * item for item in ITEMS]
 
@@ -72,7 +72,7 @@ def test_results_of_every_kind_arrive_whole_and_can_be_written_to() -> None:
         assert np.array_equal(result.array, wanted.array) and result.word == wanted.word
 
 
-@pytest.mark.parametrize("count", [0, 2])
+@pytest.mark.parametrize("count", [1, 2])
 def test_user_errors_stay_one_line_and_come_in_order(count: int) -> None:
     workers = Workers(complain, ITEMS, count=count, ahead=8, timeout_s=60)
     assert [next(workers) for _ in range(5)] == [0, 1, 2, 3, 4]

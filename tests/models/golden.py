@@ -1,6 +1,6 @@
 """The tiny released models: their weights in our modules, run unit by unit as training does, and every value that the file also has."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,7 +14,7 @@ from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.config.model import ModelConfig
 from megatron_mplug2.config.objectives import Averaging, LMConfig, ObjectivesConfig
 from megatron_mplug2.config.schedule import Task
-from megatron_mplug2.conversion.released import from_released
+from megatron_mplug2.conversion.released import Report, plan_released
 from megatron_mplug2.conversion.released_sizes import config_from_released
 from megatron_mplug2.data.batch import IGNORED, PAD, PairBatch
 from megatron_mplug2.models.attention import AttentionMask
@@ -46,6 +46,15 @@ def load(kind: Released) -> dict[str, Any]:
 
 def model_config(kind: Released) -> ModelConfig:
     return config_from_released(load(kind)["state_dict"])
+
+
+def from_released(state_dict: Mapping[str, object], config: ModelConfig) -> tuple[dict[str, torch.Tensor], Report]:
+    """Every weight that a released file holds, full and unsharded under its canonical name, in the file's data type.
+
+    Raises UserError as `plan_released`.
+    """
+    plan = plan_released(state_dict, config)
+    return {weight.name: weight.read() for weight in plan.weights()}, plan.report
 
 
 def build_released(kind: Released, layout: LayoutConfig, dtype: torch.dtype = torch.float32) -> Built:

@@ -7,8 +7,8 @@ import pytest
 from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.conversion.released_file import released_tensors
 from megatron_mplug2.conversion.released_rules import rules
-from megatron_mplug2.models.sizes import Group, group_of, live, parameter_groups
 from megatron_mplug2.parallel.topology import StageRoles, make_topology
+from tests.models.parameter_groups import Group, group_of, live, parameter_groups
 from tests.models.sizes import model_of, released_shapes
 from tests.ranks import run_ranks
 from tests.shared import needs_shared

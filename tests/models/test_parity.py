@@ -7,9 +7,8 @@ import torch
 import torch.distributed as dist
 
 from megatron_mplug2.config.layout import LayoutConfig
-from megatron_mplug2.conversion.released import from_released
 from tests.models.build import LAYOUTS, whole
-from tests.models.golden import Released, build_released, load, model_config, run
+from tests.models.golden import Released, build_released, from_released, load, model_config, run
 from tests.ranks import run_ranks
 from tests.shared import needs_shared
 

@@ -77,6 +77,27 @@ def test_a_rank_s_peak_with_frozen_encoders_is_as_estimated() -> None:
     check(LayoutConfig(pipeline=2), 2, (), frozen=(Module.VISION, Module.TEMPORAL, Module.TEXT))
 
 
+def _kept_by_momentum(config: RunConfig) -> tuple[int, int]:
+    """(stage, bytes of averages and queue) of a rank that is made."""
+    engine = make_engine(config)
+    tensors = []
+    if engine.momentum is not None:
+        tensors = list(engine.momentum.averages)
+        if engine.momentum.queue is not None:
+            memory = engine.momentum.queue.memory
+            tensors += [memory.vision, memory.text, memory.ids]
+    return engine.topology.pipeline_rank, sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def test_momentum_encoders_and_their_queue_are_counted_to_the_byte() -> None:
+    vlc = cases.VLC.model_copy(update={"negatives": Negatives.QUEUE, "queue": QueueConfig(size=4 * cases.GLOBAL_BATCH)})
+    config = cases.config(LayoutConfig(tensor=2, pipeline=2), microbatch=4, vlc=vlc, frozen=(Module.TEXT,))
+    estimated = [memory.averages for memory in stage_memory(config, make_partition(config))]
+    found = run_ranks(config.layout.world_size, _kept_by_momentum, config)
+    assert max(estimated) > 0
+    assert [estimated[stage] for stage, _ in found] == [kept for _, kept in found]
+
+
 def test_recompute_costs_nothing_where_no_backward_pass_comes() -> None:
     frozen, layout = tuple(set(Module) - {Module.HEADS}), LayoutConfig(pipeline=2)
     plain, again = (cases.config(layout, microbatch=8, recompute=recompute, frozen=frozen) for recompute in ((), tuple(Block)))

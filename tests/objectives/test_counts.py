@@ -1,6 +1,7 @@
-"""Counts that are known before a forward pass: what the losses count afterwards, and additive over microbatches and ranks."""
+"""Counts that are known before a forward pass: what the losses sum over afterwards, and additive over microbatches and ranks."""
 
 import dataclasses
+import math
 from collections import Counter
 
 import pytest
@@ -55,22 +56,28 @@ def pair_batch(rows: int) -> PairBatch:
     )
 
 
+def rows_with_tokens(targets: torch.Tensor) -> int:
+    return sum(any(token != PAD for token in row[1:]) for row in targets.tolist())
+
+
 @pytest.mark.parametrize("averaging", list(Averaging))
-def test_equal_what_the_losses_count(averaging: Averaging) -> None:
+def test_equal_what_the_losses_sum_over(averaging: Averaging) -> None:
+    """Where nothing is known every item's loss is the same, so that a sum tells how many it is of; but the sum over a row's tokens, which
+    counts once."""
     text, pair = text_batch(16), pair_batch(16)
-    logits = torch.zeros(LENGTH, 16, VOCAB)
-    assert local_counts(text, config(averaging)) == {
-        Objective.MLM: masked_lm_loss(logits, text.labels, VOCAB, None).count,
-        Objective.LM: instruction_lm_loss(logits, text.targets, averaging, VOCAB, None).count,
-    }
+
+    def items(targets: torch.Tensor) -> float:
+        if averaging is Averaging.SUM:
+            return rows_with_tokens(targets)
+        return float(instruction_lm_loss(torch.zeros(LENGTH, len(targets), VOCAB), targets, averaging, VOCAB, None)) / math.log(VOCAB)
+
+    masked = float(masked_lm_loss(torch.zeros(LENGTH, 16, VOCAB), text.labels, VOCAB, None)) / math.log(VOCAB)
+    assert local_counts(text, config(averaging)) == pytest.approx({Objective.MLM: masked, Objective.LM: items(text.targets)})
     valid = valid_negatives(pair_ids(pair), GROUP)
     assert not valid.all() and valid.any()
-    instruction_logits = torch.zeros(LENGTH, 16 * INSTRUCTIONS, VOCAB)
-    assert local_counts(pair, config(averaging)) == {
-        Objective.VLC: 16,
-        Objective.VLM: matching_loss(torch.zeros(48, 2), valid).count,
-        Objective.LM: instruction_lm_loss(instruction_logits, pair.targets, averaging, VOCAB, None).count,
-    }
+    matched = float(matching_loss(torch.zeros(48, 2), valid)) / math.log(2)
+    wanted = {Objective.VLC: 16, Objective.VLM: matched, Objective.LM: items(pair.targets)}
+    assert local_counts(pair, config(averaging)) == pytest.approx(wanted)
 
 
 def rows_of(pair: PairBatch, start: int, stop: int) -> PairBatch:

@@ -41,9 +41,9 @@ def test_masked_lm_sums_over_masked_positions() -> None:
     labels[0, 2], labels[0, 4], labels[2, 0] = 4, 0, 10
     loss = masked_lm_loss(logits, labels, VOCAB, None)
     expected = sum(token_loss(logits[position, row], labels[row, position]) for row, position in ((0, 2), (0, 4), (2, 0)))
-    assert loss.count == masked_lm_count(labels) == 3
+    assert masked_lm_count(labels) == 3
     assert isinstance(expected, torch.Tensor)
-    assert_same(loss.sum, expected, logits)
+    assert_same(loss, expected, logits)
 
 
 def row_losses(logits: torch.Tensor) -> list[list[torch.Tensor]]:
@@ -57,29 +57,29 @@ def row_losses(logits: torch.Tensor) -> list[list[torch.Tensor]]:
 def test_instruction_lm_over_tokens() -> None:
     logits = random_logits(5, 4)
     loss = instruction_lm_loss(logits, TARGETS, Averaging.TOKEN, VOCAB, None)
-    assert loss.count == instruction_lm_count(TARGETS, Averaging.TOKEN) == 4 + 2 + 0 + 3
-    assert_same(loss.sum, torch.stack([token for row in row_losses(logits) for token in row]).sum(), logits)
+    assert instruction_lm_count(TARGETS, Averaging.TOKEN) == 4 + 2 + 0 + 3
+    assert_same(loss, torch.stack([token for row in row_losses(logits) for token in row]).sum(), logits)
 
 
 def test_instruction_lm_over_samples() -> None:
     logits = random_logits(5, 4)
     loss = instruction_lm_loss(logits, TARGETS, Averaging.SAMPLE, VOCAB, None)
-    assert loss.count == instruction_lm_count(TARGETS, Averaging.SAMPLE) == 3
-    assert_same(loss.sum, torch.stack([torch.stack(row).mean() for row in row_losses(logits) if row]).sum(), logits)
+    assert instruction_lm_count(TARGETS, Averaging.SAMPLE) == 3
+    assert_same(loss, torch.stack([torch.stack(row).mean() for row in row_losses(logits) if row]).sum(), logits)
 
 
 @pytest.mark.parametrize("averaging", list(Averaging))
 def test_instruction_lm_with_nothing_to_predict(averaging: Averaging) -> None:
     logits = random_logits(5, 2)
     loss = instruction_lm_loss(logits, TARGETS[[2, 2]], averaging, VOCAB, None)
-    loss.sum.backward()
-    assert loss.sum == 0 and loss.count == 0
+    loss.backward()
+    assert loss == 0 and instruction_lm_count(TARGETS[[2, 2]], averaging) == 0
     assert logits.grad is not None and (logits.grad == 0).all()
 
 
 def test_masked_lm_with_nothing_masked() -> None:
-    logits = random_logits(5, 2)
-    loss = masked_lm_loss(logits, torch.full((2, 5), IGNORED), VOCAB, None)
-    loss.sum.backward()
-    assert loss.sum == 0 and loss.count == 0
+    logits, labels = random_logits(5, 2), torch.full((2, 5), IGNORED)
+    loss = masked_lm_loss(logits, labels, VOCAB, None)
+    loss.backward()
+    assert loss == 0 and masked_lm_count(labels) == 0
     assert logits.grad is not None and (logits.grad == 0).all()

@@ -94,10 +94,10 @@ class DeepSpeedEngine:
 
     def _clamp_temperature(self) -> None:
         param, vlc = self._temperature.param, self.config.objectives.vlc
-        held = self.optimizer.held_states().get(param)
         if not param.requires_grad:
             return
-        own = [held.values, held.part] if held is not None else []
+        shard = self.shards.of(param)
+        own = [shard.of(shard.flat), shard.part] if shard is not None else []
         for tensor in (param.detach(), *own):
             if tensor is not None:
                 clamp_log_temperature_(tensor, vlc)

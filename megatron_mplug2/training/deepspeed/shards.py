@@ -59,6 +59,10 @@ class Shards(ABC):
     def shards(self) -> Iterator[Shard]:
         """Of every trained parameter of which this rank has a range."""
 
+    def of(self, param: nn.Parameter) -> Shard | None:
+        """This rank's range of a trained parameter; None where other ranks have all of it."""
+        return next((shard for shard in self.shards() if shard.param is param), None)
+
     @abstractmethod
     def gradient(self, shard: Shard) -> torch.Tensor | None:
         """[count], of the whole step, between its backward and its update; else None."""

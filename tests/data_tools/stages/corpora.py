@@ -19,7 +19,9 @@ from data_tools.splits import Split
 from data_tools.stages.listing import chunk_name, finish_listing, read_listing, write_chunk
 from data_tools.stages.listing_stage import Corpus, ListingStage
 from data_tools.stages.part import Part
+from data_tools.stages.plan import Packing
 from data_tools.stages.probe import look_into
+from data_tools.stages.shard import shard
 from data_tools.stages.stage import Effort, run_stage
 from data_tools.stages.work_folder import WORK, WorkFolder
 from megatron_mplug2.config.schedule import Task
@@ -135,6 +137,20 @@ def probe_stage(listing: Path) -> ListingStage:
 def probed(listing: Path, out: Path) -> Path:
     assert run_stage(probe_stage(listing), out, Effort()) == 0
     return out
+
+
+def listed(folder: Path, *samples: Sample) -> Path:
+    """A listing of the samples, probed."""
+    return probed(write_listing(folder / "samples", samples), folder / "listing")
+
+
+def pictures(folder: Path, count: int) -> list[Sample]:
+    return [image(folder / f"picture{number}.jpg", jpeg(number), f"picture {number}") for number in range(count)]
+
+
+def packed(listing: Path, out: Path, packing: Packing | None = None, effort: Effort | None = None) -> int:
+    """A listing as shards in `out`; returns what `shard` does."""
+    return shard(listing_corpus(listing), out, packing or Packing(), effort or Effort())
 
 
 def faults(listing: Path) -> dict[str, str]:

@@ -1,22 +1,17 @@
-"""Shards: what is in them and in which order, what bounds a tar, and what stops the stage."""
+"""Shards: what is in them and in which order, what bounds a tar, and what the stage refuses to begin."""
 
 import json
 import os
 import re
-import signal
-import subprocess
 import tarfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from data_tools.demo.make import make_demo
-from data_tools.sample import Look, MediaPlace, Sample
+from data_tools.sample import Look, MediaPlace
 from data_tools.splits import Split
-from data_tools.stages import work_folder
 from data_tools.stages.listing_stage import Corpus
 from data_tools.stages.part import Part
 from data_tools.stages.plan import Packing, plan_tars
@@ -29,17 +24,16 @@ from megatron_mplug2.data.record import Question, Record
 from megatron_mplug2.errors import UserError
 from tests.data_tools.sharding import numbers_by_key, sharded
 from tests.data_tools.stages.corpora import (
-    forked,
     image,
     jpeg,
-    listing_corpus,
+    listed,
     noise_clip,
+    packed,
+    pictures,
     probed,
-    status_of,
     text,
     tree,
     video,
-    wait_for,
     write_listing,
 )
 from tests.data_tools.stages.test_commands import data
@@ -60,22 +54,9 @@ def whole(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def listed(folder: Path, *samples: Sample) -> Path:
-    """A listing of the samples, probed."""
-    return probed(write_listing(folder / "samples", samples), folder / "listing")
-
-
-def pictures(folder: Path, count: int) -> list[Sample]:
-    return [image(folder / f"picture{number}.jpg", jpeg(number), f"picture {number}") for number in range(count)]
-
-
 def members(tar: Path) -> list[str]:
     with tarfile.open(tar) as file:
         return file.getnames()
-
-
-def packed(listing: Path, out: Path, packing: Packing | None = None, effort: Effort | None = None) -> int:
-    return shard(listing_corpus(listing), out, packing or Packing(), effort or Effort())
 
 
 def test_round_trip(demo: Path, whole: Path) -> None:
@@ -219,35 +200,6 @@ def test_another_corpus_or_packing_is_refused(demo: Path, whole: Path, tmp_path:
     assert tree(whole) == before and os.listdir(tmp_path) == ["mine.txt"]
 
 
-@pytest.mark.parametrize("change", ["other", "gone", "cut"])
-def test_media_that_changed_since_the_probe(change: str, tmp_path: Path) -> None:
-    """The tar is not written, its neighbours are; once the file is as it was, the stage goes on."""
-    samples = pictures(tmp_path, 6)
-    listing = listed(tmp_path, *samples)
-    packed(listing, tmp_path / "undisturbed", Packing(shard_samples=2))
-    place = tmp_path / "picture3.jpg"
-    place.unlink()
-    if change != "gone":
-        place.write_bytes(jpeg(99) if change == "other" else jpeg(3)[:-9])
-    with pytest.raises(UserError, match=r"picture3\.jpg \(sample picture3\) is not as it was when the corpus was probed") as told:
-        packed(listing, tmp_path / "out", Packing(shard_samples=2))
-    assert "\n" not in str(told.value)
-    assert not list((tmp_path / "out").rglob("manifest.json")) and not (tmp_path / "out/report.json").exists()
-    place.write_bytes(jpeg(3))
-    assert packed(listing, tmp_path / "out", Packing(shard_samples=2)) == 0
-    assert tree(tmp_path / "out") == tree(tmp_path / "undisturbed")
-
-
-def test_a_listing_that_is_damaged_or_from_elsewhere(tmp_path: Path) -> None:
-    listing = listed(tmp_path, *pictures(tmp_path, 2))
-    chunk = listing / "chunks/000000.jsonl"
-    chunk.write_bytes(chunk.read_bytes().replace(b"train", b"../..", 1))
-    with pytest.raises(UserError, match=r"000000\.jsonl is damaged"):
-        packed(listing, tmp_path / "out")
-    with pytest.raises(UserError, match=r"cannot read .*listing\.json: No such file"):
-        packed(tmp_path / "nowhere", tmp_path / "out")
-
-
 def test_media_inside_another_file(tmp_path: Path) -> None:
     """As the members of a tar are."""
     (tmp_path / "many.bin").write_bytes(b"before" + jpeg(5) + b"after")
@@ -255,51 +207,6 @@ def test_media_inside_another_file(tmp_path: Path) -> None:
     sample = replace(pictures(tmp_path, 1)[0], media=place)
     packed(listed(tmp_path, sample), tmp_path / "out")
     assert Manifest.load(tmp_path / "out/train/image_text").media(0) == jpeg(5)
-
-
-def test_a_folder_has_one_writer_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A killed one's place is free again."""
-    monkeypatch.setattr(work_folder, "_PATIENCE_S", 0.1)
-    listing = listed(tmp_path, *pictures(tmp_path, 4))
-
-    def write() -> None:
-        monkeypatch.setattr(os, "fsync", lambda _: signal.pause())  # a disk that does not answer
-        packed(listing, tmp_path / "out", Packing(shard_samples=1))
-
-    pid = forked(write)
-    wait_for(lambda: list((tmp_path / "out/.work").glob("part-1-of-1/*")), "file in work")
-    with pytest.raises(UserError, match="is being written by another process"):
-        packed(listing, tmp_path / "out", Packing(shard_samples=1))
-    os.killpg(pid, signal.SIGKILL)
-    assert status_of(pid) == -signal.SIGKILL
-    assert packed(listing, tmp_path / "out", Packing(shard_samples=1)) == 0
-    assert verify(tmp_path / "out") == []
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a small file system")
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
-def test_no_space_left(tmp_path: Path, small_disk: Path) -> None:
-    for number in range(6):
-        (tmp_path / f"{number}.jpg").write_bytes(jpeg(number) + np.random.default_rng(number).bytes(100_000))
-    listing = listed(tmp_path, *(image(tmp_path / f"{n}.jpg", (tmp_path / f"{n}.jpg").read_bytes()) for n in range(6)))
-    packed(listing, tmp_path / "undisturbed", Packing(shard_samples=2))
-    (small_disk / "filler").write_bytes(bytes(600 << 10))
-    with pytest.raises(UserError, match=r"cannot write .*000001\.tar: No space left on device; mend that"):
-        packed(listing, small_disk / "out", Packing(shard_samples=2))
-    whole = tree(tmp_path / "undisturbed")
-    assert tree(small_disk / "out").items() < whole.items()
-    (small_disk / "filler").unlink()
-    assert packed(listing, small_disk / "out", Packing(shard_samples=2)) == 0
-    assert tree(small_disk / "out") == whole
 
 
 def test_the_commands(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from megatron_mplug2.checkpoint.pieces import Piece
 from megatron_mplug2.checkpoint.storage import StoredTensors
 from megatron_mplug2.config.layout import DeepSpeedConfig, EngineChoice, LayoutConfig
 from megatron_mplug2.config.model import Block, Module
+from megatron_mplug2.config.objectives import VLCConfig
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.config.training import Precision
@@ -56,10 +57,13 @@ class Case:
     frozen: tuple[Module, ...] = ()
     recompute: tuple[Block, ...] = ()
     precision: Precision = Precision.FP32
+    vlc: VLCConfig = cases.VLC
 
     def config(self, run_dir: Path) -> RunConfig:
         size = cases.GLOBAL_BATCH // (self.microbatches * self.layout.data)
-        config = cases.config(self.layout, microbatch=size, frozen=self.frozen, precision=self.precision, recompute=self.recompute)
+        config = cases.config(
+            self.layout, microbatch=size, frozen=self.frozen, precision=self.precision, recompute=self.recompute, vlc=self.vlc
+        )
         engine = EngineChoice.MEGATRON if self.deepspeed is None else EngineChoice.DEEPSPEED
         training = config.training.model_copy(update={"engine": engine})
         deepspeed = self.deepspeed or DeepSpeedConfig()

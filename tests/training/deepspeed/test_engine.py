@@ -4,6 +4,7 @@ In fp32, where sums in another order differ in the last bits. Every weight is sh
 the step's task has a zero gradient in both engines.
 """
 
+import math
 import shutil
 from functools import cache
 from itertools import product
@@ -14,9 +15,11 @@ import torch
 
 from megatron_mplug2.config.layout import DeepSpeedConfig, LayoutConfig
 from megatron_mplug2.config.model import Block, Module
+from megatron_mplug2.config.objectives import VLCConfig
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.config.training import Precision
 from tests.ranks import run_ranks
+from tests.training import cases
 from tests.training.deepspeed.runs import MIXED, Case, Figures, Tensors, begin, go_on, go_on_without_the_first, saved, told_of_nan
 
 TWENTY = (Task.TEXT, Task.IMAGE_TEXT, Task.VIDEO_TEXT, Task.VIDEO_TEXT) * 5
@@ -51,17 +54,17 @@ class Runs:
         self._folder = folder
         self.outcome, self._begun = cache(self._outcome), cache(self._begin)
 
-    def start(self, name: str, frozen: tuple[Module, ...] = ()) -> Path:
+    def start(self, name: str, frozen: tuple[Module, ...] = (), vlc: VLCConfig = cases.VLC) -> Path:
         """A new run's folder, with the checkpoint that all begin with."""
-        return Path(shutil.copytree(self._begun(frozen), self._folder / name))
+        return Path(shutil.copytree(self._begun(frozen, vlc), self._folder / name))
 
-    def _begin(self, frozen: tuple[Module, ...]) -> Path:
-        run_dir = self._folder / f"begin-{'-'.join(frozen)}"
-        run_ranks(1, begin, Case(frozen=frozen).config(run_dir))
+    def _begin(self, frozen: tuple[Module, ...], vlc: VLCConfig) -> Path:
+        run_dir = self._folder / f"begin-{'-'.join(frozen)}-{vlc.temperature}"
+        run_ranks(1, begin, Case(frozen=frozen, vlc=vlc).config(run_dir))
         return run_dir
 
     def _outcome(self, case: Case, tasks: tuple[Task, ...], name: str) -> Outcome:
-        run_dir = self.start(name, case.frozen)
+        run_dir = self.start(name, case.frozen, case.vlc)
         figures = run_ranks(case.layout.world_size, go_on, case.config(run_dir), tasks)
         return figures, saved(run_dir, len(tasks))
 
@@ -116,6 +119,19 @@ def test_twenty_steps_are_those_of_the_other_engine(runs: Runs, stage: str, layo
 def test_recompute_gathers_weights_again(runs: Runs) -> None:
     case = Case(layout=LAYOUTS["dp2"], deepspeed=STAGES["zero3"], recompute=tuple(Block))
     compare(runs.outcome(Case(), MIXED, "megatron-4"), runs.outcome(case, MIXED, "zero3-recompute"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "layout"), [("zero3", "dp2"), *(pytest.param(stage, "dp2", marks=pytest.mark.long) for stage in ("zero1", "zero1-offload"))]
+)
+def test_the_temperature_is_put_back_between_its_bounds(runs: Runs, stage: str, layout: str) -> None:
+    """In the main weights, which are saved, and in those that the next step uses."""
+    bounds = cases.VLC.model_copy(update=dict.fromkeys(("temperature", "min_temperature", "max_temperature"), 0.2))
+    tasks = (Task.IMAGE_TEXT, Task.IMAGE_TEXT)
+    expected = runs.outcome(Case(vlc=bounds), tasks, "megatron-bounds")
+    assert expected[1]["weight/heads.contrast.log_temperature"] == pytest.approx(math.log(0.2))
+    case = Case(layout=LAYOUTS[layout], deepspeed=STAGES[stage], vlc=bounds)
+    compare(expected, runs.outcome(case, tasks, f"{stage}-{layout}-bounds"))
 
 
 @pytest.mark.long
