@@ -81,7 +81,8 @@ def test_what_is_dropped_is_what_was_drawn(mask: torch.Tensor | None) -> None:
 def test_other_precisions(dtype: torch.dtype) -> None:
     """Of values up to 3, whose steps in half precision are of 1/64, each the sum of a few rounded ones."""
     inputs = _inputs(dtype)
-    exact = tuple(x.detach().double().requires_grad_() for x in inputs)
+    query, key, value = (x.detach().double().requires_grad_() for x in inputs)
+    exact = query, key, value
     ours = _with_gradients(_ours(inputs, _padded(), 0.3), inputs)
     assert {x.dtype for x in ours} == {dtype}
     expected = _with_gradients(_written_out(exact, _padded(), 0.3), exact)
