@@ -58,6 +58,8 @@ class FilterStage:
     tests: tuple[Path, ...]
     name: str = "filter"
     last_file: str = LISTING
+    advice: str = "loosen the rules"
+    """Where no sample is usable."""
 
     @property
     def asked(self) -> Asked:

@@ -13,6 +13,9 @@ from data_tools.stages.pool import Faults, Slot
 from data_tools.stages.work_folder import Asked, WorkFolder
 from megatron_mplug2.errors import UserError
 
+LISTING_SOURCE = "listing"
+"""Of what an earlier stage wrote."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
@@ -71,6 +74,14 @@ class ListingStage:
     @property
     def asked(self) -> Asked:
         return dict(self.corpus.asked) | dict(self.settings)
+
+    @property
+    def advice(self) -> str:
+        """Where no sample is usable."""
+        corpus = self.corpus
+        if corpus.source == LISTING_SOURCE:
+            return f"look into {corpus.annotation} and for the media that it names"
+        return f"check the annotation and --media ({corpus.media})"
 
     def pieces(self) -> Iterator[Chunk]:
         samples = self.corpus.samples()
