@@ -236,7 +236,7 @@ def report(
 @app.command()
 def tokenizer(
     places: Annotated[list[Path], typer.Argument(metavar="DIR_OR_FILE...", help="Folders of shards, listings, or text files")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="What data.vocab is to name: FILE.txt for wordpiece, FILE.model for the other")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="New file that data.vocab is to name, such as vocab.txt or spm.model")],
     kind: Annotated[TokenizerKind, typer.Option(help="BERT's WordPiece, or a sentencepiece unigram model")] = TokenizerKind.WORDPIECE,
     size: Annotated[int, typer.Option(min=32, help="Most pieces")] = 30522,
 ) -> None:

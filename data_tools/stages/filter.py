@@ -63,7 +63,7 @@ class FilterStage:
 
     @property
     def asked(self) -> Asked:
-        of_all = {"listing": str(self.listing.absolute()), "duplicates": self.duplicates.value, "look distance": str(self.look_distance)}
+        of_all = {"duplicates": self.duplicates.value, "look distance": str(self.look_distance)}
         tests = {f"test {place.absolute()}": _digest(place) for place in self.tests}
         return of_all | {"listing sha256": listing_digest(self.listing)} | self.rules.settings | tests
 

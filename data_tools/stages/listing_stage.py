@@ -34,9 +34,12 @@ class Corpus:
 
     @property
     def asked(self) -> Asked:
-        """Names and size of what is read: enough to tell another corpus, or one that has grown, from the one begun with."""
-        places = {"annotation": str(self.annotation.absolute()), "media": str(self.media.absolute())}
-        return {"source": self.source, "split": self.split.value} | places | dict(_state(self.annotation))
+        """Names and size of what is read: enough to tell another corpus, or one that has grown, from the one begun with. A listing is the
+        same wherever it lies."""
+        asked = {"source": self.source, "split": self.split.value} | dict(_state(self.annotation))
+        if self.source == LISTING_SOURCE:
+            return asked
+        return asked | {"annotation": str(self.annotation.absolute()), "media": str(self.media.absolute())}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,7 +80,7 @@ def shard(corpus: Corpus, out: Path, packing: Packing, effort: Effort) -> int:
         with WorkFolder(out, effort.part).begun({"stage": ShardStage.name} | asked):
             run_stage(ListingStage(name="probe", corpus=corpus, settings={}, look=look_into), listing, effort)
     else:
-        asked |= {"listing": str(listing.absolute()), "listing sha256": listing_digest(listing)}
+        asked |= {"listing sha256": listing_digest(listing)}
     header = ListingHeader.load(listing)
     if not header.kept:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in header.left_out.items()) or "the annotation lists none"

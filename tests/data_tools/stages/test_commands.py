@@ -101,6 +101,14 @@ def test_media_that_were_missing(stage: str, tmp_path: Path) -> None:
     assert again.stdout.splitlines()[0].endswith(f"; to take in media that were missing or not readable, delete {out} and run it again")
 
 
+def test_a_listing_is_the_same_by_another_name(corpus: Path, tmp_path: Path) -> None:
+    data("probe", "listing", corpus, "--out", tmp_path / "a")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    for stage in ("filter", "transcode", "shard"):
+        assert data(stage, "listing", tmp_path / "a", "--out", tmp_path / stage).exit_code == 0
+        assert "was finished before" in data(stage, "listing", tmp_path / "link", "--out", tmp_path / stage).stdout
+
+
 def test_rules_that_leave_nothing(tmp_path: Path) -> None:
     listing = write_listing(tmp_path / "in", [image(tmp_path / "dog.jpg", jpeg(0), "a red dog")])
     data("probe", "listing", listing, "--out", tmp_path / "a")
