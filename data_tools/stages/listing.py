@@ -18,6 +18,8 @@ from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.errors import UserError
 
 LISTING = "listing.json"
+MEDIA = "media"
+"""Of the listing itself, where its stage writes them anew."""
 _CHUNKS = "chunks"
 VERSION = 1
 CHUNK = 128
@@ -106,7 +108,7 @@ def drop_unusable(folder: Path) -> bool:
     """
     if not (folder / LISTING).exists() or ListingHeader.load(folder).kept:
         return False
-    for name in (_CHUNKS, WORK):
+    for name in (_CHUNKS, MEDIA, WORK):
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / LISTING).unlink(missing_ok=True)  # last, so that a kill leaves a listing that is dropped next time
     return True
