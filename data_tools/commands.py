@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,8 +17,7 @@ from megatron_mplug2.errors import UserError
 
 if TYPE_CHECKING:
     from data_tools.stages.listing_stage import Corpus
-    from data_tools.stages.pool import Piece
-    from data_tools.stages.stage import Effort, Stage
+    from data_tools.stages.stage import Effort
 
 SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="Layout of the corpus; `mplug2 data sources` lists them")]
 Annotation = Annotated[Path, typer.Argument(metavar="ANNOTATION", help="Its file or folder; `mplug2 data sources SOURCE` says which")]
@@ -71,11 +69,12 @@ def probe(
     workers: WorkersOption = CORES,
 ) -> None:
     """Look into every sample of a corpus and write a listing: codec, size, length, what cannot be used and why."""
+    from data_tools.outcome import run_listing
     from data_tools.stages.listing_stage import ListingStage
     from data_tools.stages.probe import look_into
 
     stage = ListingStage(name="probe", corpus=_corpus(source, annotation, media, split), settings={}, look=look_into)
-    _run_listing(stage, out, _effort(part, workers))
+    run_listing(stage, out, _effort(part, workers))
 
 
 @app.command()
@@ -96,12 +95,13 @@ def transcode(
     workers: WorkersOption = CORES,
 ) -> None:
     """Encode clips and large pictures anew, small and quick to read, and write a listing of them: OUT/media."""
+    from data_tools.outcome import run_listing
     from data_tools.stages.encode import Recipe
     from data_tools.stages.transcode import SAMPLE_TIMEOUT_S, transcode_stage
 
     recipe = Recipe(short_side=short_side, fps=fps, keyframe_every=keyframe_every, encoder=encoder, crf=crf)
     stage = transcode_stage(_corpus(source, annotation, media, split), recipe)
-    _run_listing(stage, out, replace(_effort(part, workers), sample_timeout_s=SAMPLE_TIMEOUT_S))
+    run_listing(stage, out, replace(_effort(part, workers), sample_timeout_s=SAMPLE_TIMEOUT_S))
 
 
 @app.command("filter")
@@ -122,6 +122,7 @@ def filter_(
     workers: WorkersOption = CORES,
 ) -> None:
     """Leave out samples of a listing: by words, size, length, duplicates, and those that stand in a test set."""
+    from data_tools.outcome import run_listing
     from data_tools.stages.filter import FilterStage
     from data_tools.stages.rules import Rules
 
@@ -138,7 +139,7 @@ def filter_(
         max_seconds=max_seconds,
     )
     stage = FilterStage(listing=annotation, rules=rules, duplicates=duplicates, look_distance=look_distance, tests=tuple(test or ()))
-    _run_listing(stage, out, _effort(part, workers))
+    run_listing(stage, out, _effort(part, workers))
 
 
 @app.command()
@@ -155,21 +156,11 @@ def shard(
     workers: WorkersOption = CORES,
 ) -> None:
     """Pack a listing, or a corpus that is probed first, into shards that training reads: OUT/SPLIT/STREAM."""
+    from data_tools.outcome import run_shard
     from data_tools.stages.plan import Packing
-    from data_tools.stages.shard import REPORT, Report, listing_of
-    from data_tools.stages.shard import shard as write_shards
 
-    corpus, effort = _corpus(source, annotation, media, split), _effort(part, workers)
-    finished = (out / REPORT).exists()
-    if left := write_shards(corpus, out, Packing(shard_mb=shard_mb, shard_samples=shard_samples, seed=seed), effort):
-        typer.echo(f"part {effort.part} of {out} is done; {left} tars of other parts are not there yet")
-        return
-    if finished:
-        typer.echo(f"{out} was finished before: nothing is done again")
-    report = Report.load(out)
-    _tell_samples(report.written, report.without_caption)
-    for reason, count in report.left_out.items():
-        typer.echo(f"left out: {count} x {reason} (see {listing_of(corpus, out)})")
+    packing = Packing(shard_mb=shard_mb, shard_samples=shard_samples, seed=seed)
+    run_shard(_corpus(source, annotation, media, split), packing, out, _effort(part, workers))
 
 
 @app.command()
@@ -245,7 +236,7 @@ def report(
 @app.command()
 def tokenizer(
     places: Annotated[list[Path], typer.Argument(metavar="DIR_OR_FILE...", help="Folders of shards, listings, or text files")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="What data.vocab is to name: FILE.txt for wordpiece, FILE.model for the other")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="New file that data.vocab is to name, such as vocab.txt or spm.model")],
     kind: Annotated[TokenizerKind, typer.Option(help="BERT's WordPiece, or a sentencepiece unigram model")] = TokenizerKind.WORDPIECE,
     size: Annotated[int, typer.Option(min=32, help="Most pieces")] = 30522,
 ) -> None:
@@ -277,30 +268,3 @@ def _effort(part: str, workers: int) -> "Effort":
     from data_tools.stages.stage import Effort
 
     return Effort(part=Part.parse(part), workers=workers)
-
-
-def _run_listing(stage: "Stage[Piece]", out: Path, effort: "Effort") -> None:
-    """Runs it and tells the counts."""
-    from data_tools.stages.listing import LISTING, ListingHeader
-    from data_tools.stages.stage import run_stage
-
-    finished = (out / LISTING).exists()
-    if left := run_stage(stage, out, effort):
-        typer.echo(f"part {effort.part} of {out} is done; {left} chunks of other parts are not there yet")
-        return
-    if finished:
-        typer.echo(f"{out} was finished before: nothing is done again")
-    header = ListingHeader.load(out)
-    _tell_samples(header.kept, header.without_caption)
-    for reason, count in header.left_out.items():
-        typer.echo(f"left out: {count} x {reason}")
-    if not header.kept:
-        raise UserError(f"no usable sample (see {out}): check the annotation and --media")
-
-
-def _tell_samples(kept: Mapping[str, int], without_caption: Mapping[str, int]) -> None:
-    """By split and stream."""
-    for name, count in kept.items():
-        typer.echo(f"{name}: {count} samples")
-    for name, count in without_caption.items():
-        typer.echo(f"{name}: {count} x no caption; finetuning takes these, pretraining puts others in their place")

@@ -28,6 +28,6 @@ def fresh_folder(place: Path) -> Iterator[Path]:
         partial.chmod(0o755)  # mkdtemp makes a private folder
         partial.rename(place)
     except OSError as error:
-        raise UserError(f"cannot write {place}: {error}") from None
+        raise UserError(f"cannot write {place}: {error.strerror or error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)

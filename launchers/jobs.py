@@ -6,11 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launchers import queue
-from launchers.launch_folder import LOGS, SUBMITTED, Event, Launch, finished, launch_folders, read_events, read_launch, record_folder
+from launchers.launch_folder import (
+    LOGS,
+    SCRIPT,
+    SUBMITTED,
+    Event,
+    Launch,
+    finished,
+    launch_folders,
+    read_events,
+    read_launch,
+    record_folder,
+)
 from launchers.queue import UNKNOWN, QueuedJob
 from megatron_mplug2.errors import ExitCode, UserError
 from megatron_mplug2.observability.last_step import last_train_step
-from megatron_mplug2.observability.run_history import SUMMARY_NAME, summary_line
+from megatron_mplug2.observability.run_history import HISTORY_NAME, SUMMARY_NAME, summary_line
 
 BATCH = "batch"
 """Where the job's script writes, beside the ranks."""
@@ -41,12 +52,25 @@ class JobStatus:
     """The run's own, over all its starts; None before its first checkpoint."""
 
 
-def status_of(run_dir: Path, jobs: Sequence[QueuedJob]) -> JobStatus:
-    """`jobs`: those of `queue.queued`. Raises UserError where the run was never launched."""
+def newest_launch(run_dir: Path) -> Path:
+    """Its folder. Raises UserError where the run was never launched as a job."""
     folders = launch_folders(run_dir)
+    if not folders and (run_dir / HISTORY_NAME).exists():
+        raise UserError(f"{run_dir} ran here, not as a job: see `mplug2 jobs summary {run_dir}`")
     if not folders:
         raise UserError(f"{run_dir} has no launches: name the folder of a run that `mplug2 launch` started")
-    folder = folders[-1]
+    return folders[-1]
+
+
+def jobs_of(folders: Sequence[Path]) -> list[QueuedJob]:
+    """What SLURM has in its queue, where one of these launches was for it: a study's step may have run here. Raises UserError where
+    SLURM does not answer."""
+    return queue.queued() if any((folder / SCRIPT).exists() for folder in folders) else []
+
+
+def status_of(run_dir: Path, jobs: Sequence[QueuedJob]) -> JobStatus:
+    """`jobs`: those of `queue.queued`. Raises UserError as `newest_launch`."""
+    folder = newest_launch(run_dir)
     launched, events = read_launch(folder), read_events(folder)
     live = next((job for job in jobs if job.script.is_relative_to(folder.resolve())), None)
     job = live.job if live else next(reversed(launched.jobs), None)
@@ -85,17 +109,22 @@ def _ended(folder: Path, launched: Launch, job: str | None, events: Sequence[Eve
 
 
 def runs_below(place: Path) -> list[Path]:
-    """Folders of launched runs: `place` itself and those directly in it."""
-    return [folder for folder in (place, *sorted(place.glob("*"))) if launch_folders(folder)]
+    """Folders of launched runs: `place` itself and those directly in it. Raises UserError where there is none."""
+    places = (place, *sorted(place.glob("*")))
+    if found := [folder for folder in places if launch_folders(folder)]:
+        return found
+    if any((folder / HISTORY_NAME).exists() for folder in places):
+        raise UserError(f"what is in {place} ran here, not as a job: see `mplug2 jobs summary {place}`")
+    raise UserError(f"no launched runs in {place}: name the folder of a run, or of runs")
 
 
 def log_path(run_dir: Path, who: str) -> Path:
     """The newest job's log of a rank or of BATCH; of an array's part or its `PART_batch`. Raises UserError where there is none (yet)."""
-    folders = launch_folders(run_dir)
-    jobs = read_launch(folders[-1]).jobs if folders else ()
+    folder = newest_launch(run_dir)
+    jobs = read_launch(folder).jobs
     if not jobs:
         raise UserError(f"{run_dir} has no job: `mplug2 jobs list {run_dir}` shows its launches")
-    path = folders[-1] / LOGS / f"{jobs[-1]}_{who}.log"
+    path = folder / LOGS / f"{jobs[-1]}_{who}.log"
     if not path.exists():
         there = sorted(log.stem.removeprefix(f"{jobs[-1]}_") for log in path.parent.glob(f"{jobs[-1]}_*.log"))
         named = ", ".join(there[:_NAMED]) + (", ..." if len(there) > _NAMED else "")

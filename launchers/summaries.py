@@ -10,7 +10,7 @@ from launchers.launch_folder import launch_folders, read_events, read_launch, re
 from launchers.time_account import Account, Part, account
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.observability.last_step import last_train_step
-from megatron_mplug2.observability.run_history import HISTORY_NAME, last_sign, read_history
+from megatron_mplug2.observability.run_history import HISTORY_NAME, counted, last_sign, read_history
 
 TRAINING = ("pretrain", "finetune")
 """Commands that write a run's history."""
@@ -32,6 +32,7 @@ class Summary:
             "run": str(self.run_dir),
             "steps": self.steps,
             "wall_s": round(told.wall_s, 3),
+            "since_begin_s": round(told.since_begin_s, 3),
             "effective_training_time": None if told.effective is None else round(told.effective, 4),
             "lost_steps": told.lost_steps,
             "seconds": {part.value: round(seconds, 3) for part, seconds in told.seconds.items()},
@@ -67,7 +68,7 @@ def lines_of(summary: Summary) -> list[str]:
     if not told.starts:
         return [f"{summary.run_dir}: not started yet"]
     share = "?" if told.effective is None else f"{100 * told.effective:.1f} %"
-    head = f"{summary.run_dir}: step {summary.steps}, {_count(len(told.starts), 'start')} in {told.wall_s:.1f} s, "
+    head = f"{summary.run_dir}: step {summary.steps}, {counted(len(told.starts), 'start')} in {told.since_begin_s:.1f} s, "
     rows = [("start", "begun", "steps", "lost", "lasted s", "ended")]
     for number, start in enumerate(told.starts):
         begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(start.begin))
@@ -75,7 +76,7 @@ def lines_of(summary: Summary) -> list[str]:
         rows.append((str(number), begun, steps, str(start.lost_steps), f"{start.end - start.begin:.1f}", start.reason[:MOST_LETTERS]))
     shares = [("", "s", "%"), *((part.value, f"{seconds:.1f}", _percent(seconds, told.wall_s)) for part, seconds in _told(told))]
     return [
-        head + f"effective training time {share}, {_count(told.lost_steps, 'step')} lost",
+        head + f"effective training time {share}, {counted(told.lost_steps, 'step')} lost",
         *_table(rows, left=(1, 5)),
         *_table(shares, left=(0,)),
     ]
@@ -87,10 +88,6 @@ def _told(account: Account) -> list[tuple[Part, float]]:
 
 def _percent(seconds: float, of: float) -> str:
     return f"{100 * seconds / of:.1f}" if of else ""
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _table(rows: Sequence[tuple[str, ...]], left: tuple[int, ...]) -> list[str]:

@@ -68,9 +68,15 @@ class Account:
         return sum(start.lost_steps for start in self.starts)
 
     @property
+    def since_begin_s(self) -> float:
+        """Without the wait before the first start, of which the run itself knows nothing."""
+        return self.wall_s - sum(self.starts[0].seconds.get(part, 0.0) for part in (Part.AWAY, Part.QUEUE)) if self.starts else 0.0
+
+    @property
     def effective(self) -> float | None:
-        """Share of the steps that made the weights; None where no time has gone by."""
-        return self.seconds[Part.STEPS] / self.wall_s if self.wall_s else None
+        """Share of the steps that made the weights in the time since the first start began, as `run_history` has it; None where no time
+        has gone by."""
+        return self.seconds[Part.STEPS] / self.since_begin_s if self.since_begin_s else None
 
 
 @dataclass(kw_only=True)
@@ -104,7 +110,7 @@ class _Stay:
 def account(history: Sequence[Mapping[str, Any]], events: Sequence[Event], last_sign: float) -> Account:
     """`history`: of `run_history.read_history`. `events`: of all launches. `last_sign`: of a run that tells of no end."""
     lives = list(_lives(history, last_sign))
-    stays = _joined(_stays(events), lives)
+    stays = _until_finished(_joined(_stays(events), lives))
     for before, after in pairwise(stays):
         before.end = min(before.end, after.begin)
     submits = sorted(event.at for event in events if event.event == SUBMITTED)
@@ -123,9 +129,9 @@ def _lives(history: Sequence[Mapping[str, Any]], last_sign: float) -> Iterator[_
         if event["event"] == run_history.Event.START:
             if life is not None:
                 yield life
-            at, productive = event["at"], _seconds(event.get("productive_s"))
-            began = min(_seconds(event.get("began")) or at, at)
-            life = _Life(at=at, began=began, step=event["step"], reached=event["step"], productive_s=productive, kept_s=productive)
+            at, step, productive = event["at"], event["step"], _seconds(event.get("productive_s"))
+            began = run_history.begin_of(event)
+            life = _Life(at=at, began=began, step=step, reached=step, productive_s=productive, kept_s=productive)
             life.end = max(at, last_sign)
         elif life is not None:
             _tell(life, event)
@@ -168,6 +174,12 @@ def _joined(stays: list[_Stay], lives: Sequence[_Life]) -> list[_Stay]:
         else:
             stay.life, stay.end = life, max(stay.end, life.end)
     return sorted(stays, key=lambda stay: stay.begin)
+
+
+def _until_finished(stays: list[_Stay]) -> list[_Stay]:
+    """Without starts of a finished run, which had nothing to do."""
+    lives = [(number, stay.life) for number, stay in enumerate(stays, 1) if stay.life is not None]
+    return stays[: lives[-1][0]] if lives and lives[-1][1].reason == run_history.FINISHED else stays
 
 
 def _waits(since: float, stay: _Stay, submits: Sequence[float]) -> dict[Part, float]:

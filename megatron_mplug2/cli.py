@@ -11,7 +11,7 @@ import typer
 
 from data_tools.commands import app as data
 from launchers.exit_notes import write_exit_note
-from launchers.stop_signal import hold_back
+from launchers.stop_signal import hold_back, mistaken_at_stop
 from megatron_mplug2.bench_command import bench
 from megatron_mplug2.checkpoint_commands import app as checkpoint
 from megatron_mplug2.conversion_commands import app as convert
@@ -30,6 +30,11 @@ ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, s
 
 DEMO_CONFIG = Path(__file__).parents[1] / "configs/pretrain/demo.yaml"
 """Found from any folder, since it lies in the checkout; what the demo writes is relative to the current folder."""
+
+NOT_RESUMED = (
+    "the cluster's limit or a preemption is near, and an evaluation begins anew instead of being resumed: "
+    "launch it with a longer time_limit_min in the cluster's profile"
+)
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help="Pretrain and evaluate mPLUG-2."
@@ -109,8 +114,9 @@ def evaluate(
     """Evaluate the run's best checkpoint, if it keeps that, else its newest, on its test split: retrieval, captions and questions, or what
     `downstream.family` names.
 
-    Starts or joins ranks as `pretrain` does; the layout may be another than that of the training.
+    Starts or joins ranks as `pretrain` does; the layout may be another than that of the training. It is not resumed: SIGUSR2 ends it.
     """
+    hold_back()
     from megatron_mplug2.config.load import load_config
 
     run = load_config(config, overrides or [])
@@ -119,7 +125,8 @@ def evaluate(
     from megatron_mplug2.evaluation import evaluate
     from megatron_mplug2.evaluation.answer_list import read_answers
 
-    launch(run, partial(evaluate.evaluate, answers=read_answers(answers) if answers is not None else None))
+    work = partial(evaluate.evaluate, answers=read_answers(answers) if answers is not None else None)
+    launch(run, mistaken_at_stop(work, NOT_RESUMED))
 
 
 @app.command()

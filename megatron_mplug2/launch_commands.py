@@ -109,13 +109,10 @@ def _check_gpus(asked: int) -> None:
 @app.command("list")
 def show(place: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder, or one of runs")] = Path("runs")) -> None:
     """List runs that were launched, each with its newest job."""
-    from launchers import queue
-    from launchers.jobs import runs_below, status_of
+    from launchers.jobs import jobs_of, newest_launch, runs_below, status_of
 
     folders = runs_below(place)
-    if not folders:
-        raise UserError(f"no launched runs in {place}: name the folder of a run, or of runs")
-    queued = queue.queued()
+    queued = jobs_of([newest_launch(folder) for folder in folders])
     for folder in folders:
         found = status_of(folder, queued)
         typer.echo(f"{folder}  job {found.job or '-'}  {found.state}  {found.where or '-'}  step {found.steps}")
@@ -129,10 +126,9 @@ def status(run: RunFolder) -> None:
 
 
 def _status(run: Path) -> "JobStatus":
-    from launchers import queue
-    from launchers.jobs import status_of
+    from launchers.jobs import jobs_of, newest_launch, status_of
 
-    return status_of(run, queue.queued())
+    return status_of(run, jobs_of([newest_launch(run)]))
 
 
 def _lines(found: "JobStatus") -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from math import lcm
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,9 @@ def layout_lines(run: RunConfig, gpus: int, gpu: str | None, node: int, memory_g
             yield _failures(cluster)
     yield from _left_out(compared)
     if not compared.options:
-        raise UserError(f"no layout of {gpus} {cluster.gpu.name} can train {run.name}: see the reasons above; take more or larger devices")
+        too_large = any(one.too_large for one in compared.left_out)
+        advice = "take more or larger devices" if too_large else _other_sizes(run, gpus)
+        raise UserError(f"no layout of {gpus} {cluster.gpu.name} can train {run.name}: see the reasons above; {advice}")
     if timeline is not None:
         best = compared.options[0]
         yield _write_timeline(best.config, best.models, cluster, timeline)
@@ -86,7 +89,8 @@ def _head(run: RunConfig, cluster: "Cluster") -> Iterator[str]:
     from megatron_mplug2.planner.collectives import LINK_SHARE
 
     gpu, efficiency = cluster.gpu, cluster.gpu.efficiency
-    nodes = f"{cluster.nodes} {'node' if cluster.nodes == 1 else 'nodes'} of {cluster.node}"
+    rest = cluster.gpus % cluster.node
+    nodes = f"{cluster.nodes} {'node' if cluster.nodes == 1 else 'nodes'} of {cluster.node}{f', the last with {rest}' if rest else ''}"
     links = f"{gpu.inside.name}, {gpu.outside.name}" if cluster.nodes > 1 else gpu.inside.name
     yield f"{run.name} on {cluster.gpus} {gpu.name} ({nodes}), global batch {run.training.global_batch}, {run.training.precision}"
     if gpu.measured is not None:
@@ -162,6 +166,25 @@ def _left_out(compared: "Comparison") -> Iterator[str]:
         yield from ("", "left out")
     for one in compared.left_out:
         yield f"  tensor {one.tensor} x pipeline {one.pipeline} x data {one.data}: {one.reason}"
+
+
+def _other_sizes(run: RunConfig, gpus: int) -> str:
+    """What to try where memory is no reason: the next numbers of GPUs that share the batch out, the next batches that can be."""
+    from megatron_mplug2.planner.layouts import indivisible
+
+    batch, unit = run.training.global_batch, indivisible(run)
+    if batch % (gpus * unit) == 0:
+        return "change what they name"
+    fewer = [count for count in range(1, gpus) if batch % (count * unit) == 0]
+    more = [count for count in range(gpus + 1, 2 * gpus + 1) if batch % (count * unit) == 0]
+    whole = lcm(gpus * unit, run.training.microbatch * run.layout.data)  # the config's own layout is checked too
+    batches = [size for size in (batch // whole * whole, (batch // whole + 1) * whole) if size]
+    counts = [*fewer[-1:], *more[:1]]
+    return "try " + (f"--gpus {_either(counts)}, or " if counts else "") + f"training.global_batch={_either(batches)}"
+
+
+def _either(numbers: Sequence[int]) -> str:
+    return " or ".join(map(str, numbers))
 
 
 def _write_timeline(config: RunConfig, models: "Sequence[StepModel]", cluster: "Cluster", out: Path) -> str:

@@ -8,7 +8,9 @@ from typer import Typer
 from typer.testing import CliRunner, Result
 
 from megatron_mplug2.errors import UserError
+from megatron_mplug2.layouts_command import chosen_config
 from megatron_mplug2.plan_command import plan
+from megatron_mplug2.planner.layouts import microbatches
 from megatron_mplug2.planner.profile import profile_tree
 from tests.planner.machine import PROFILE
 
@@ -54,6 +56,14 @@ def test_where_nothing_fits_the_reasons_are_told() -> None:
     done = command("--model", "base", "--gpus", "2", "--gpu", "H100", "--memory-gb", "0.5")
     assert str(done.exception).startswith("no layout of 2 H100 can train base: see the reasons above")
     assert "needs at least " in done.stdout
+
+
+def test_where_the_batch_cannot_be_shared_out_other_sizes_are_named() -> None:
+    """More or larger devices would be of no help."""
+    done = command("--model", "base", "--gpus", "12", "--gpu", "H200", "training.global_batch=1024")
+    assert done.stdout.startswith("base on 12 H200 (2 nodes of 8, the last with 4), ")
+    assert str(done.exception).endswith("see the reasons above; try --gpus 8 or 16, or training.global_batch=1536")
+    assert microbatches(chosen_config(None, "base", ["training.global_batch=1536"]), 12)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
     {"images": [{"id": 7, "file_name": "000000000007.jpg"}, ...], "annotations": [{"image_id": 7, "caption": "..."}, ...]}
 
-An image has several captions. The file is one split's; --split says which. Other fields are passed over.
+An image has several captions; those of an image that is not listed are left out as one sample without media. The file is one split's;
+--split says which. Other fields are passed over.
 """
 
 from collections import defaultdict
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.sample import MediaPlace, Sample
+from data_tools.sample import MediaPlace, Reason, Sample
 from data_tools.sources.base import as_text, file_in, read_json, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schedule import Task
@@ -29,8 +30,12 @@ class CocoSource:
                 said = as_text(caption["caption"], f"a caption of image {caption['image_id']}")
                 captions[caption["image_id"]].append(said)
             for image in fields["images"]:
-                record = Record(captions=tuple(captions[image["id"]]), attributes={})
+                record = Record(captions=tuple(captions.pop(image["id"], ())), attributes={})
                 file = file_in(media, image["file_name"])
                 yield Sample(split=self.split, stream=Task.IMAGE_TEXT, key=file.stem, media=MediaPlace(path=file), record=record)
+            for image_id, said_of_it in captions.items():
+                record = Record(captions=tuple(said_of_it), attributes={})
+                sample = Sample(split=self.split, stream=Task.IMAGE_TEXT, key=str(image_id), media=None, record=record)
+                yield sample.without(Reason.MISSING, f"no image has the id {image_id}")
         except (KeyError, TypeError, ValueError) as error:
             raise wrong_layout(annotation, "coco", error) from None

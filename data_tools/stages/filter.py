@@ -58,10 +58,12 @@ class FilterStage:
     tests: tuple[Path, ...]
     name: str = "filter"
     last_file: str = LISTING
+    advice: str = "loosen the rules"
+    """Where no sample is usable."""
 
     @property
     def asked(self) -> Asked:
-        of_all = {"listing": str(self.listing.absolute()), "duplicates": self.duplicates.value, "look distance": str(self.look_distance)}
+        of_all = {"duplicates": self.duplicates.value, "look distance": str(self.look_distance)}
         tests = {f"test {place.absolute()}": _digest(place) for place in self.tests}
         return of_all | {"listing sha256": listing_digest(self.listing)} | self.rules.settings | tests
 

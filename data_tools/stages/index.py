@@ -5,6 +5,7 @@ texts in other places: `mplug2 data shard webdataset` packs them anew.
 """
 
 import hashlib
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,10 @@ def index(place: Path, effort: Effort) -> int:
     tars = _tars(place)
     digest = hashlib.sha256(repr(tars).encode()).hexdigest()
     stage = IndexStage(place=place, tars=tuple(name for name, _, _ in tars), asked={"tars": digest})
-    return run_stage(stage, place / _WORK / digest[:16], effort)
+    left = run_stage(stage, place / _WORK / digest[:16], effort)
+    if effort.part.whole:  # another part may be about to end
+        shutil.rmtree(place / _WORK, ignore_errors=True)
+    return left
 
 
 @dataclass(frozen=True, kw_only=True)

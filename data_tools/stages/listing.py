@@ -6,17 +6,21 @@ Every stage reads it as the source `listing`. Media that lie in the folder itsel
 
 import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from data_tools.sample import MediaPlace, Reason, Sample, as_utf8
-from data_tools.stages.work_folder import Asked, WorkFolder
+from data_tools.stages.work_folder import WORK, Asked, WorkFolder
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.errors import UserError
 
 LISTING = "listing.json"
+MEDIA = "media"
+"""Of the listing itself, where its stage writes them anew."""
+_CHUNKS = "chunks"
 VERSION = 1
 CHUNK = 128
 """Samples that are looked into in one go, if a stage does not say otherwise."""
@@ -64,7 +68,7 @@ class ListingHeader:
 
 
 def chunk_name(number: int) -> str:
-    return f"chunks/{number:06d}.jsonl"
+    return f"{_CHUNKS}/{number:06d}.jsonl"
 
 
 def write_chunk(folder: WorkFolder, number: int, samples: list[Sample]) -> None:
@@ -95,6 +99,19 @@ def finish_listing(folder: WorkFolder, asked: Asked, names: Sequence[str]) -> No
     )
     with folder.whole_file(folder.place / LISTING) as file:
         file.write(header.to_json())
+
+
+def drop_unusable(folder: Path) -> bool:
+    """Whether a finished listing kept no sample, and has been removed: so its stage can be run again once that was mended.
+
+    Raises UserError where it cannot be read. Not to be called while another process works on the folder.
+    """
+    if not (folder / LISTING).exists() or ListingHeader.load(folder).kept:
+        return False
+    for name in (_CHUNKS, MEDIA, WORK):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / LISTING).unlink(missing_ok=True)  # last, so that a kill leaves a listing that is dropped next time
+    return True
 
 
 def _lacks_caption(sample: Sample) -> bool:

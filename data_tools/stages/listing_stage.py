@@ -13,6 +13,9 @@ from data_tools.stages.pool import Faults, Slot
 from data_tools.stages.work_folder import Asked, WorkFolder
 from megatron_mplug2.errors import UserError
 
+LISTING_SOURCE = "listing"
+"""Of what an earlier stage wrote."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
@@ -31,9 +34,12 @@ class Corpus:
 
     @property
     def asked(self) -> Asked:
-        """Names and size of what is read: enough to tell another corpus, or one that has grown, from the one begun with."""
-        places = {"annotation": str(self.annotation.absolute()), "media": str(self.media.absolute())}
-        return {"source": self.source, "split": self.split.value} | places | dict(_state(self.annotation))
+        """Names and size of what is read: enough to tell another corpus, or one that has grown, from the one begun with. A listing is the
+        same wherever it lies."""
+        asked = {"source": self.source, "split": self.split.value} | dict(_state(self.annotation))
+        if self.source == LISTING_SOURCE:
+            return asked
+        return asked | {"annotation": str(self.annotation.absolute()), "media": str(self.media.absolute())}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +77,14 @@ class ListingStage:
     @property
     def asked(self) -> Asked:
         return dict(self.corpus.asked) | dict(self.settings)
+
+    @property
+    def advice(self) -> str:
+        """Where no sample is usable."""
+        corpus = self.corpus
+        if corpus.source == LISTING_SOURCE:
+            return f"look into {corpus.annotation} and for the media that it names"
+        return f"check the annotation and --media ({corpus.media})"
 
     def pieces(self) -> Iterator[Chunk]:
         samples = self.corpus.samples()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from data_tools.sample import Reason, Sample
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.media_facts import MediaFacts
+from megatron_mplug2.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,12 @@ class Rules:
     min_seconds: float | None = None
     """Of a clip, or of the part of it that the texts speak of."""
     max_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UserError for bounds that nothing can be within."""
+        for what, least, most in (("words", self.min_words, self.max_words), ("seconds", self.min_seconds, self.max_seconds)):
+            if least is not None and most is not None and least > most:
+                raise UserError(f"--min-{what} {least} is more than --max-{what} {most}: nothing is within both")
 
     @property
     def settings(self) -> dict[str, str]:

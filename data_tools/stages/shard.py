@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from data_tools.sample import MediaPlace, Sample
-from data_tools.stages.listing import ListingHeader, listing_digest
-from data_tools.stages.listing_stage import Corpus, ListingStage
+from data_tools.stages.listing import ListingHeader, drop_unusable, listing_digest
+from data_tools.stages.listing_stage import LISTING_SOURCE, Corpus, ListingStage
 from data_tools.stages.plan import Packing, TarPlan, plan_tars
 from data_tools.stages.pool import Faults, Slot
 from data_tools.stages.probe import look_into, read_media
@@ -31,7 +31,6 @@ from megatron_mplug2.errors import UserError
 
 REPORT = "report.json"
 _ROWS = "rows"
-_LISTING_SOURCE = "listing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +57,7 @@ class Report:
 
 def listing_of(corpus: Corpus, out: Path) -> Path:
     """The folder of the listing that `shard` packs: the corpus itself, or what `probe` found in it, inside `out`."""
-    return corpus.annotation if corpus.source == _LISTING_SOURCE else out / WORK / "probe"
+    return corpus.annotation if corpus.source == LISTING_SOURCE else out / WORK / "probe"
 
 
 def shard(corpus: Corpus, out: Path, packing: Packing, effort: Effort) -> int:
@@ -69,21 +68,25 @@ def shard(corpus: Corpus, out: Path, packing: Packing, effort: Effort) -> int:
     """
     listing = listing_of(corpus, out)
     asked = {"shard-mb": str(packing.shard_mb), "shard-samples": str(packing.shard_samples), "seed": str(packing.seed)}
-    if corpus.source != _LISTING_SOURCE:
+    if corpus.source != LISTING_SOURCE:
         if not effort.part.whole:
             raise UserError(
                 f"--part {effort.part} needs a listing: run `mplug2 data probe {corpus.source} ... --out LISTING` first, "
                 "then `mplug2 data shard listing LISTING`"
             )
+        if drop_unusable(listing):
+            shutil.rmtree(out / WORK, ignore_errors=True)  # of which there was no more
         asked |= corpus.asked
         with WorkFolder(out, effort.part).begun({"stage": ShardStage.name} | asked):
             run_stage(ListingStage(name="probe", corpus=corpus, settings={}, look=look_into), listing, effort)
     else:
-        asked |= {"listing": str(listing.absolute()), "listing sha256": listing_digest(listing)}
+        asked |= {"listing sha256": listing_digest(listing)}
     header = ListingHeader.load(listing)
     if not header.kept:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in header.left_out.items()) or "the annotation lists none"
-        raise UserError(f"no usable sample in {corpus.annotation} ({reasons}): check the annotation and --media")
+        probed = corpus.source != LISTING_SOURCE
+        advice = "check the annotation and --media, then run the command again" if probed else "run the stage that made it anew"
+        raise UserError(f"no usable sample in {corpus.annotation} ({reasons}): {advice}")
     return run_stage(ShardStage(listing=listing, packing=packing, asked=asked), out, effort)
 
 

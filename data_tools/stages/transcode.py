@@ -10,6 +10,7 @@ from pathlib import Path
 
 from data_tools.sample import MediaPlace, Reason, Sample
 from data_tools.stages.encode import BLOCK, Recipe, encode_clip
+from data_tools.stages.listing import MEDIA
 from data_tools.stages.listing_stage import Corpus, ListingStage, Spot
 from data_tools.stages.probe import Unusable, bytes_of, looked_at, with_texts
 from data_tools.stages.shrink import Shrunk, shrink_picture
@@ -57,7 +58,7 @@ def transcode_stage(corpus: Corpus, recipe: Recipe) -> ListingStage:
 
 def _written(data: bytes, sample: Sample, spot: Spot, ending: str) -> MediaPlace:
     key = re.sub(r"[^A-Za-z0-9_-]", "_", sample.key)[:_KEY_LENGTH]
-    name = Path("media") / f"{spot.chunk:06d}" / f"{spot.number:03d}-{key}{ending}"
+    name = Path(MEDIA) / f"{spot.chunk:06d}" / f"{spot.number:03d}-{key}{ending}"
     with spot.folder.whole_file(spot.folder.place / name) as file:
         file.write(data)
     return MediaPlace(path=name)

@@ -19,6 +19,8 @@ WORK = ".work"
 """Inside the folder: what only the stage itself needs."""
 _BEGUN = "begun.json"
 _LAST_LOCK = "last.lock"
+_STAGE = "stage"
+"""Among what was asked."""
 _PATIENCE_S = 5.0
 """Seconds to wait for a part's lock."""
 
@@ -125,12 +127,7 @@ class WorkFolder:
                 before = dict(json.loads(path.read_bytes()))
             except (ValueError, TypeError):
                 raise UserError(f"{path} is damaged: delete {self.place} and begin again") from None
-        changed = [
-            f"{key}: {before.get(key)} before, {asked.get(key)} now"
-            for key in sorted({*before, *asked})
-            if before.get(key) != asked.get(key)
-        ]
-        if changed:
+        if changed := _changed(before, asked):
             raise UserError(f"{self.place} was begun with something else ({'; '.join(changed)}): choose another --out, or delete it first")
         return False
 
@@ -140,6 +137,15 @@ class WorkFolder:
         with self.alone():
             if {*self.place.iterdir(), *self.work.iterdir()} <= own:
                 shutil.rmtree(self.place, ignore_errors=True)
+
+
+def _changed(before: Asked, asked: Asked) -> list[str]:
+    """For a person. Of another stage its name says all: its options are others."""
+    keys = sorted({*before, *asked})
+    if before.get(_STAGE) != asked.get(_STAGE):
+        keys = [_STAGE]
+    told = {key: (before.get(key, "not given"), asked.get(key, "not given")) for key in keys}
+    return [f"{key}: {old} before, {new} now" for key, (old, new) in told.items() if old != new]
 
 
 @contextmanager

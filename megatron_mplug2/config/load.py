@@ -35,8 +35,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         UserError: with a line for each thing that is wrong.
     """
     tree = _read(path.resolve(), ())
-    for override in overrides:
-        _apply(tree, override)
+    wrong = [line for override in overrides if (line := _apply_or_tell(tree, override)) is not None]
+    if wrong:
+        raise UserError("\n  ".join(wrong))
     return _build(tree, str(path))
 
 
@@ -146,6 +147,15 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def _apply_or_tell(tree: Tree, override: str) -> str | None:
+    """Why it cannot be applied."""
+    try:
+        _apply(tree, override)
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def _apply(tree: Tree, override: str) -> None:
     """Sets one `dotted.key=value` in the tree, making the sections that aren't there; a wrong key is found when the tree is checked."""
     key, equals, text = override.partition("=")
@@ -191,7 +201,7 @@ def _build(tree: Tree, source: str) -> RunConfig:
     try:
         config = RunConfig.model_validate(tree, context=crossed)
     except ValidationError as error:
-        details = error.errors()
+        details = _own(error.errors())
         raise _refusal(source, [*_sentences(details), *_crossed_elsewhere(tree, details)]) from error
     if crossed:
         raise _refusal(source, crossed)
@@ -200,6 +210,16 @@ def _build(tree: Tree, source: str) -> RunConfig:
 
 def _refusal(source: str, lines: list[str]) -> UserError:
     return UserError(f"{source}: {lines[0]}" if len(lines) == 1 else "\n  ".join([f"{source}: {len(lines)} errors", *lines]))
+
+
+def _own(details: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Without what pydantic says of a list that is too short for it once its wrong entries are taken out."""
+    places = [detail["loc"] for detail in details]
+    return [
+        detail
+        for detail, place in zip(details, places, strict=True)
+        if detail["type"] != "too_short" or not any(len(other) > len(place) and other[: len(place)] == place for other in places)
+    ]
 
 
 def _sentences(details: list[ErrorDetails]) -> list[str]:

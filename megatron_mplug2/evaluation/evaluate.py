@@ -20,7 +20,7 @@ from megatron_mplug2.evaluation.answer_list import AnswerList
 from megatron_mplug2.evaluation.families.evaluate import evaluate_family
 from megatron_mplug2.evaluation.inference import Inference
 from megatron_mplug2.evaluation.page import write_page
-from megatron_mplug2.evaluation.pretraining import evaluate_pretraining, prediction_lines
+from megatron_mplug2.evaluation.pretraining import Results, evaluate_pretraining, prediction_lines
 from megatron_mplug2.evaluation.progress import EvaluationProgress
 
 RESULTS_NAME, PREDICTIONS_NAME, SAMPLES_NAME = "evaluation.json", "predictions.jsonl", "samples.jsonl"
@@ -51,7 +51,7 @@ def evaluate(config: RunConfig, answers: AnswerList | None = None) -> None:
 
     Of a pretraining: writes `evaluation.json`, `predictions.jsonl` and `samples.jsonl` into the run folder. Of a downstream family, such as
     video_qa: `evaluation-video_qa.json`, `predictions-video_qa.jsonl` and the page `evaluation-video_qa.html`; its questions are answered
-    by choice among `answers`, where there are some.
+    by choice among `answers`, where there are some. Rank 0 ends with a line on stdout: the results' file and its main scores.
 
     The work of every rank. Raises UserError for a layout with pipeline stages, a missing or damaged checkpoint, a test split that is
     missing or has fewer samples than data-parallel ranks, and as `evaluate_family`.
@@ -98,6 +98,18 @@ def _evaluate_pretraining(inference: Inference, config: RunConfig, step: int, na
             _write_lines(config.run_dir / samples_name, (sample.model_dump_json() for sample in evaluation.shown))
             results = asdict(evaluation.results) | _circumstances(config, step, evaluation.left_out)
             _write(config.run_dir / results_name, json.dumps(results, indent=1) + "\n")
+            print(f"wrote {config.run_dir / results_name}: {_main_scores(evaluation.results)}", flush=True)
+
+
+def _main_scores(results: Results) -> str:
+    """Recall: a text finds its picture or clip / these find a text of theirs."""
+    found = (("picture", results.retrieval.image), ("clip", results.retrieval.video))
+    scores = [f"{media} R@1 {recall.t2v.r1:.1f} / {recall.v2t.r1:.1f} %" for media, recall in found if recall is not None]
+    if results.qa is not None and results.qa.all is not None:
+        scores.append(f"questions {results.qa.all:.1f} %")
+    if results.caption is not None:
+        scores.append(f"captions CIDEr {results.caption.cider:.2f} of 10")
+    return ", ".join(scores)
 
 
 def _evaluate_family(
@@ -117,8 +129,10 @@ def _evaluate_family(
             results = {"family": family, "scores": scores, "chance": chance, "answers": choice, "samples": evaluation.samples}
             results |= {"notes": findings.notes} | _circumstances(config, step, evaluation.left_out)
             _write(config.run_dir / names.results, json.dumps(results, indent=1) + "\n")
-    for line in (f"{findings.scores[0].name}: {findings.scores[0].value:.1f}", *findings.notes, f"page: {config.run_dir / names.page}"):
+    for line in (*findings.notes, f"page: {config.run_dir / names.page}"):
         progress.note(line)
+    if inference.context.topology.rank == 0:
+        print(f"wrote {config.run_dir / names.results}: {findings.scores[0].name} {findings.scores[0].value:.1f}", flush=True)
 
 
 def _circumstances(config: RunConfig, step: int, left_out: Iterable[LeftOut]) -> dict[str, Any]:

@@ -72,14 +72,21 @@ class RunHistory:
         self._add(Event.ROLL_BACK, step=step, to=to, lost_steps=step - to)
 
     def ended(self, step: int, reason: str, progress: Progress = Progress()) -> None:  # noqa: B008 (frozen)
-        """After `step` steps; `reason` in one line."""
-        self._add(Event.END, step=step, reason=reason, **progress.record())
+        """After `step` steps; `reason` in one line. A start of a finished run that had nothing to do is forgotten, so that its figures
+        stay."""
+        if reason == FINISHED and self._had_nothing_to_do(step):
+            self._events.pop()
+            self._write()
+        else:
+            self._add(Event.END, step=step, reason=reason, **progress.record())
 
     def summarise(self, step: int, productive_s: float, steps_left_out: int) -> dict[str, Any]:
-        """Writes the summary and returns it. `productive_s`: of the steps that made the weights, over all starts."""
+        """Writes the summary and returns it: up to the run's end, or to now while it goes on. `productive_s`: of the steps that made the
+        weights, over all starts."""
         starts = [event for event in self._events if event["event"] == Event.START]
-        wall_s = max(time.time() - starts[0]["at"], productive_s) if starts else productive_s
         last = self._events[-1] if self._events else {}
+        until = last["at"] if last.get("event") == Event.END else time.time()
+        wall_s = max(until - begin_of(starts[0]), productive_s) if starts else productive_s
         summary = {
             "step": step,
             "steps": self._steps,
@@ -94,6 +101,13 @@ class RunHistory:
         _replace(self._run_dir / SUMMARY_NAME, json.dumps(summary, indent=1) + "\n")
         return summary
 
+    def _had_nothing_to_do(self, step: int) -> bool:
+        if len(self._events) < 2:
+            return False
+        before, last = self._events[-2:]
+        ended_well = before["event"] == Event.END and before.get("reason") == FINISHED
+        return ended_well and last["event"] == Event.START and last["step"] == step
+
     def _reached(self) -> int:
         """Steps that were done before, as far as anybody wrote it down."""
         logged = last_train_step(self._run_dir)
@@ -103,6 +117,9 @@ class RunHistory:
     def _add(self, event: Event, *, step: int, at: float | None = None, **values: Any) -> None:
         entry = {"event": event, "at": round(time.time() if at is None else at, 3), "step": step, **values}
         self._events.append(entry)
+        self._write()
+
+    def _write(self) -> None:
         _replace(self._run_dir / HISTORY_NAME, "".join(json.dumps(line) + "\n" for line in self._events))
 
 
@@ -111,9 +128,20 @@ def summary_line(summary: Mapping[str, Any]) -> str:
     share = summary["effective_training_time"]
     shown = "?" if share is None else f"{100 * share:.1f} %"
     return (
-        f"effective training time {shown} ({summary['productive_s']:.0f} s of steps in {summary['wall_s']:.0f} s since the first start; "
-        f"{summary['starts']} starts, {summary['lost_steps']} steps lost, {summary['steps_left_out']} left out)"
+        f"effective training time {shown} ({summary['productive_s']:.1f} s of steps in {summary['wall_s']:.1f} s since the first start; "
+        f"{counted(summary['starts'], 'start')}, {counted(summary['lost_steps'], 'step')} lost, {summary['steps_left_out']} left out)"
     )
+
+
+def counted(number: int, what: str) -> str:
+    """Such as "1 start" and "2 starts"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def begin_of(start: Mapping[str, Any]) -> float:
+    """When the command of a START event began; where nobody wrote that down, when it was ready for its first step. Seconds since 1970."""
+    began, at = start.get("began"), float(start["at"])
+    return min(float(began), at) if isinstance(began, int | float) and began > 0 else at
 
 
 def last_sign(run_dir: Path) -> float:

@@ -49,6 +49,8 @@ class LeftOut:
     pipeline: int
     data: int
     reason: str
+    too_large: bool
+    """For the memory of a device, as the reason tells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +74,17 @@ def compare_layouts(config: RunConfig, cluster: Cluster, memory: float) -> Compa
         try:
             options.append(_quickest(config, cluster, memory, (tensor, pipeline, data)))
         except _FallsOutError as reason:
-            left_out.append(LeftOut(tensor=tensor, pipeline=pipeline, data=data, reason=str(reason)))
+            too_large = isinstance(reason, _TooLargeError)
+            left_out.append(LeftOut(tensor=tensor, pipeline=pipeline, data=data, reason=str(reason), too_large=too_large))
     return Comparison(options=tuple(sorted(options, key=lambda option: option.parts.total)), left_out=tuple(left_out))
 
 
 class _FallsOutError(Exception):
     """Why a layout cannot be had."""
+
+
+class _TooLargeError(_FallsOutError):
+    """A device's memory is too small for it."""
 
 
 Sizes = tuple[int, int, int]
@@ -97,7 +104,7 @@ def _quickest(config: RunConfig, cluster: Cluster, memory: float, sizes: Sizes) 
     smallest, its_partition = candidates[0]
     needed = _most_loaded(smallest, its_partition)
     if needed.total > memory:
-        raise _FallsOutError(_too_large(smallest, needed))
+        raise _TooLargeError(_too_large(smallest, needed))
     timed = [(step_models(changed, cluster, partition), changed, partition) for changed, partition in candidates]
     for models, changed, partition in sorted(timed, key=lambda one: mean_parts(one[0]).total):
         needed = _most_loaded(changed, partition)
@@ -129,13 +136,18 @@ def _too_large(config: RunConfig, needed: RankMemory) -> str:
     )
 
 
+def indivisible(config: RunConfig) -> int:
+    """Samples that stay together on one replica."""
+    group = config.objectives.vlm.group
+    return group if config.training.microbatch % group == 0 else 1
+
+
 def microbatches(config: RunConfig, data: int) -> tuple[int, ...]:
     """Sizes to be tried: doublings of the least that keeps VLM's groups whole, as far as they divide a replica's samples.
 
     Raises _FallsOutError where there is none.
     """
-    whole, group = config.training.global_batch, config.objectives.vlm.group
-    unit = group if config.training.microbatch % group == 0 else 1
+    whole, unit = config.training.global_batch, indivisible(config)
     share, rest = divmod(whole, data)
     sizes = [unit * 2**power for power in range(share.bit_length()) if share and share % (unit * 2**power) == 0]
     if rest or not sizes:

@@ -134,6 +134,21 @@ def test_all_errors_at_once() -> None:
     assert len(lines) == len(set(lines))
 
 
+def test_a_wrong_entry_of_a_list_is_told_once() -> None:
+    """Pydantic says beside it that the list is too short without that entry."""
+    assert errors_of("schedule=[{steps: 0, text: 1, resolution: 32}]") == ["schedule.0.steps: input should be greater than 0 (it is 0)"]
+    assert errors_of("schedule=[]") == ["schedule: tuple should have at least 1 item after validation, not 0 (it is [])"]
+
+
+def test_overrides_that_cannot_be_applied_are_told_together() -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(DEMO, ["training.seed", "optimizer.lr=1e-4", "schedule.first.steps=1"])
+    assert [line.split(": ")[0].strip() for line in str(caught.value).splitlines()] == [
+        "override 'training.seed'",
+        "override 'schedule.first.steps=1'",
+    ]
+
+
 def test_nothing_is_said_of_a_default_that_stands_in_for_a_wrong_value() -> None:
     assert errors_of("objectives.vlm.group=-8", "training.microbatch=8") == [
         "objectives.vlm.group: input should be greater than 1 (it is -8)"

@@ -1,6 +1,8 @@
 """The demo corpus: the same bytes every time, and what its texts say is what its media show."""
 
 import json
+import resource
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from data_tools.splits import Split
 from megatron_mplug2.data.decode import FULL_VIEW, decode_image, decode_video, probe_video
 from megatron_mplug2.errors import UserError
 from tests.data.test_decode import pixels_of
+from tests.data_tools.stages.corpora import forked, status_of
 
 SMALL = {split: Sizes(motions=12, orders=3, pictures=6, documents=5) for split in Split}
 
@@ -70,6 +73,17 @@ def test_splits_do_not_share_media(tmp_path: Path) -> None:
 def test_place_is_taken(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists already"):
         make_demo(tmp_path, 0, SMALL)
+
+
+def test_a_disk_that_is_full_is_told_in_words(tmp_path: Path) -> None:
+    def refused() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        with pytest.raises(UserError, match=r"^cannot write .*/demo: File too large$"):
+            make_demo(tmp_path / "demo", 0, SMALL)
+
+    assert status_of(forked(refused)) == 0
+    assert not list(tmp_path.iterdir())
 
 
 def test_layout(tmp_path: Path) -> None:

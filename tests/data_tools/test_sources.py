@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data_tools.sample import MediaPlace
+from data_tools.sample import Fault, MediaPlace, Reason, Sample
 from data_tools.sources.coco import CocoSource
 from data_tools.sources.demo import DemoSource
 from data_tools.sources.msrvtt import MsrvttSource
@@ -23,6 +23,16 @@ def test_unknown_source_names_the_nearest() -> None:
     with pytest.raises(UserError, match="unknown source 'msvrtt': did you mean 'msrvtt'"):
         source("msvrtt", Split.TRAIN)
     assert source("coco", Split.TEST) == CocoSource(Split.TEST)
+
+
+def test_captions_of_no_image_are_counted(tmp_path: Path) -> None:
+    annotations = [{"image_id": 7, "caption": "a dog"}, {"image_id": 8, "caption": "a cat"}, {"image_id": 8, "caption": "a red cat"}]
+    fields = {"images": [{"id": 7, "file_name": "7.jpg"}], "annotations": annotations}
+    (tmp_path / "captions.json").write_text(json.dumps(fields))
+    kept, lost = source("coco", Split.TRAIN).samples(tmp_path / "captions.json", tmp_path)
+    assert kept.fault is None and kept.record.captions == ("a dog",)
+    assert lost.fault == Fault(reason=Reason.MISSING, detail="no image has the id 8") and len(lost.record.captions) == 2
+    assert Sample.from_json(lost.to_json()) == lost
 
 
 @needs_shared

@@ -143,14 +143,20 @@ def save_changed(config: RunConfig) -> None:
     store.save(store.checkpoint_folder(config.run_dir), state, weights, None, inference.context.topology, Retention(last=1))
 
 
-def test_the_checkpoint_is_what_is_evaluated(corpus: Path, tmp_path: Path) -> None:
+def test_the_checkpoint_is_what_is_evaluated(corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     config = config_of(corpus, tmp_path, layout__data=2)
     launch(config, save_changed)
+    capfd.readouterr()
     launch(config, evaluation.evaluate)
+    (said,) = capfd.readouterr().out.splitlines()
     other = config_of(corpus, tmp_path / "other", training__seed=9)
     launch(other, evaluation.evaluate_untrained)
     results = json.loads((tmp_path / evaluation.RESULTS_NAME).read_text())
     assert (results["step"], results["config"]) == (3, evaluation.config_digest(config))
+    image, video = ([results["retrieval"][kind][way]["r1"] for way in ("t2v", "v2t")] for kind in ("image", "video"))
+    recalls = f"picture R@1 {image[0]:.1f} / {image[1]:.1f} %, clip R@1 {video[0]:.1f} / {video[1]:.1f} %"
+    others = f"questions {results['qa']['all']:.1f} %, captions CIDEr {results['caption']['cider']:.2f} of 10"
+    assert said == f"wrote {tmp_path / evaluation.RESULTS_NAME}: {recalls}, {others}"
     expected, lines = written(other)
     assert {key: results[key] for key in ("retrieval", "qa", "caption")} == {key: expected[key] for key in ("retrieval", "qa", "caption")}
     assert [json.loads(line) for line in (tmp_path / evaluation.PREDICTIONS_NAME).read_text().splitlines()] == lines

@@ -5,12 +5,14 @@ import os
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from launchers.jobs import described, log_path, silence, status_of
 from launchers.launch_folder import EVENTS, Event, Launch, append_event, events_name, new_folder, read_launch, write_launch
 from launchers.queue import QueuedJob
 from launchers.summaries import summary_of
 from megatron_mplug2.errors import ExitCode, UserError
+from megatron_mplug2.launch_commands import app as jobs
 
 FORGOTTEN = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
 NO_ACCOUNTING = "echo 'Slurm accounting storage is disabled' >&2; exit 1"
@@ -106,6 +108,29 @@ def test_what_is_not_there(run: Path, tmp_path: Path) -> None:
         status_of(tmp_path, [])
     with pytest.raises(UserError, match=r"0001/logs/7_5\.log is not there"):
         log_path(run, "5")
+
+
+def mplug2(*words: object) -> str:
+    """What the command says, its mistake or its lines."""
+    done = CliRunner().invoke(jobs, [str(word) for word in words])
+    assert done.exception is None or isinstance(done.exception, UserError), done.exception
+    return str(done.exception or done.stdout)
+
+
+def test_the_folder_is_looked_at_before_slurm_is_asked(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose controller is away here."""
+    programs(tmp_path, monkeypatch, squeue="echo 'Unable to contact slurm controller' >&2; exit 1", scontrol=FORGOTTEN, sacct=NO_ACCOUNTING)
+    assert mplug2("status", tmp_path / "nope").startswith(f"{tmp_path / 'nope'} has no launches")
+    assert mplug2("list", tmp_path / "nope").startswith("no launched runs in")
+    here = tmp_path / "runs/here"
+    here.mkdir(parents=True)
+    (here / "history.jsonl").touch()
+    for command in ("status", "logs", "cancel", "resume"):
+        assert mplug2(command, here) == f"{here} ran here, not as a job: see `mplug2 jobs summary {here}`"
+    assert mplug2("list", here.parent).endswith(f"ran here, not as a job: see `mplug2 jobs summary {here.parent}`")
+    assert "FAILED" in mplug2("status", run), "a study's step that ran here"
+    (run / "launches/0001/job.sh").touch()
+    assert mplug2("status", run).startswith("squeue does not answer: Unable to contact")
 
 
 def test_an_array_s_logs_and_end_are_those_of_its_parts(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,7 @@ def test_the_parts_add_up(tmp_path: Path) -> None:
         assert sum(found.seconds.values()) == pytest.approx(found.end - before, abs=0.05), "nothing is counted twice, nothing is left out"
     own = json.loads((run / "run_summary.json").read_text())
     assert told.seconds[Part.STEPS] == pytest.approx(own["productive_s"], abs=0.05)
+    assert told.effective == pytest.approx(own["effective_training_time"], abs=0.01), "one name, one number"
     assert told.lost_steps == own["lost_steps"] > 0 and told.seconds[Part.LOST] > 0
     assert (
         told.seconds[Part.START_UP] > told.seconds[Part.SHUTDOWN]

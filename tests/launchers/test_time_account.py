@@ -83,6 +83,14 @@ def test_the_queue_a_health_check_and_a_requeue() -> None:
     }
     assert parts(found, 2)["waiting in the queue"] == 10 and parts(found, 2)["shutdown"] == 3
     assert found.wall_s == 172 - 50
+    assert found.since_begin_s == 172 - 60 and found.effective == pytest.approx(20 / 112), "the first wait is none of the run's"
+
+
+def test_starts_of_a_finished_run_are_left_out() -> None:
+    """They write no history, and had nothing to do."""
+    events = [job("start", 90), job("end", 126), job("start", 148, 1), job("end", 172, 1)]
+    again = [job("submit", 900, number=8), job("start", 910, number=8), job("end", 920, number=8)]
+    assert account(LOCAL, [*events, *again], last_sign=170) == account(LOCAL, events, last_sign=170)
 
 
 def test_a_new_submission_is_no_queue_until_it_is_made() -> None:

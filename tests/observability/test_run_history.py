@@ -83,7 +83,32 @@ def test_the_summary_counts_over_all_starts(tmp_path: Path, monkeypatch: pytest.
         "steps_left_out": 2,
         "end": "finished",
     }
-    assert summary_line(summary).startswith("effective training time 30.0 % (60 s of steps in 200 s since the first start; 2 starts")
+    assert summary_line(summary).startswith("effective training time 30.0 % (60.0 s of steps in 200.0 s since the first start; 2 starts, 2")
+
+
+def test_time_counts_from_where_the_first_command_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not from its first step; and repeating the command on the finished run, which does no step, changes none of its figures."""
+    now = [1010.0]
+    monkeypatch.setattr("megatron_mplug2.observability.run_history.time.time", lambda: now[0])
+    history = RunHistory(tmp_path, 12)
+    history.started(0, LayoutConfig(), [0], began=1000.0)
+    now[0] += 30
+    history.ended(12, FINISHED)
+    summary = history.summarise(12, productive_s=20.0, steps_left_out=0)
+    assert (summary["wall_s"], summary["effective_training_time"]) == (40.0, 0.5)
+    assert "in 40.0 s since the first start; 1 start, 0 steps lost" in summary_line(summary)
+    before = (tmp_path / HISTORY_NAME).read_bytes()
+    for _ in range(2):
+        now[0] += 500
+        history = RunHistory(tmp_path, 12)
+        history.started(12, LayoutConfig(), [0], productive_s=20.0, began=now[0] - 5)
+        history.ended(12, FINISHED)
+        assert history.summarise(12, productive_s=20.0, steps_left_out=0) == summary
+    assert (tmp_path / HISTORY_NAME).read_bytes() == before
+    more = RunHistory(tmp_path, 24)
+    more.started(12, LayoutConfig(), [0], productive_s=20.0)
+    more.ended(24, FINISHED)
+    assert [event["event"] for event in events(tmp_path)] == ["start", "end"] * 2, "steps that were added are done"
 
 
 def test_spoilt_lines_are_left_out(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The commands as a person runs them: ended by SIGTERM and Ctrl-C, run again, told what is wrong."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from data_tools.commands import app
 from data_tools.stages.listing import LISTING
 from data_tools.stages.work_folder import WORK
 from megatron_mplug2.errors import UserError
-from tests.data_tools.stages.corpora import LIMIT_S, mixed_corpus, noise_clip, tree, video, wait_for, write_listing
+from tests.data_tools.stages.corpora import LIMIT_S, image, jpeg, mixed_corpus, noise_clip, tree, video, wait_for, write_listing
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +74,51 @@ def test_nothing_usable_is_told_and_stays_to_be_looked_at(tmp_path: Path) -> Non
     listing = write_listing(tmp_path / "in", [video(tmp_path / "bad.mp4", b"garbage")])
     result = data("probe", "listing", listing, "--out", tmp_path / "out")
     assert result.stdout == "left out: 1 x media file not readable\n"
-    assert isinstance(result.exception, UserError) and "no usable sample" in str(result.exception)
+    assert str(result.exception).startswith(f"no usable sample (see {tmp_path / 'out'}): look into {listing} and for the media")
     assert (tmp_path / "out" / LISTING).exists()
+
+
+def karpathy(folder: Path) -> Path:
+    """An annotation of three pictures in the folder `pictures`, which is not there."""
+    images = [{"filename": f"{number}.jpg", "split": "train", "sentences": [{"raw": "a picture"}]} for number in range(3)]
+    (folder / "karpathy.json").write_text(json.dumps({"images": images}))
+    return folder / "karpathy.json"
+
+
+@pytest.mark.parametrize("stage", ["probe", "shard"])
+def test_media_that_were_missing(stage: str, tmp_path: Path) -> None:
+    """With none of them there, the command is run again, even with another --media; with some, the folder is to be deleted first."""
+    annotation, pictures, out = karpathy(tmp_path), tmp_path / "pictures", tmp_path / "out"
+    words = (stage, "karpathy", annotation, "--out", out)
+    nothing = data(*words, "--media", tmp_path / "nowhere")
+    assert isinstance(nothing.exception, UserError) and "check the annotation and --media" in str(nothing.exception)
+    pictures.mkdir()
+    for number in range(2):
+        (pictures / f"{number}.jpg").write_bytes(jpeg(number))
+    done = data(*words, "--media", pictures)
+    assert done.exit_code == 0 and done.stdout.startswith("train/image_text: 2 samples\nleft out: 1 x media file missing")
+    again = data(*words, "--media", pictures)
+    assert again.stdout.splitlines()[0].endswith(f"; to take in media that were missing or not readable, delete {out} and run it again")
+
+
+def test_a_listing_is_the_same_by_another_name(corpus: Path, tmp_path: Path) -> None:
+    data("probe", "listing", corpus, "--out", tmp_path / "a")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    for stage in ("filter", "transcode", "shard"):
+        assert data(stage, "listing", tmp_path / "a", "--out", tmp_path / stage).exit_code == 0
+        assert "was finished before" in data(stage, "listing", tmp_path / "link", "--out", tmp_path / stage).stdout
+
+
+def test_rules_that_leave_nothing(tmp_path: Path) -> None:
+    listing = write_listing(tmp_path / "in", [image(tmp_path / "dog.jpg", jpeg(0), "a red dog")])
+    data("probe", "listing", listing, "--out", tmp_path / "a")
+    words = ("filter", "listing", tmp_path / "a", "--out", tmp_path / "b")
+    refused = data(*words, "--min-words", 5, "--max-words", 3)
+    assert str(refused.exception) == "--min-words 5 is more than --max-words 3: nothing is within both" and not (tmp_path / "b").exists()
+    assert str(data(*words, "--min-seconds", 2, "--max-seconds", 1.5).exception).startswith("--min-seconds 2.0 is more than --max-seconds")
+    nothing = data(*words, "--max-words", 2)
+    assert str(nothing.exception) == f"no usable sample (see {tmp_path / 'b'}): loosen the rules, then run the command again"
+    assert data(*words, "--max-words", 3).stdout == "train/image_text: 1 samples\n"
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

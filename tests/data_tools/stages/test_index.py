@@ -47,6 +47,7 @@ def test_the_same_that_shard_made(stream: str, whole: Path, tmp_path: Path) -> N
     place = tars(whole / "train" / stream, tmp_path / "tars")
     assert index(place, Effort(workers=2)) == 0
     assert tree(place) == tree(whole / "train" / stream)
+    assert not [path for path in place.iterdir() if path.name.startswith(".")], "nothing of its work is left"
     assert verify(place) == []
 
 

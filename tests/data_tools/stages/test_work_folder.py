@@ -28,6 +28,10 @@ def test_begun_with_something_else(tmp_path: Path) -> None:
         folder.begun({"fps": "5", "split": "train"}),
     ):
         pass
+    with pytest.raises(UserError, match=r"something else \(fps: 3 before, not given now\)"), folder.begun({"split": "train"}):
+        pass
+    with pytest.raises(UserError, match=r"something else \(stage: not given before, filter now\)"), folder.begun({"stage": "filter"}):
+        pass
     assert tree(tmp_path / "out") == {"file": b"x"}
 
 
