@@ -175,8 +175,8 @@ def _other_sizes(run: RunConfig, gpus: int) -> str:
     batch, unit = run.training.global_batch, indivisible(run)
     if batch % (gpus * unit) == 0:
         return "change what they name"
-    fewer = [count for count in range(1, gpus) if batch % (count * unit) == 0]
-    more = [count for count in range(gpus + 1, 2 * gpus + 1) if batch % (count * unit) == 0]
+    shares = [count for count in range(1, batch // unit + 1) if batch % (count * unit) == 0]
+    fewer, more = [count for count in shares if count < gpus], [count for count in shares if gpus < count <= 2 * gpus]
     whole = lcm(gpus * unit, run.training.microbatch * run.layout.data)  # the config's own layout is checked too
     batches = [size for size in (batch // whole * whole, (batch // whole + 1) * whole) if size]
     counts = [*fewer[-1:], *more[:1]]
