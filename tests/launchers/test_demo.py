@@ -122,7 +122,9 @@ def test_from_nothing_to_a_report_and_a_second_time_quickly(place: Path, capfd: 
     written = contents(run_dir)
     run_demo(CONFIG, SHORT, pretrain)
     again = capfd.readouterr()
-    assert again.out == said.out
+    assert said.out.count("wrote runs/demo/evaluation") == 2
+    assert said.out.endswith(again.out)
+    assert "What it learned" in again.out.splitlines()[0]
     assert "checkpoint after step 4 of 4" in again.err
     assert "encode, caption" not in again.err, "nothing is evaluated twice"
     kept = {path.name for path, content in contents(run_dir).items() if written.get(path) == content}

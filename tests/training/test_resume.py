@@ -89,7 +89,10 @@ def _tensors(config: RunConfig) -> dict[str, torch.Tensor]:
 ZERO_3 = ("training.engine=deepspeed", "deepspeed.zero_stage=3", "training.validate_every=6")
 
 
-@pytest.mark.parametrize(("end", "overrides"), [(kill, ()), (terminate, ()), pytest.param(kill, ZERO_3, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("end", "overrides"),
+    [(kill, ()), pytest.param(terminate, (), marks=pytest.mark.long), pytest.param(kill, ZERO_3, marks=pytest.mark.long)],
+)
 def test_an_ended_run_goes_on_bit_for_bit(
     corpus: Path, tmp_path: Path, end: Callable[[ForkProcess], None], overrides: tuple[str, ...]
 ) -> None:

@@ -54,6 +54,7 @@ def spoil(folder: Path) -> str:
     return manifest.entry(0).key
 
 
+@pytest.mark.long
 def test_validation_says_the_same_on_a_pipeline(corpus: Path, tmp_path: Path) -> None:
     """Also where a sample is bad, which is written down."""
     key = spoil(corpus / "shards/validation/image_text")
