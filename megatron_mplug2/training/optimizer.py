@@ -96,15 +96,14 @@ def gradient_norm(optimizer: MegatronOptimizer) -> float:
 
 
 def clip(optimizer: MegatronOptimizer, limit: float, norm: float) -> None:
-    """Has the next update take gradients of norm `norm` scaled down to the limit, as Megatron-Core's own step scales them before it.
-
-    The fused update does it as it reads them, where a pass of its own would read and write them all once more.
-    """
-    excess = (norm + 1e-6) / limit
+    """Scales prepared gradients of norm `norm` down to the limit, as Megatron-Core's own step does before its update, but in place."""
+    share = limit / (norm + 1e-6)
+    if share >= 1.0:
+        return
     for part in _parts(optimizer):
-        if part.get_parameters():
-            # The name by which torch's fused optimizers are told of a divisor.
-            part.optimizer.grad_scale = torch.full((), excess, device=device()) if excess > 1.0 else None
+        gradients = [param.grad for param in part.get_parameters() if param.grad is not None]
+        if gradients:
+            torch._foreach_mul_(gradients, share)
 
 
 def update_weights(optimizer: MegatronOptimizer) -> None:
