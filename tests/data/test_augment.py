@@ -85,7 +85,8 @@ def test_frames_of_a_clip_change_alike() -> None:
 def test_flat_and_tiny_frames_pass() -> None:
     for shape in ((1, 1, 3), (2, 5, 3), (16, 16, 3)):
         for name in OperationName:
-            after([np.full(shape, 90, np.uint8)], name, 10)
+            (found,) = after([np.full(shape, 90, np.uint8)], name, 10)
+            assert (found.shape, found.dtype) == (shape, np.uint8), name
 
 
 def test_operations_are_drawn_by_the_sample(tmp_path: Path) -> None:

@@ -4,14 +4,17 @@ import io
 import os
 import signal
 import struct
+import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 from PIL import Image
 
 from data_tools.sample import MediaPlace, Sample
@@ -196,3 +199,15 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < until, f"no {what} in {LIMIT_S} s"
         time.sleep(0.002)
+
+
+@contextmanager
+def small_file_system(place: Path, size: str) -> Iterator[Path]:
+    """A new folder that is a file system of its own, as large as `mount` understands `size`; the test is skipped where none can be had."""
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a small file system")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from data_tools.stages import work_folder
 from data_tools.stages.plan import Packing
 from data_tools.verify import verify
 from megatron_mplug2.errors import UserError
-from tests.data_tools.stages.corpora import forked, image, jpeg, listed, packed, pictures, status_of, tree, wait_for
+from tests.data_tools.stages.corpora import forked, image, jpeg, listed, packed, pictures, small_file_system, status_of, tree, wait_for
 
 
 @pytest.mark.parametrize("change", ["other", "gone", "cut"])
@@ -67,12 +66,8 @@ def test_a_folder_has_one_writer_at_a_time(tmp_path: Path, monkeypatch: pytest.M
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a small file system")
-    yield place
-    subprocess.run(["umount", place], check=True)
+    with small_file_system(tmp_path / "disk", "1m") as place:
+        yield place
 
 
 def test_no_space_left(tmp_path: Path, small_disk: Path) -> None:

@@ -3,7 +3,6 @@
 import os
 import resource
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from data_tools.stages.part import Part
 from data_tools.stages.stage import Effort, run_stage
 from data_tools.stages.work_folder import WORK, WorkFolder
 from megatron_mplug2.errors import UserError
-from tests.data_tools.stages.corpora import forked, mixed_corpus, probe_stage, probed, status_of, tree, wait_for
+from tests.data_tools.stages.corpora import forked, mixed_corpus, probe_stage, probed, small_file_system, status_of, tree, wait_for
 
 
 def test_begun_with_something_else(tmp_path: Path) -> None:
@@ -143,12 +142,8 @@ def test_files_that_grow_no_further(tmp_path: Path) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a small file system")
-    yield place
-    subprocess.run(["umount", place], check=True)
+    with small_file_system(tmp_path / "disk", "64k") as place:
+        yield place
 
 
 def test_no_space_left(tmp_path: Path, small_disk: Path) -> None:
