@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from megatron_mplug2.data.parcel import Parcel, pack, unpack
+from megatron_mplug2.data.parcel import Packer, Parcel, Unpacker
 from megatron_mplug2.data.watch import Note, SampleInWork, Slot, Watch
 from megatron_mplug2.errors import UserError
 
@@ -45,13 +45,15 @@ class Failed:
 class _Errand:
     place: int
     given_up: Mapping[SampleInWork, str]
+    emptied: tuple[int, ...]
+    """Crates to be filled again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Answer:
     place: int
     parcel: Parcel
-    """The file's descriptor follows."""
+    """Its crate's descriptor follows where it was not sent before."""
 
 
 class WorkerProcess:
@@ -62,13 +64,14 @@ class WorkerProcess:
         self.assigned: deque[int] = deque()
         """Places that it has yet to answer, the one in work first."""
         self._slot = Slot()
+        self._unpacker = Unpacker()
         self.connection, far_end = Pipe()
         parent = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
             try:
-                for connection in (self.connection, *(sibling.connection for sibling in siblings)):
-                    connection.close()
+                for worker in (self, *siblings):
+                    worker._let_go()
                 _start(parent)
                 _serve(compute, far_end, self._slot)
             finally:
@@ -86,21 +89,22 @@ class WorkerProcess:
             self._slot.write(None)  # the clock starts
         self.assigned.append(place)
         with suppress(OSError):  # it has ended, which `receive` tells
-            self.connection.send(_Errand(place=place, given_up=given_up))
+            self.connection.send(_Errand(place=place, given_up=given_up, emptied=self._unpacker.emptied()))
 
     def receive(self) -> tuple[int, Any]:
         """A place and its result or Failed; waits for it. Raises LostWorker."""
         try:
             answer: _Answer = self.connection.recv()
-            handle = recv_handle(self.connection)
+            if not self._unpacker.knows(answer.parcel):
+                self._unpacker.add(answer.parcel, recv_handle(self.connection))
         except (EOFError, OSError, RuntimeError):
             raise LostWorker from None
         self.assigned.remove(answer.place)
-        return answer.place, unpack(handle, answer.parcel)
+        return answer.place, self._unpacker.unpack(answer.parcel)
 
     def kill(self) -> None:
         """Ends it at once; `exit_code` waits for that."""
-        self.connection.close()
+        self._let_go()
         with suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGKILL)
 
@@ -117,6 +121,10 @@ class WorkerProcess:
             time.sleep(_POLL_S)
         return None
 
+    def _let_go(self) -> None:
+        self.connection.close()
+        self._unpacker.close()
+
 
 def _start(parent: int) -> None:
     # A Ctrl-C or SLURM's SIGTERM reaches the whole process group; the run then still needs its workers to end its step.
@@ -131,15 +139,17 @@ def _start(parent: int) -> None:
 
 
 def _serve(compute: Compute, connection: Connection, slot: Slot) -> None:
+    packer, sent = Packer(), set[int]()
     with suppress(EOFError, OSError):  # the parent has ended or let go of this worker
         while True:
             errand: _Errand = connection.recv()
-            result = _computed(compute, errand, slot)
-            handle, parcel = _packed(result)
+            packer.fill_again(errand.emptied)
+            parcel = _packed(packer, _computed(compute, errand, slot))
             slot.write(None)  # the next errand's clock starts
             connection.send(_Answer(place=errand.place, parcel=parcel))
-            send_handle(connection, handle, os.getppid())
-            os.close(handle)
+            if parcel.crate not in sent:
+                send_handle(connection, packer.handle(parcel), os.getppid())
+                sent.add(parcel.crate)
 
 
 def _computed(compute: Compute, errand: _Errand, slot: Slot) -> Any:
@@ -151,11 +161,11 @@ def _computed(compute: Compute, errand: _Errand, slot: Slot) -> Any:
         return _failed(error)
 
 
-def _packed(result: Any) -> tuple[int, Parcel]:
+def _packed(packer: Packer, result: Any) -> Parcel:
     try:
-        return pack(result)
+        return packer.pack(result)
     except Exception as error:  # what does not pickle, or no memory
-        return pack(_failed(error))
+        return packer.pack(_failed(error))
 
 
 def _failed(error: Exception) -> Failed:

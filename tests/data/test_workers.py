@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,22 @@ def test_results_of_every_kind_arrive_whole_and_can_be_written_to() -> None:
             assert found.dtype is same.dtype and torch.equal(found, same)
             found.zero_()
         assert np.array_equal(result.array, wanted.array) and result.word == wanted.word
+
+
+def numbered(item: int, watch: Watch) -> torch.Tensor:
+    return torch.full((10_000,), item)
+
+
+def test_memory_of_results_is_used_again_once_nobody_holds_them() -> None:
+    workers, last = Workers(numbered, range(60), count=1, ahead=3, timeout_s=60), deque[torch.Tensor](maxlen=2)
+    first = next(workers)
+    for result in islice(workers, 50):
+        last.append(result)
+    (worker,) = children()
+    crates = [path for path in Path(f"/proc/{worker}/fd").iterdir() if "memfd:batch" in os.readlink(path)]
+    workers.close()
+    assert set(first.tolist()) == {0} and [set(result.tolist()) for result in last] == [{49}, {50}]
+    assert len(crates) <= 1 + 2 + 3 + 2  # held, last, ahead, and on the way
 
 
 @pytest.mark.parametrize("count", [1, 2])
