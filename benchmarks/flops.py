@@ -149,7 +149,7 @@ def _microbatch(config: RunConfig, task: Task, context: ModelContext) -> Microba
         step=0,
         index=0,
         objectives=config.objectives,
-        counts=dict.fromkeys(Objective, 1.0),
+        divisors=dict.fromkeys(Objective, torch.tensor(1.0)),
         sequence=context.sequence,
         shape=batch_shape(config, task, samples=SAMPLES, frames=phase.frames, resolution=phase.resolution),
         features_only=True,

@@ -14,7 +14,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -39,7 +39,7 @@ from megatron_mplug2.data.loader import Loader
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.parallel.device import backend, on_gpu
 from megatron_mplug2.training.engine import Engine, make_engine
-from megatron_mplug2.training.feed import Given, on_device
+from megatron_mplug2.training.feed import Feed, Given, on_device
 from megatron_mplug2.training.guard import Guard
 from megatron_mplug2.training.step import StepWork, train_step
 
@@ -122,13 +122,13 @@ def _schedule(name: str, steps: int) -> list[str]:
 
 def _turns(engine: Engine, config: RunConfig, rounds: int, steps: int, loaders: ExitStack) -> Iterator[tuple[str, Turn]]:
     """The cases' in turn. The fixed batch is the first one of the processes."""
-    feeds: dict[str, Iterator[Given]] = {}
+    feeds: dict[str, Feed] = {}
     guard = Guard(config, {})
     for case in (PROCESSES, FIXED, THREAD) * rounds:
         if case not in feeds:  # a loader only now, so that what was measured before is safe from it
-            feeds[case] = loaders.enter_context(closing(_given(config, WORKERS[case])))
+            feeds[case] = loaders.enter_context(closing(_feed(config, WORKERS[case])))
             first = _first(case, feeds[case])
-            feeds.setdefault(FIXED, repeat(first))
+            feeds.setdefault(FIXED, Feed(repeat(first), None))
         _taken(engine, guard, feeds[case], WARMUP)
         turn = _taken(engine, guard, feeds[case], steps)
         yield case, turn
@@ -136,20 +136,21 @@ def _turns(engine: Engine, config: RunConfig, rounds: int, steps: int, loaders: 
             time.sleep(min(WARMUP * statistics.median(turn.whole), TURN_S))
 
 
-def _given(config: RunConfig, workers: int) -> Generator[Given, None, None]:
+def _feed(config: RunConfig, workers: int) -> Feed:
     data = config.data.model_copy(update={"workers": workers})
-    yield from on_device(Loader(config.model_copy(update={"data": data}), Split.TRAIN, data_rank=0, data_size=1, needs_media=True))
+    return on_device(Loader(config.model_copy(update={"data": data}), Split.TRAIN, data_rank=0, data_size=1, needs_media=True))
 
 
-def _first(case: str, feed: Iterator[Given]) -> Given:
+def _first(case: str, feed: Feed) -> Given:
     start = time.perf_counter()
     given = next(feed)
     print(f"{case:16} has its first batch after {time.perf_counter() - start:.1f} s", flush=True)
     return given
 
 
-def _taken(engine: Engine, guard: Guard, feed: Iterator[Given], steps: int) -> Turn:
-    """As many steps, or fewer where they take longer than TURN_S."""
+def _taken(engine: Engine, guard: Guard, feed: Feed, steps: int) -> Turn:
+    """As many steps, or fewer where they take longer than TURN_S. On a GPU each as long as the mean: it is waited for at the end alone,
+    since work of the host that runs beside it costs a step nothing."""
     turn = Turn()
     begin = end = time.perf_counter()
     while len(turn.whole) < steps and (end - begin < TURN_S or len(turn.whole) < LEAST):
@@ -157,11 +158,12 @@ def _taken(engine: Engine, guard: Guard, feed: Iterator[Given], steps: int) -> T
         planned, batches = next(feed)
         turn.waits.append(time.perf_counter() - start)
         work = StepWork(step=0, task=planned.task, phase=planned.phase, batches=batches)
-        train_step(engine, work, guard)
-        if on_gpu():
-            torch.cuda.synchronize()
+        train_step(engine, work, guard, meanwhile=feed.fetch_next)
         end = time.perf_counter()
         turn.whole.append(end - start)
+    if on_gpu():
+        torch.cuda.synchronize()
+        turn.whole[:] = [(time.perf_counter() - begin) / len(turn.whole)] * len(turn.whole)
     return turn
 
 

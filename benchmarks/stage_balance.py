@@ -169,7 +169,7 @@ class _Piece:
             step=0,
             index=0,
             objectives=self._config.objectives,
-            counts=dict.fromkeys(Objective, float(samples)),
+            divisors=dict.fromkeys(Objective, torch.tensor(float(samples))),
             sequence=self._sequence,
             shape=work.shape,
             features_only=work.features_only,

@@ -56,7 +56,7 @@ class TemporalConvolution(torch.autograd.Function):
 
 
 class AddNorm(torch.autograd.Function):
-    """x + branch * shown, and its LayerNorm: [s, b, h] both. `branch` None: x itself; `shown` None: ones, else [s] or [s, 1, 1]."""
+    """x + branch * shown, and its LayerNorm: [s, b, h] both. `branch` None: x itself; `shown` None: ones, else [s, 1, 1]."""
 
     @staticmethod
     def forward(

@@ -47,8 +47,9 @@ class Microbatch:
     index: int
     """Index of this microbatch in the global batch."""
     objectives: ObjectivesConfig
-    counts: dict[Objective, float]
-    """True global counts of the step, by which each loss sum is divided."""
+    divisors: dict[Objective, torch.Tensor]
+    """Scalars on the device, which the host never reads: the true global counts of the step, by which each loss sum is divided, and
+    infinity where there is nothing to count."""
     sequence: SequenceShards
     shape: BatchShape
     features_only: bool = False
@@ -58,7 +59,7 @@ class Microbatch:
     features: tuple[torch.Tensor, torch.Tensor] | None = None
     """[b, d] of vision and text, set by the contrastive head in a first pass or an evaluation."""
     features_differ: torch.Tensor | None = None
-    """Scalar bool: the forward pass gave other numbers than the features of the first pass; None where there was no first pass."""
+    """Scalar bool: the forward pass gave other features than the first pass, by more than rounding; None where there was no first pass."""
     losses: list[torch.Tensor] = field(default_factory=list)
     """Weighted, normalised scalars whose sum over units, microbatches and data-parallel ranks is the step's loss."""
     values: dict[Objective, torch.Tensor] = field(default_factory=dict)
@@ -66,8 +67,7 @@ class Microbatch:
 
     def add_loss(self, objective: Objective, weight: float, loss_sum: torch.Tensor) -> None:
         """Adds a loss sum over this microbatch's items; divided by the objective's global count (0 where it counts nothing)."""
-        count = self.counts[objective]
-        value = loss_sum / count if count else loss_sum * 0.0
+        value = loss_sum / self.divisors[objective]
         self.losses.append(weight * value)
         self.values[objective] = value.detach()
 

@@ -1,6 +1,7 @@
 """Training, be it pretraining or finetuning: the loop over the planned steps, with validation, checkpoints and a clean stop."""
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch.distributed as dist
@@ -134,6 +135,7 @@ class _Training:
     ) -> None:
         self._prepare = prepare
         self._engine, self._data, self._recorder, self._saver = engine, data, recorder, saver
+        self._feed = on_device(data.loader)
         downstream = engine.config.downstream
         self._best, self._measure = BestSoFar(downstream.best if downstream else None, health.best), measure
         self._guard = Guard(engine.config, health.recent, interrupt.asked)
@@ -141,12 +143,16 @@ class _Training:
 
     def run(self, first: int) -> ExitCode:
         """From step `first` on."""
+        with closing(self._feed):
+            return self._run(first)
+
+    def _run(self, first: int) -> ExitCode:
         clock, last = self._engine.clock, self._engine.config.steps - 1
         if self._best.given_up:
             self._recorder.note(f"the run is finished: the best validation was after step {self._best.step}")
             return ExitCode.FINISHED
         clock.enter(Section.DATA_WAIT, first)
-        for planned, batches in on_device(self._data.loader):
+        for planned, batches in self._feed:
             self._recorder.batch_arrived()
             rolled_back = self._step(planned, batches)
             stopping = self._guard.stopping
@@ -174,7 +180,7 @@ class _Training:
         """Returns whether the run was rolled back."""
         work = StepWork(step=planned.step, task=planned.task, phase=planned.phase, batches=batches)
         work = self._prepare(work)
-        result = train_step(self._engine, work, self._guard, by_module=self._recorder.logs(planned.step))
+        result = train_step(self._engine, work, self._guard, by_module=self._recorder.logs(planned.step), meanwhile=self._fetch_next)
         self._engine.clock.enter(Section.LOGGING)
         self._recorder.step(work, result, substituted=self._data.loader.substituted_after(planned.step))
         self._saver.step_done()
@@ -186,6 +192,10 @@ class _Training:
         if back is not None:
             self._recorder.rolled_back(back)
         return back is not None
+
+    def _fetch_next(self) -> None:
+        with self._engine.clock.within(Section.DATA_WAIT):
+            self._feed.fetch_next()
 
     def _validate(self, step: int, stopping: bool) -> bool:
         """Returns whether the weights are the best so far."""

@@ -28,11 +28,14 @@ def weight_norms(engine: TrainingEngine) -> dict[str, float]:
 def _norms(engine: TrainingEngine, values: Callable[[torch.Tensor], torch.Tensor | None]) -> dict[str, float]:
     """One reduction over the ranks among which the optimizer has split or shared out the weights."""
     squares = torch.zeros(len(Module), dtype=torch.float64, device=device())
-    places = {module: place for place, module in enumerate(Module)}
+    numbers: dict[Module, list[torch.Tensor]] = {module: [] for module in Module}
     for module, main in _counted(engine):
         found = values(main)
         if found is not None and found.numel():
-            squares[places[module]] += torch.linalg.vector_norm(found.float()).double() ** 2
+            numbers[module].append(found.float())
+    for place, held in enumerate(numbers.values()):
+        if held:  # one call for all of a module: a weight each, it would be thousands of launches
+            squares[place] = torch.stack(torch._foreach_norm(held)).double().square().sum()
     dist.all_reduce(squares, group=engine.optimizer.get_grad_stats_parallel_group())
     norms = zip(Module, squares.sqrt().tolist(), strict=True)
     return {module.value: norm for module, norm in norms if module not in engine.config.training.frozen}

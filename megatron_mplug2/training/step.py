@@ -1,6 +1,6 @@
 """One step: from a rank's microbatches to updated weights and the figures of the step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -67,12 +67,16 @@ class StepResult:
     """Where they were asked for."""
 
 
-def train_step(engine: TrainingEngine, work: StepWork, guard: Guard, *, by_module: bool = False) -> StepResult:
+def train_step(
+    engine: TrainingEngine, work: StepWork, guard: Guard, *, by_module: bool = False, meanwhile: Callable[[], None] = lambda: None
+) -> StepResult:
     """Forward, backward, and the update if the guard has nothing against it. Collective over the world.
 
-    `by_module` asks for the norms of gradients and weights by module, which costs a pass over both.
+    `by_module` asks for the norms of gradients and weights by module, which costs a pass over both. `meanwhile`: work of the host alone,
+    done when forward and backward are queued: on a GPU they then run, and the host would wait for them.
     """
     told = backward(engine, work)
+    meanwhile()
     engine.clock.enter(Section.OPTIMIZER)
     gradients: dict[str, float] = {}
     judged: list[tuple[StepLosses, BadStep | None]] = []
@@ -116,14 +120,14 @@ def validation_step(engine: TrainingEngine, work: StepWork) -> StepLosses:
 def make_microbatches(engine: TrainingEngine, work: StepWork) -> list[Microbatch]:
     """The rank's microbatches with the step's true global counts, by an all-reduce over data-parallel ranks."""
     config, topology = engine.config, engine.topology
-    counts = _global_counts(engine, work.batches)
+    divisors = _divisors(engine, work.batches)
     return [
         Microbatch(
             batch=batch,
             step=work.step,
             index=number * topology.data_size + topology.data_rank,
             objectives=config.objectives,
-            counts=counts,
+            divisors=divisors,
             sequence=engine.pipeline_stage.sequence,
             shape=batch_shape(config, work.task, samples=len(batch.sample_ids), frames=work.phase.frames, resolution=work.phase.resolution),
         )
@@ -190,14 +194,14 @@ def _first_pass(engine: TrainingEngine, solve: contrast.Solve, micros: Sequence[
     return contrast.share_negatives(shares, len(micros), micros[0].samples, owner, topology)
 
 
-def _global_counts(engine: TrainingEngine, batches: Sequence[Batch]) -> dict[Objective, float]:
-    """Waited for once, when all is added up."""
+def _divisors(engine: TrainingEngine, batches: Sequence[Batch]) -> dict[Objective, torch.Tensor]:
+    """Nobody waits for the counts: on a GPU the step's passes are queued while the update before them runs."""
     counts = torch.zeros(len(_OBJECTIVES), dtype=torch.float64, device=device())
     for batch in batches:
         for objective, count in local_counts(batch, engine.config.objectives).items():
             counts[_OBJECTIVES.index(objective)] += count
     dist.all_reduce(counts, group=engine.topology.data_group)
-    return dict(zip(_OBJECTIVES, counts.tolist(), strict=True))
+    return dict(zip(_OBJECTIVES, torch.where(counts > 0, counts, torch.inf).float().unbind(), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,7 +66,7 @@ def as_training_does() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]
         task=Task.VIDEO_TEXT, samples=2, frames=3, texts=1, pairs=3, instructions=2, text_length=9, target_length=6, patches=4
     )
     micro = Microbatch(
-        batch=batch, step=0, index=0, objectives=ObjectivesConfig(), counts={}, sequence=inference.context.sequence, shape=shape,
+        batch=batch, step=0, index=0, objectives=ObjectivesConfig(), divisors={}, sequence=inference.context.sequence, shape=shape,
         contrast=ContrastShare(image_for_text=negatives, text_for_image=negatives, loss=zero),
     )  # fmt: skip
     trained = _training_outputs(stage, micro, inference)

@@ -153,7 +153,7 @@ def _microbatch(kind: Released, built: Built) -> Microbatch:
         index=0,
         objectives=ObjectivesConfig(lm=LMConfig(averaging=Averaging.TOKEN)),
         # Released VQA sums over a sample's tokens and divides by the batch.
-        counts=dict.fromkeys(Objective, float(len(rows))),
+        divisors=dict.fromkeys(Objective, torch.tensor(float(len(rows)))),
         sequence=built.context.sequence,
         shape=shape,
         features_only=True,

@@ -44,7 +44,7 @@ def _counted(task: Task, config: RunConfig) -> list[tuple[str, int, int]]:
         step=0,
         index=0,
         objectives=config.objectives,
-        counts=dict.fromkeys(Objective, 1.0),
+        divisors=dict.fromkeys(Objective, torch.tensor(1.0)),
         sequence=built.context.sequence,
         shape=shape,
         features_only=True,

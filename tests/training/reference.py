@@ -133,6 +133,7 @@ def _microbatches(config: RunConfig, context: ModelContext, step: int, task: Tas
     batches = cases.work(config, step, task, 0, 1).batches
     counted = [local_counts(batch, config.objectives) for batch in batches]
     counts = {objective: sum(float(one[objective]) for one in counted) for objective in counted[0]}
+    divisors = {objective: torch.tensor(count or torch.inf) for objective, count in counts.items()}
     micros = []
     for index, batch in enumerate(batches):
         samples = len(batch.sample_ids)
@@ -141,7 +142,7 @@ def _microbatches(config: RunConfig, context: ModelContext, step: int, task: Tas
             step=step,
             index=index,
             objectives=config.objectives,
-            counts=counts,
+            divisors=divisors,
             sequence=context.sequence,
             shape=_whole_shape(config, task, samples),
         )

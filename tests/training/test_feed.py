@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.batch import Batch
 from megatron_mplug2.data.mixture import PlannedStep
-from megatron_mplug2.training.feed import Given, one_ahead
+from megatron_mplug2.training.feed import Feed, Given, Move
 from tests.training import cases
 
 STEPS = 4
@@ -37,35 +38,49 @@ def moved(batches: list[Batch]) -> list[Batch]:
     return batches
 
 
-def test_all_steps_come_in_order_and_one_is_asked_for_ahead() -> None:
+@pytest.mark.parametrize(("move", "ahead"), [(moved, 1), (None, 0)])
+def test_all_steps_come_in_order_and_the_next_is_asked_for_when_told(move: Move | None, ahead: int) -> None:
     source = Source()
-    for number, (planned, batches) in enumerate(one_ahead(source, moved)):
-        assert planned.step == number and source.asked == min(number + 2, STEPS)
+    feed = Feed(source, move)
+    for number, (planned, batches) in enumerate(feed):
+        assert planned.step == number and source.asked == number + 1  # a step that is there does not wait for the one after it
+        feed.fetch_next()
+        feed.fetch_next()
+        assert source.asked == min(number + 1 + ahead, STEPS)
         assert torch.equal(batches[0].sample_ids, cases.text_batch(number).sample_ids)
     assert number == STEPS - 1 and source.closed
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("to-device")]
+    assert not movers()
+    with pytest.raises(StopIteration):
+        next(feed)
+
+
+def movers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("to-device")]
 
 
 @pytest.mark.parametrize("fails_at", [0, 2])
 def test_a_failure_comes_in_its_turn(fails_at: int) -> None:
-    steps = one_ahead(Source(fails_at), moved)
-    assert [next(steps)[0].step for _ in range(fails_at)] == list(range(fails_at))
+    feed = Feed(Source(fails_at), moved)
+    for step in range(fails_at):
+        assert next(feed)[0].step == step
+        feed.fetch_next()
     with pytest.raises(RuntimeError, match=f"no step {fails_at}"):
-        next(steps)
+        next(feed)
+    assert not movers()
 
 
 def test_a_failure_to_move_is_that_steps() -> None:
     def full(batches: list[Batch]) -> list[Batch]:
         raise RuntimeError("out of memory")
 
-    with pytest.raises(RuntimeError, match="out of memory"):
-        next(one_ahead(Source(), full))
+    with closing(Feed(Source(), full)) as feed, pytest.raises(RuntimeError, match="out of memory"):
+        next(feed)
 
 
 def test_breaking_off_closes_the_source() -> None:
     source = Source()
-    steps = one_ahead(source, moved)
-    next(steps)
-    steps.close()  # type: ignore[attr-defined]
-    del steps
-    assert source.closed and not [thread for thread in threading.enumerate() if thread.name.startswith("to-device")]
+    feed = Feed(source, moved)
+    next(feed)
+    feed.fetch_next()
+    feed.close()
+    assert source.closed and not movers()

@@ -1,13 +1,15 @@
-"""A step's passes are queued without a look at what the device computes, or a GPU would stand still: the global counts are read, then
-nothing until the figures.
+"""A step's passes are queued without a look at what the device computes, or a GPU would stand still.
 
-Counted on the CPU, where nobody waits: by the operations whose result's value or size the host has to know.
+Counted on the CPU, where nobody waits: by the operations whose result's value or size the host has to know, and by the calls that read
+whole tensors, which dispatch nothing there.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from megatron_mplug2.config.layout import LayoutConfig
@@ -35,9 +37,19 @@ class Waits(TorchDispatchMode):
 def waits(task: Task, vlc: VLCConfig, microbatch: int) -> dict[str, int]:
     config = cases.config(LayoutConfig(), microbatch=microbatch, vlc=vlc)
     engine = record.begin(config)
-    with Waits() as counting:
+    with Waits() as counting, pytest.MonkeyPatch.context() as patch:
+        for name in ("tolist", "numpy", "cpu"):
+            patch.setattr(torch.Tensor, name, _noted(getattr(torch.Tensor, name), name, counting.seen))
         backward(engine, cases.work(config, 0, task, 0, 1))
     return dict(+counting.seen)
+
+
+def _noted(call: Callable[..., Any], name: str, seen: Counter[str]) -> Callable[..., Any]:
+    def noted(tensor: torch.Tensor, *args: Any) -> Any:
+        seen[name] += 1
+        return call(tensor, *args)
+
+    return noted
 
 
 @pytest.mark.parametrize(
