@@ -4,6 +4,7 @@ Ranks are forked from a process that has imported everything (importing takes se
 have touched CUDA, or run PyTorch on several threads, in the process that calls `launch`.
 """
 
+import gc
 import json
 import multiprocessing
 import os
@@ -180,6 +181,7 @@ def _report_path(folder: Path, rank: int) -> Path:
 def _rank_main(ranks: Ranks, config: RunConfig, entry: Entry, folder: Path) -> None:
     """A forked rank. In a session of its own, a Ctrl-C at the terminal reaches it through its parent only."""
     os.setsid()
+    gc.freeze()  # what the parent left unreferenced, such as a process group, must not be destroyed here, without its threads
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})  # the cluster's stays held back until training takes it

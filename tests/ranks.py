@@ -1,5 +1,6 @@
 """Runs a function on several real gloo ranks: imports once, then forks (0.3 s for 2 ranks instead of torchrun's 20 s)."""
 
+import gc
 import os
 import tempfile
 import traceback
@@ -16,6 +17,7 @@ TIMEOUT_S = 300
 
 
 def _rank_main(rank: int, world_size: int, folder: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    gc.freeze()  # what earlier tests left unreferenced, such as a process group, must not be destroyed here, without its threads
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world_size))
     torch.set_num_threads(1)
     try:

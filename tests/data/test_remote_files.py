@@ -1,11 +1,13 @@
 """Folders behind http and s3, served by a real server on this machine."""
 
+import gc
 import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import torch
 
@@ -20,6 +22,15 @@ from tests.data.corpus import make_config, write_corpus
 from tests.data.range_server import RangeServer, serving
 
 SCHEDULE = [{"steps": 6, "text": 1.0, "image_text": 2.0, "resolution": 16}]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closed_sessions() -> Iterator[None]:
+    """fsspec keeps every file system; a process that is forked later would wait a second for each, closing them without their thread."""
+    yield
+    for scheme in ("http", "s3"):
+        fsspec.get_filesystem_class(scheme).clear_instance_cache()
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
