@@ -6,9 +6,9 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from data_tools.sample import Sample
 from data_tools.splits import Split
@@ -26,6 +26,14 @@ class Source(Protocol):
 
         Raises UserError when the annotation is not in the layout.
         """
+
+
+@runtime_checkable
+class OfFiles(Protocol):
+    """A source whose samples follow from which files there are, not from one annotation alone."""
+
+    def files(self, annotation: Path, media: Path) -> Iterable[Path]:
+        """All that decide which samples there are and in which order. Raises UserError as `samples` does."""
 
 
 def read_text(path: Path) -> str:
@@ -87,10 +95,31 @@ def read_split_lists(lists: Mapping[Split, Path]) -> dict[str, Split]:
 
 
 def files_of(place: Path) -> list[Path]:
-    """The file itself, or every file below a folder, in the order of their names; hidden ones are passed over."""
+    """The file itself, or every file below a folder, in the order of their names; hidden ones are passed over, links to folders not
+    followed. Raises UserError for a folder below that cannot be read: what is in it would be missing without a word."""
     if not place.is_dir():
         return [place]
-    return sorted(path for path in place.rglob("*") if path.is_file() and not path.name.startswith("."))
+    try:
+        below = [Path(folder, name) for folder, _, names in os.walk(place, onerror=_raised) for name in names]
+        return sorted(path for path in below if not path.name.startswith(".") and path.is_file())
+    except OSError as error:
+        raise unreadable_folder(error) from None
+
+
+def folders_in(place: Path) -> list[Path]:
+    """The folders right in a folder, in the order of their names; hidden ones are passed over. Raises UserError as `files_of`."""
+    try:
+        return sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise unreadable_folder(error) from None
+
+
+def unreadable_folder(error: OSError) -> UserError:
+    return UserError(f"cannot read the folder {error.filename}: {error.strerror}; make it readable, or take it away")
+
+
+def _raised(error: OSError) -> None:
+    raise error
 
 
 def first_there(*files: Path) -> Path:

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.sample import MediaPlace, Sample
-from data_tools.sources.base import as_name, as_text, file_in, files_of, read_lines, wrong_layout
+from data_tools.sample import MediaPlace, Reason, Sample
+from data_tools.sources.base import as_name, as_text, file_in, files_of, folders_in, read_lines, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Record
@@ -33,7 +33,7 @@ class ImagenetSource:
 
     def samples(self, annotation: Path, media: Path) -> Iterator[Sample]:
         if annotation.is_dir():
-            for folder in sorted(path for path in annotation.iterdir() if path.is_dir() and not path.name.startswith(".")):
+            for folder in folders_in(annotation):
                 yield from self._of_class(folder, folder.name, {})
         elif annotation.suffix == ".csv":
             yield from self._validation(annotation, media)
@@ -41,8 +41,24 @@ class ImagenetSource:
             for synset, words in _class_names(annotation).items():
                 yield from self._of_class(media / synset, words, {"synset": synset})
 
+    def files(self, annotation: Path, media: Path) -> Iterator[Path]:
+        """The annotation, and the pictures in the folders of classes."""
+        if not annotation.is_dir():
+            yield annotation
+        if annotation.is_dir():
+            folders = folders_in(annotation)
+        else:
+            folders = [] if annotation.suffix == ".csv" else [media / synset for synset in _class_names(annotation)]
+        for folder in folders:
+            yield from files_of(folder)
+
     def _of_class(self, folder: Path, label: str, attributes: dict[str, str]) -> Iterator[Sample]:
-        for file in files_of(folder) if folder.is_dir() else []:
+        if not folder.is_dir():
+            record = Record(label=label, attributes=attributes)
+            bare = Sample(split=self.split, stream=Task.IMAGE_TEXT, key=folder.name, media=None, record=record)
+            yield bare.without(Reason.MISSING, f"there is no folder {folder}")
+            return
+        for file in files_of(folder):
             yield self._sample(file, label, attributes)
 
     def _validation(self, annotation: Path, media: Path) -> Iterator[Sample]:
