@@ -111,8 +111,8 @@ def test_members_that_another_reader_does_not_see(shards: Path) -> None:
     end = int(rows[2]["record_offset"]) - 512
     tar[end : end + 512] = bytes(512)  # a tar ends there
     (folder / "000000.tar").write_bytes(tar)
-    keys = [row["key"].decode() for row in rows]
-    assert verify(shards) == [f"{folder}/000000.tar: {key}: missing from the tar" for key in keys[2:]]
+    (line,) = verify(shards)
+    assert line.startswith(f"{folder}/000000.tar is no tar, or it is damaged (more than zeros behind the end of its members, byte {end})")
 
 
 def with_index(folder: Path, change: Callable[[Any], None]) -> None:
