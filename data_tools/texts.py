@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data_tools.keyed_sample import KeyedSample
 from data_tools.progress import track
+from data_tools.sources.base import read_loose_lines
 from data_tools.stages.listing import LISTING, read_listing
 from data_tools.stages.shard_texts import STREAMS
 from data_tools.verify import stream_folders
@@ -59,7 +60,7 @@ def corpus_texts(places: Sequence[Path]) -> Iterator[str]:
             for folder in stream_folders(place):
                 yield from _manifest_texts(folder)
         else:
-            yield from _lines(place)
+            yield from track(read_loose_lines(place), str(place))
 
 
 def sampled(texts: Iterable[str], room: int = ROOM) -> list[str]:
@@ -91,11 +92,3 @@ def record_at(manifest: Manifest, number: int, folder: Path) -> Record:
         return manifest.record(number)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"the texts of sample {number} of {folder} cannot be read ({error}): run `mplug2 data verify {folder}`") from None
-
-
-def _lines(file: Path) -> Iterator[str]:
-    try:
-        with file.open(encoding="utf-8", errors="replace") as lines:
-            yield from track(lines, str(file))
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from None

@@ -1,7 +1,10 @@
 """What a reader of a corpus gives, and the helpers that readers share."""
 
 import bz2
+import codecs
+import csv
 import gzip
+import io
 import json
 import math
 import os
@@ -15,6 +18,10 @@ from data_tools.splits import Split
 from megatron_mplug2.errors import UserError
 
 _T = TypeVar("_T")
+_MOST_FIELD = 64 << 20
+"""Characters of a field of a CSV; a quote that is never closed takes no more memory than that."""
+_HEAD = 4096
+"""Bytes in which UTF-16 shows."""
 _UNPACK: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
 
 
@@ -37,9 +44,9 @@ class OfFiles(Protocol):
 
 
 def read_text(path: Path) -> str:
-    """Raises UserError for a file that is missing or not UTF-8."""
+    """Without a byte-order mark. Raises UserError for a file that is missing or not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"cannot read the annotation {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -69,6 +76,26 @@ def read_lines(path: Path) -> Iterator[str]:
         raise UserError(f"cannot read the annotation {path}: {getattr(error, 'strerror', None) or error}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text: after line {number}") from None
+
+
+def read_loose_lines(path: Path) -> Iterator[str]:
+    """The lines of a plain text that may be larger than memory, with their ends, without a byte-order mark; a byte that is not UTF-8 spoils
+    a character and no more. Raises UserError for a file that is missing, and for UTF-16 and UTF-32, of which not a word would be read.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.peek(_HEAD)[:_HEAD]
+            if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or 4 * head.count(0) > len(head):  # of Latin letters half are 0
+                raise UserError(f"{path} is not UTF-8 text but UTF-16, it seems: convert it, such as with `iconv -f UTF-16 -t UTF-8`")
+            yield from io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a CSV by the names in its first line. Raises as `read_lines`, and csv.Error."""
+    csv.field_size_limit(_MOST_FIELD)  # Python's own is 128 KiB, and one long caption would refuse the whole corpus
+    return csv.DictReader(read_lines(path))
 
 
 def read_json_lines(path: Path, source: str) -> Iterator[tuple[int, Any]]:
@@ -153,9 +180,13 @@ def as_number(value: Any, what: str) -> float:
     """A field that must be a finite number. Raises TypeError or ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{what} is {value!r}, not a number")
-    if not math.isfinite(value):
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError(f"{what} is a number of {len(str(value))} digits") from None
+    if not math.isfinite(number):
         raise ValueError(f"{what} is {value!r}, not a finite number")
-    return float(value)
+    return number
 
 
 def as_id(value: Any, what: str) -> int:

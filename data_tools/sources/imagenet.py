@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools.sample import MediaPlace, Reason, Sample
-from data_tools.sources.base import as_name, as_text, file_in, files_of, folders_in, read_lines, wrong_layout
+from data_tools.sources.base import as_name, as_text, file_in, files_of, folders_in, read_lines, read_rows, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Record
+from megatron_mplug2.errors import UserError
 
 _NAMES = "LOC_synset_mapping.txt"
 _CRANES = {"n02012849": "crane, bird", "n03126707": "crane, machine"}
@@ -58,13 +59,17 @@ class ImagenetSource:
             bare = Sample(split=self.split, stream=Task.IMAGE_TEXT, key=folder.name, media=None, record=record)
             yield bare.without(Reason.MISSING, f"there is no folder {folder}")
             return
+        try:
+            label.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"the name of the folder {str(folder)!r} is not UTF-8, so no class can be named by it: rename it") from None
         for file in files_of(folder):
             yield self._sample(file, label, attributes)
 
     def _validation(self, annotation: Path, media: Path) -> Iterator[Sample]:
         names = _class_names(annotation.parent / _NAMES)
         try:
-            for row in csv.DictReader(read_lines(annotation)):
+            for row in read_rows(annotation):
                 key = as_text(row["ImageId"], "an ImageId")
                 synset = as_text(row["PredictionString"], f"the PredictionString of {key}").split(" ")[0]
                 if synset not in names:

@@ -191,6 +191,14 @@ def test_imagenet(tmp_path: Path) -> None:
     assert [sample.record.label for sample in folders] == ["n01", "n01", "n02"]
 
 
+def test_a_class_that_is_not_utf_8(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/classes/caf\xe9"))
+    folder.mkdir(parents=True)
+    (folder / "a.jpg").touch()
+    with pytest.raises(UserError, match=r"^the name of the folder '.*caf\\udce9' is not UTF-8, .*: rename it$"):
+        list(source("imagenet", Split.TRAIN).samples(tmp_path / "classes", tmp_path))
+
+
 WRONG = {
     "flickr30k": ["1.jpg a cat\n", "1.jpg#0\ta\tb\n", "../1.jpg#0\ta cat\n", "1.jpg#x\ta cat\n"],
     "snli_ve": ["{", '{"pairID": "a"}', '{"pairID": "a", "Flickr30K_ID": "../1", "sentence2": "b", "gold_label": "neutral"}'],
