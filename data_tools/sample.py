@@ -71,6 +71,16 @@ class MediaPlace:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Half:
+    """One picture, or one text, of a pair by itself."""
+
+    media_id: int
+    """`content_id("media", ...)` of the picture, or of the words of the text."""
+    look_hash: int
+    """As `Look` has it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Look:
     """What `probe` found in a sample's bytes."""
 
@@ -79,9 +89,11 @@ class Look:
     size: int
     """Bytes of the media, both pictures of a pair together."""
     media_id: int
-    """`content_id("media", ...)` of the media, of the record where there is none."""
+    """`content_id("media", ...)` of the media, of both pictures together, or of the words of a text (see `text_ids`)."""
     look_hash: int
-    """64-bit perceptual hash of the picture or of a clip's middle frame; 0 for text."""
+    """64-bit perceptual hash of the picture or of a clip's middle frame; 0 for text, of a pair that of the first picture."""
+    halves: tuple[Half, ...] = ()
+    """First and second of a pair; empty where there is no pair."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +137,7 @@ class Sample:
             second=_place(fields["second"]),
             record=Record.from_fields(fields["record"]),
             meaning=fields["meaning"],
-            look=look and Look(**look | {"facts": look["facts"] and MediaFacts(**look["facts"])}),
+            look=look and _look(look),
             fault=fault and Fault(reason=Reason(fault["reason"]), detail=fault["detail"]),
         )
 
@@ -133,6 +145,11 @@ class Sample:
 def as_utf8(text: str) -> bytes:
     """Of JSON. A file name need not be UTF-8: what Python stands a lone surrogate for is written as JSON's escape of it, and read back."""
     return text.encode(errors="backslashreplace")
+
+
+def _look(fields: dict[str, Any]) -> Look:
+    facts, halves = fields["facts"], tuple(Half(**half) for half in fields["halves"])
+    return Look(**fields | {"facts": facts and MediaFacts(**facts), "halves": halves})
 
 
 def _place(fields: dict[str, Any] | None) -> MediaPlace | None:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from data_tools.keyed_sample import KeyedSample
 from data_tools.progress import track
+from data_tools.sources.base import read_loose_lines
 from data_tools.stages.listing import LISTING, read_listing
+from data_tools.stages.shard_texts import STREAMS
 from data_tools.verify import stream_folders
 from megatron_mplug2.config.objectives import LMConfig
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.coordinates import edges_text
-from megatron_mplug2.data.manifest import Manifest, MediaKind
+from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.record import Record
 from megatron_mplug2.errors import UserError
 
@@ -23,7 +25,6 @@ PASSAGE = 1000
 """Characters of the longest text in a sample; longer ones are cut, between words where they can be."""
 _PASSAGES = re.compile(rf"\S.{{0,{PASSAGE - 2}}}\S(?=\s|$)|\S{{1,{PASSAGE}}}", re.DOTALL)
 
-TASKS = {MediaKind.TEXT: Task.TEXT, MediaKind.IMAGE: Task.IMAGE_TEXT, MediaKind.VIDEO: Task.VIDEO_TEXT}
 _INSTRUCTIONS: dict[Task, tuple[str, ...]] = {
     Task.TEXT: (),
     Task.IMAGE_TEXT: (LMConfig().image_instruction,),
@@ -59,7 +60,7 @@ def corpus_texts(places: Sequence[Path]) -> Iterator[str]:
             for folder in stream_folders(place):
                 yield from _manifest_texts(folder)
         else:
-            yield from _lines(place)
+            yield from track(read_loose_lines(place), str(place))
 
 
 def sampled(texts: Iterable[str], room: int = ROOM) -> list[str]:
@@ -82,7 +83,7 @@ def _manifest_texts(folder: Path) -> Iterator[str]:
     manifest = Manifest.load(folder)
     for number in track(range(len(manifest)), str(folder), len(manifest)):
         yield from texts_of(record_at(manifest, number, folder))
-        yield from _INSTRUCTIONS[TASKS[manifest.kind]]
+        yield from _INSTRUCTIONS[STREAMS[manifest.kind]]
 
 
 def record_at(manifest: Manifest, number: int, folder: Path) -> Record:
@@ -91,11 +92,3 @@ def record_at(manifest: Manifest, number: int, folder: Path) -> Record:
         return manifest.record(number)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"the texts of sample {number} of {folder} cannot be read ({error}): run `mplug2 data verify {folder}`") from None
-
-
-def _lines(file: Path) -> Iterator[str]:
-    try:
-        with file.open(encoding="utf-8", errors="replace") as lines:
-            yield from track(lines, str(file))
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from None

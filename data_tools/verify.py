@@ -13,6 +13,7 @@ from data_tools.sources.tar_members import read_members
 from data_tools.stages.digest import file_sha256
 from data_tools.stages.part import Part
 from data_tools.stages.rows import Rows
+from data_tools.stages.shard_texts import KINDS, ShardTexts
 from megatron_mplug2.data.manifest import INDEX, MANIFEST, ROW, Header, Shard, content_id
 from megatron_mplug2.data.tar_files import LocalFiles
 from megatron_mplug2.errors import UserError
@@ -80,6 +81,7 @@ class _Folder:
             return _Folder(path=path, shards=header.shards, faults=(*faults, f"{path / INDEX}: {error.strerror or error}: {_AGAIN}"))
         inside = _inside(rows, header.shards)
         faults += [f"{path / INDEX}: {_key(row)}: points outside its tar" for row in rows[~inside]]
+        faults += _wrong_kind(path, header, rows[inside])
         return _Folder(path=path, shards=header.shards, rows=rows if inside.all() else rows[inside], faults=tuple(faults))
 
     def tar_faults(self, number: int) -> list[str]:
@@ -112,6 +114,20 @@ def _rows(path: Path, header: Header) -> Rows:
     if rows.dtype != ROW or rows.shape != (header.samples,):
         raise OSError(f"does not fit {MANIFEST}")
     return rows
+
+
+def _wrong_kind(path: Path, header: Header, rows: Rows) -> list[str]:
+    """Of a stream whose manifest calls it another than its samples' texts do; one speaks for all."""
+    if not len(rows):
+        return []
+    row = rows[0]
+    try:
+        with (path / header.shards[row["shard"]].name).open("rb") as file:
+            file.seek(int(row["record_offset"]))
+            kind = KINDS[ShardTexts.from_json(file.read(int(row["record_size"]))).stream]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # the tar's faults tell it better
+        return []
+    return [] if kind is header.kind else [f"{path / MANIFEST}: calls its samples {header.kind}, which are {kind}: {_AGAIN}"]
 
 
 def _inside(rows: Rows, shards: tuple[Shard, ...]) -> Any:

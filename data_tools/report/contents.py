@@ -16,8 +16,9 @@ from data_tools.report.tally import StreamTally
 from data_tools.sample import Sample
 from data_tools.stages.listing import LISTING, ListingHeader, read_listing
 from data_tools.stages.shard import REPORT, Report
+from data_tools.stages.shard_texts import STREAMS
 from data_tools.stages.work_folder import WORK
-from data_tools.texts import TASKS, record_at
+from data_tools.texts import record_at
 from data_tools.verify import stream_folders
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.draws import Purpose
@@ -111,7 +112,7 @@ def _of_shards(place: Path, picks: int) -> Contents:
         name = folder.relative_to(place).as_posix() if folder != place else folder.absolute().name
         manifest = Manifest.load(folder)
         manifest.check_files()
-        tally = contents.streams[name] = StreamTally(TASKS[manifest.kind])
+        tally = contents.streams[name] = StreamTally(STREAMS[manifest.kind])
         index = np.load(folder / INDEX, mmap_mode="r")
         for start in track(range(0, len(index), _ROWS_AT_ONCE), f"{name}, facts"):
             tally.add_rows(index[start : start + _ROWS_AT_ONCE])
@@ -151,7 +152,7 @@ def _pick(sample: Sample, index: int) -> Pick:
 def _pick_at(manifest: Manifest, number: int, folder: Path) -> Pick:
     record = record_at(manifest, number, folder)
     key = manifest.entry(number).key
-    return Pick(task=TASKS[manifest.kind], index=number, key=key, record=record, read=lambda: manifest.media(number))
+    return Pick(task=STREAMS[manifest.kind], index=number, key=key, record=record, read=lambda: manifest.media(number))
 
 
 def _row(sample: Sample) -> Any:

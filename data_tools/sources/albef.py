@@ -2,13 +2,15 @@
 
     [{"image": "train2014/1.jpg", "caption": "a cat"}, {"video_id": "video7", "caption": ["a man dances", "someone dances"]}, ...]
 
-The rows of one file are gathered. A "video_id" without a suffix is an .mp4. The file is one split's; --split says which. Other fields
+The rows of one file are gathered. A "video_id" without a suffix is an .mp4. Of an absolute name, which says where the list was made, the
+longest end that is a file below DIR is taken. The file is one split's; --split says which. Other fields
 are passed over.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_tools.sample import MediaPlace, Sample
@@ -39,9 +41,17 @@ class AlbefSource:
 
 def _file(row: dict[str, Any], media: Path) -> tuple[Task, Path]:
     if "image" in row:
-        return Task.IMAGE_TEXT, file_in(media, row["image"])
-    file = file_in(media, row["video_id"])
+        return Task.IMAGE_TEXT, _below(media, row["image"])
+    file = _below(media, row["video_id"])
     return Task.VIDEO_TEXT, file if file.suffix else file_in(media, f"{row['video_id']}.mp4")
+
+
+def _below(media: Path, name: Any) -> Path:
+    """Raises as `file_in`, also for an absolute name of which no end is a file in `media`."""
+    path = PurePosixPath(as_text(name, "a file name"))
+    ends = (path.parts[first:] for first in range(1, len(path.parts))) if path.is_absolute() and ".." not in path.parts else ()
+    found = next((place for place in (media.joinpath(*end) for end in ends) if os.path.isfile(place)), None)
+    return found or file_in(media, name)
 
 
 def _captions(caption: Any) -> list[str]:

@@ -1,20 +1,27 @@
 """What a reader of a corpus gives, and the helpers that readers share."""
 
 import bz2
+import codecs
+import csv
 import gzip
+import io
 import json
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from data_tools.sample import Sample
 from data_tools.splits import Split
 from megatron_mplug2.errors import UserError
 
 _T = TypeVar("_T")
+_MOST_FIELD = 64 << 20
+"""Characters of a field of a CSV; a quote that is never closed takes no more memory than that."""
+_HEAD = 4096
+"""Bytes in which UTF-16 shows."""
 _UNPACK: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
 
 
@@ -28,10 +35,18 @@ class Source(Protocol):
         """
 
 
+@runtime_checkable
+class OfFiles(Protocol):
+    """A source whose samples follow from which files there are, not from one annotation alone."""
+
+    def files(self, annotation: Path, media: Path) -> Iterable[Path]:
+        """All that decide which samples there are and in which order. Raises UserError as `samples` does."""
+
+
 def read_text(path: Path) -> str:
-    """Raises UserError for a file that is missing or not UTF-8."""
+    """Without a byte-order mark. Raises UserError for a file that is missing or not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"cannot read the annotation {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -63,6 +78,26 @@ def read_lines(path: Path) -> Iterator[str]:
         raise UserError(f"{path} is not UTF-8 text: after line {number}") from None
 
 
+def read_loose_lines(path: Path) -> Iterator[str]:
+    """The lines of a plain text that may be larger than memory, with their ends, without a byte-order mark; a byte that is not UTF-8 spoils
+    a character and no more. Raises UserError for a file that is missing, and for UTF-16 and UTF-32, of which not a word would be read.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.peek(_HEAD)[:_HEAD]
+            if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or 4 * head.count(0) > len(head):  # of Latin letters half are 0
+                raise UserError(f"{path} is not UTF-8 text but UTF-16, it seems: convert it, such as with `iconv -f UTF-16 -t UTF-8`")
+            yield from io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a CSV by the names in its first line. Raises as `read_lines`, and csv.Error."""
+    csv.field_size_limit(_MOST_FIELD)  # Python's own is 128 KiB, and one long caption would refuse the whole corpus
+    return csv.DictReader(read_lines(path))
+
+
 def read_json_lines(path: Path, source: str) -> Iterator[tuple[int, Any]]:
     """Each line's number, from 1, and value; empty lines are passed over. Raises UserError as `read_lines` and for what is not JSON."""
     for number, line in enumerate(read_lines(path), 1):
@@ -87,10 +122,31 @@ def read_split_lists(lists: Mapping[Split, Path]) -> dict[str, Split]:
 
 
 def files_of(place: Path) -> list[Path]:
-    """The file itself, or every file below a folder, in the order of their names; hidden ones are passed over."""
+    """The file itself, or every file below a folder, in the order of their names; hidden ones are passed over, links to folders not
+    followed. Raises UserError for a folder below that cannot be read: what is in it would be missing without a word."""
     if not place.is_dir():
         return [place]
-    return sorted(path for path in place.rglob("*") if path.is_file() and not path.name.startswith("."))
+    try:
+        below = [Path(folder, name) for folder, _, names in os.walk(place, onerror=_raised) for name in names]
+        return sorted(path for path in below if not path.name.startswith(".") and path.is_file())
+    except OSError as error:
+        raise unreadable_folder(error) from None
+
+
+def folders_in(place: Path) -> list[Path]:
+    """The folders right in a folder, in the order of their names; hidden ones are passed over. Raises UserError as `files_of`."""
+    try:
+        return sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise unreadable_folder(error) from None
+
+
+def unreadable_folder(error: OSError) -> UserError:
+    return UserError(f"cannot read the folder {error.filename}: {error.strerror}; make it readable, or take it away")
+
+
+def _raised(error: OSError) -> None:
+    raise error
 
 
 def first_there(*files: Path) -> Path:
@@ -124,9 +180,13 @@ def as_number(value: Any, what: str) -> float:
     """A field that must be a finite number. Raises TypeError or ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{what} is {value!r}, not a number")
-    if not math.isfinite(value):
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError(f"{what} is a number of {len(str(value))} digits") from None
+    if not math.isfinite(number):
         raise ValueError(f"{what} is {value!r}, not a finite number")
-    return float(value)
+    return number
 
 
 def as_id(value: Any, what: str) -> int:

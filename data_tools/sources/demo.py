@@ -13,6 +13,10 @@ from megatron_mplug2.data.record import Record
 
 
 class DemoSource:
+    def files(self, annotation: Path, media: Path) -> Iterator[Path]:
+        """The annotations: shards may be made in the same folder."""
+        return (annotation / f"{split}.{ending}" for split in Split for ending in ("jsonl", "txt"))
+
     def samples(self, annotation: Path, media: Path) -> Iterator[Sample]:
         for split in Split:
             path = annotation / f"{split}.jsonl"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.sample import MediaPlace, Sample
-from data_tools.sources.base import as_id, as_text, file_in, files_by_stem, read_json, wrong_layout
+from data_tools.sources.base import as_id, as_number, as_text, file_in, files_by_stem, read_json, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Record
@@ -47,4 +47,4 @@ def _span(times: Any, number: int) -> tuple[float, float]:
     if not pairs or any(not 0 <= first <= last for first, last in pairs):
         raise ValueError(f"the times of {number} are no pieces from first to last")
     first, last = pairs.most_common(1)[0][0]
-    return float(first * _PIECE_S), float((last + 1) * _PIECE_S)
+    return as_number(first * _PIECE_S, f"a time of {number}"), as_number((last + 1) * _PIECE_S, f"a time of {number}")

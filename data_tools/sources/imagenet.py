@@ -16,11 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.sample import MediaPlace, Sample
-from data_tools.sources.base import as_name, as_text, file_in, files_of, read_lines, wrong_layout
+from data_tools.sample import MediaPlace, Reason, Sample
+from data_tools.sources.base import as_name, as_text, file_in, files_of, folders_in, read_lines, read_rows, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Record
+from megatron_mplug2.errors import UserError
 
 _NAMES = "LOC_synset_mapping.txt"
 _CRANES = {"n02012849": "crane, bird", "n03126707": "crane, machine"}
@@ -33,7 +34,7 @@ class ImagenetSource:
 
     def samples(self, annotation: Path, media: Path) -> Iterator[Sample]:
         if annotation.is_dir():
-            for folder in sorted(path for path in annotation.iterdir() if path.is_dir() and not path.name.startswith(".")):
+            for folder in folders_in(annotation):
                 yield from self._of_class(folder, folder.name, {})
         elif annotation.suffix == ".csv":
             yield from self._validation(annotation, media)
@@ -41,14 +42,34 @@ class ImagenetSource:
             for synset, words in _class_names(annotation).items():
                 yield from self._of_class(media / synset, words, {"synset": synset})
 
+    def files(self, annotation: Path, media: Path) -> Iterator[Path]:
+        """The annotation, and the pictures in the folders of classes."""
+        if not annotation.is_dir():
+            yield annotation
+        if annotation.is_dir():
+            folders = folders_in(annotation)
+        else:
+            folders = [] if annotation.suffix == ".csv" else [media / synset for synset in _class_names(annotation)]
+        for folder in folders:
+            yield from files_of(folder)
+
     def _of_class(self, folder: Path, label: str, attributes: dict[str, str]) -> Iterator[Sample]:
-        for file in files_of(folder) if folder.is_dir() else []:
+        if not folder.is_dir():
+            record = Record(label=label, attributes=attributes)
+            bare = Sample(split=self.split, stream=Task.IMAGE_TEXT, key=folder.name, media=None, record=record)
+            yield bare.without(Reason.MISSING, f"there is no folder {folder}")
+            return
+        try:
+            label.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"the name of the folder {str(folder)!r} is not UTF-8, so no class can be named by it: rename it") from None
+        for file in files_of(folder):
             yield self._sample(file, label, attributes)
 
     def _validation(self, annotation: Path, media: Path) -> Iterator[Sample]:
         names = _class_names(annotation.parent / _NAMES)
         try:
-            for row in csv.DictReader(read_lines(annotation)):
+            for row in read_rows(annotation):
                 key = as_text(row["ImageId"], "an ImageId")
                 synset = as_text(row["PredictionString"], f"the PredictionString of {key}").split(" ")[0]
                 if synset not in names:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_tools.sample import MediaPlace, Sample
-from data_tools.sources.base import as_text, file_in, first_there, one_of, read_lines, wrong_layout
+from data_tools.sources.base import as_text, file_in, first_there, one_of, read_rows, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Record
@@ -23,7 +23,7 @@ _SPLITS = {"train": Split.TRAIN, "val": Split.VALIDATION, "validate": Split.VALI
 class KineticsSource:
     def samples(self, annotation: Path, media: Path) -> Iterator[Sample]:
         try:
-            for row in csv.DictReader(read_lines(annotation)):
+            for row in read_rows(annotation):
                 youtube = as_text(row["youtube_id"], "a youtube_id")
                 key = f"{youtube}_{int(row['time_start']):06d}_{int(row['time_end']):06d}"
                 split = one_of(row["split"], _SPLITS, f"the split of {key}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.sample import MediaPlace, Sample
-from data_tools.sources.base import as_name, as_text, files_by_stem, first_there, read_json, read_lines, wrong_layout
+from data_tools.sources.base import as_name, as_text, files_by_stem, first_there, read_json, read_rows, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Record
@@ -42,7 +42,7 @@ def _sample(split: Split, key: str, captions: list[str], files: dict[str, Path],
 
 def _rows(path: Path, *columns: str) -> Iterator[dict[str, str]]:
     try:
-        for row in csv.DictReader(read_lines(path)):
+        for row in read_rows(path):
             as_name(row["video_id"])
             yield {column: as_text(row[column], f"the {column} of {row['video_id']}") for column in columns}
     except (KeyError, TypeError, ValueError, csv.Error) as error:

@@ -4,8 +4,12 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from megatron_mplug2.errors import UserError
+
+_PIECE = 1 << 20
+"""Bytes that are read at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +26,7 @@ class Member:
 def read_members(path: Path) -> Iterator[Member]:
     """The members of an uncompressed tar in their order, without its folders.
 
-    Raises UserError for a file that is missing, no tar, or ends or breaks within, after the members before that.
+    Raises UserError for a file that is missing, no tar, ends or breaks within, or holds more behind its end, after the members before that.
     """
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
@@ -33,13 +37,24 @@ def read_members(path: Path) -> Iterator[Member]:
                 end = info.offset_data
                 if not info.isdir():
                     yield Member(name=_shown(info.name), offset=info.offset_data, size=info.size, fault=_fault(info))
-            file.seek(tar.offset)  # tarfile takes a damaged head for the end
-            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-                raise tarfile.ReadError(f"no head of a member at {tar.offset}")
+            _check_end(file, tar.offset)
     except OSError as error:
         raise UserError(f"cannot read the tar {path}: {error.strerror or error}") from None
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} is no tar, or it is damaged ({error}): copy or download it anew, or take it out of the folder") from None
+
+
+def _check_end(file: IO[bytes], end: int) -> None:
+    """Raises ReadError where what is behind the last member is anything but zeros, two blocks or more: the tar was cut off there, tarfile
+    took a damaged head or a hole for its end, or another tar was put behind it."""
+    file.seek(end)
+    size = 0
+    while block := file.read(_PIECE):
+        if block.strip(b"\0"):
+            raise tarfile.ReadError(f"more than zeros behind the end of its members, byte {end}")
+        size += len(block)
+    if size < 2 * tarfile.BLOCKSIZE:
+        raise tarfile.ReadError(f"cut off at byte {end}: no two blocks of zeros at its end")
 
 
 def _shown(name: str) -> str:

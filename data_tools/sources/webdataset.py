@@ -53,12 +53,16 @@ class WebdatasetSource:
     split: Split
 
     def samples(self, annotation: Path, media: Path) -> Iterator[Sample]:
+        for tar in self.files(annotation, media):
+            for key, group in _groups(tar).items():
+                yield self._sample(tar, key, group)
+
+    def files(self, annotation: Path, media: Path) -> list[Path]:
+        """The tars."""
         tars = [path for path in files_of(annotation) if path.suffix == ".tar"] if annotation.is_dir() else [annotation]
         if not tars:
             raise UserError(f"there is no .tar in {annotation}; see `mplug2 data sources webdataset`")
-        for tar in tars:
-            for key, group in _groups(tar).items():
-                yield self._sample(tar, key, group)
+        return tars
 
     def _sample(self, tar: Path, key: str, group: _Group) -> Sample:
         ending = next((ending for ending in (*_CLIPS, *_PICTURES) if ending in group.members), None)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools.sample import MediaPlace, Sample
-from data_tools.sources.base import as_text, file_in, file_of_url, first_there, read_lines, wrong_layout
+from data_tools.sources.base import as_text, file_in, file_of_url, first_there, read_rows, wrong_layout
 from data_tools.splits import Split
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Record
@@ -25,7 +25,7 @@ class WebvidSource:
 
     def samples(self, annotation: Path, media: Path) -> Iterator[Sample]:
         try:
-            for row in csv.DictReader(read_lines(annotation)):
+            for row in read_rows(annotation):
                 key = as_text(row["videoid"], "a videoid")
                 record = Record(captions=(as_text(row["name"], f"the name of {key}"),), attributes={})
                 url = as_text(row["contentUrl"], f"the contentUrl of {key}")

@@ -41,21 +41,21 @@ def verdicts(samples: Iterable[Sample], duplicates: Duplicates, look_distance: i
     The first in order stays, of test before validation before train. Of a test set only what is not in the split `test` itself is kept out.
     """
     rows = {split: _Rows() for split in _ORDER}
+    found: dict[int, Verdict] = {}
     for number, sample in enumerate(samples):
         if not sample.fault:
             look, row = look_of(sample), rows[sample.split]
+            if sample.split is not Split.TEST and (holder := held_out.holder(sample.stream, look)):
+                found[number] = Verdict(reason=Reason.IN_TEST_SET, same_as=holder)
+                continue
             row.numbers.append(number)
             row.streams.append(_STREAMS.index(sample.stream))
             row.media.append(look.media_id)
-            row.looks.append(look.look_hash)
-    found: dict[int, Verdict] = {}
+            row.looks.append(0 if look.halves else look.look_hash)  # pairs that share a picture are not alike
     seen = _Seen(duplicates, look_distance)
-    for split, row in rows.items():
+    for row in rows.values():
         for number, code, media_id, look_hash in zip(row.numbers, row.streams, row.media, row.looks, strict=True):
-            stream = _STREAMS[code]
-            holder = None if split is Split.TEST else held_out.holder(stream, media_id, look_hash)
-            verdict = Verdict(reason=Reason.IN_TEST_SET, same_as=holder) if holder else seen.verdict(number, stream, media_id, look_hash)
-            if verdict:
+            if verdict := seen.verdict(number, _STREAMS[code], media_id, look_hash):
                 found[number] = verdict
     return found
 

@@ -1,7 +1,7 @@
 """`mplug2 data filter`: leaves out samples of a listing by their texts, sizes and lengths, duplicates, and what stands in test sets.
 
-Nothing is decoded. Where duplicates or test sets are asked for, a first look at the whole listing finds them. Then every chunk is written
-with what is left out and why.
+Nothing is decoded but test sets that are given as shards, which know no looks. Where duplicates or test sets are asked for, a first look at
+the whole listing finds them. Then every chunk is written with what is left out and why.
 """
 
 import hashlib

@@ -3,20 +3,24 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data_tools.sample import Look, Sample
+from data_tools.progress import track
+from data_tools.sample import Half, Look, Sample
 from data_tools.splits import Split
 from data_tools.stages.listing import LISTING, read_listing
 from data_tools.stages.near import NearHashes
+from data_tools.stages.probe import media_look, text_look
+from data_tools.stages.shard_texts import STREAMS
 from megatron_mplug2.config.schedule import Task
-from megatron_mplug2.data.manifest import MANIFEST, Manifest
+from megatron_mplug2.data.bad_media import BadMedia
+from megatron_mplug2.data.manifest import MANIFEST, Manifest, content_id
 from megatron_mplug2.errors import UserError
 
 
 class HeldOut:
-    """Media, and looks where they are known, of the samples of several sets that are not for training.
+    """Media, texts and looks of the samples of several sets that are not for training; of a pair both, and each by itself.
 
-    A set is a listing, or a folder of shards, which know no looks. Raises UserError for a folder that is neither, and for one without a
-    test or validation sample.
+    A set is a listing, or a folder of shards, which know no looks: all their media are decoded for them. Raises UserError for a folder that
+    is neither, for one without a test or validation sample, and where it cannot be read.
     """
 
     def __init__(self, places: Sequence[Path], look_distance: int) -> None:
@@ -25,29 +29,43 @@ class HeldOut:
         self._looks = {stream: NearHashes(look_distance) for stream in Task}
         for place in places:
             before = len(self._names)
-            for key, media_id, stream, look_hash in _samples(place):
-                self._media.setdefault(media_id, len(self._names))
-                if look_hash:
-                    self._looks[stream].add(look_hash, len(self._names))
+            for key, stream, look in _samples(place):
+                self._add(stream, look)
                 self._names.append(f"{place}: {key}")
             if len(self._names) == before:
                 raise UserError(f"--test {place} holds no test or validation sample: name a test set, made with --split test")
 
-    def holder(self, stream: Task, media_id: int, look_hash: int) -> str | None:
-        """The test sample of the same media or look; None where there is none. `look_hash` 0 is no look."""
-        owner = self._media.get(media_id)
-        if owner is None and look_hash:
-            owner = self._looks[stream].near(look_hash)
-        return None if owner is None else self._names[owner]
+    def _add(self, stream: Task, look: Look) -> None:
+        number = len(self._names)
+        for media_id in {look.media_id, *(half.media_id for half in look.halves)}:
+            self._media.setdefault(media_id, number)
+        for look_hash in _look_hashes(look):
+            self._looks[stream].add(look_hash, number)
+
+    def holder(self, stream: Task, look: Look) -> str | None:
+        """The test sample of the same media, text or look; None where there is none.
+
+        One of two pictures is enough. Two texts are held out only together: a question or premise stands in many pairs.
+        """
+        owners = [self._media.get(look.media_id)]
+        if stream is not Task.TEXT:
+            owners += [self._media.get(half.media_id) for half in look.halves]
+        owners += [self._looks[stream].near(look_hash) for look_hash in _look_hashes(look)]
+        return next((self._names[owner] for owner in owners if owner is not None), None)
 
 
-def _samples(place: Path) -> Iterator[tuple[str, int, Task, int]]:
-    """Key, media id, stream and look (0 where it is not known) of each."""
+def _look_hashes(look: Look) -> list[int]:
+    """Without those that are none: 0, of a text or a flat picture."""
+    hashes = [half.look_hash for half in look.halves] if look.halves else [look.look_hash]
+    return [look_hash for look_hash in hashes if look_hash]
+
+
+def _samples(place: Path) -> Iterator[tuple[str, Task, Look]]:
+    """Key, stream and look of each."""
     if (place / LISTING).exists():
         for sample in read_listing(place):
             if not sample.fault and sample.split is not Split.TRAIN:
-                look = look_of(sample)
-                yield sample.key, look.media_id, sample.stream, look.look_hash
+                yield sample.key, sample.stream, look_of(sample)
         return
     folders = sorted(path.parent for path in place.rglob(MANIFEST))
     if not folders:
@@ -55,9 +73,25 @@ def _samples(place: Path) -> Iterator[tuple[str, int, Task, int]]:
     for folder in folders:
         if folder.parent.name != Split.TRAIN:
             manifest = Manifest.load(folder)
-            for entry in map(manifest.entry, range(len(manifest))):
-                yield entry.key, entry.media_id, Task.TEXT, 0
+            stream = STREAMS[manifest.kind]
+            for number in track(range(len(manifest)), f"looks of {folder}", len(manifest)):
+                yield manifest.entry(number).key, stream, _sharded_look(manifest, number, stream, folder)
             manifest.close()
+
+
+def _sharded_look(manifest: Manifest, number: int, stream: Task, folder: Path) -> Look:
+    """Of a sample of shards; without looks where it cannot be decoded. Raises UserError where it cannot be read."""
+    try:
+        if stream is Task.TEXT:
+            return text_look(manifest.record(number))
+        data, second = manifest.media(number), manifest.second_media(number)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"sample {number} of --test {folder} cannot be read ({error}): run `mplug2 data verify {folder}`") from None
+    try:
+        return media_look(stream, data, second)
+    except BadMedia:
+        halves = tuple(Half(media_id=content_id("media", each), look_hash=0) for each in (data, second)) if second else ()
+        return Look(facts=None, size=len(data) + len(second), media_id=content_id("media", data + second), look_hash=0, halves=halves)
 
 
 def look_of(sample: Sample) -> Look:

@@ -21,7 +21,7 @@ LISTING = "listing.json"
 MEDIA = "media"
 """Of the listing itself, where its stage writes them anew."""
 _CHUNKS = "chunks"
-VERSION = 1
+VERSION = 2
 CHUNK = 128
 """Samples that are looked into in one go, if a stage does not say otherwise."""
 

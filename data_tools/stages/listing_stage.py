@@ -1,11 +1,14 @@
 """A stage that looks at a corpus a chunk of samples at a time and writes a listing."""
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 
 from data_tools.sample import Sample
+from data_tools.sources.base import OfFiles, files_of
 from data_tools.sources.registry import source as named
 from data_tools.splits import Split
 from data_tools.stages.listing import CHUNK, LISTING, chunk_name, finish_listing, listing_digest, write_chunk
@@ -34,12 +37,16 @@ class Corpus:
 
     @property
     def asked(self) -> Asked:
-        """Names and size of what is read: enough to tell another corpus, or one that has grown, from the one begun with. A listing is the
-        same wherever it lies."""
-        asked = {"source": self.source, "split": self.split.value} | dict(_state(self.annotation))
+        """Where the corpus lies, and a digest of what is read: enough to tell another corpus, or one that has changed, from the one begun
+        with, since samples are counted in their order. A listing is the same wherever it lies. Raises UserError as the source does."""
+        asked = {"source": self.source, "split": self.split.value}
         if self.source == LISTING_SOURCE:
-            return asked
-        return asked | {"annotation": str(self.annotation.absolute()), "media": str(self.media.absolute())}
+            there = (self.annotation / LISTING).exists()  # the source tells it better where it is not
+            return asked | ({"listing sha256": listing_digest(self.annotation)} if there else {})
+        read = named(self.source, self.split)
+        annotation, media = self.annotation.absolute(), self.media.absolute()
+        files = read.files(annotation, media) if isinstance(read, OfFiles) else files_of(annotation)
+        return asked | {"annotation": str(annotation), "media": str(media), "files that are read": _digest(files)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +122,14 @@ class ListingStage:
         finish_listing(folder, {"stage": self.name} | dict(self.asked), files)
 
 
-def _state(annotation: Path) -> Asked:
-    """What changes with a file or a listing; nothing for other folders and where there is nothing."""
-    if annotation.is_dir():
-        return {"listing sha256": listing_digest(annotation)} if (annotation / LISTING).exists() else {}
-    try:
-        return {"annotation bytes": str(annotation.stat().st_size)}
-    except OSError:  # the source tells it better
-        return {}
+def _digest(files: Iterable[Path]) -> str:
+    """Of names, sizes in bytes and times of change, short for a person; of a file that is not there its name alone."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in files:
+        try:
+            stat = path.stat()
+            state = f"{stat.st_size} {stat.st_mtime_ns}"
+        except OSError:  # the source tells it better
+            state = ""
+        digest.update(os.fsencode(path) + b"\0" + state.encode() + b"\0")
+    return digest.hexdigest()

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from data_tools.sample import Look, MediaPlace, Reason, Sample
+from data_tools.sample import Half, Look, MediaPlace, Reason, Sample
 from data_tools.stages.listing_stage import Spot
+from data_tools.stages.text_ids import text_ids
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.decode import FULL_VIEW, BadMedia, decode_image, decode_video
 from megatron_mplug2.data.manifest import content_id
@@ -69,15 +70,28 @@ def bytes_of(sample: Sample) -> tuple[bytes, bytes]:
 def looked_at(sample: Sample, data: bytes, second: bytes) -> Sample:
     """The sample with what is found in its media's bytes. Raises Unusable where they cannot be decoded."""
     if sample.media is None:
-        return replace(sample, look=Look(facts=None, size=0, media_id=content_id("media", sample.record.to_json()), look_hash=0))
+        return replace(sample, look=text_look(sample.record))
     try:
-        facts, look_hash = _decoded(sample.stream, data)
-        if sample.second:
-            _decoded(sample.stream, second)
+        return replace(sample, look=media_look(sample.stream, data, second))
     except BadMedia as error:
         raise Unusable(Reason.UNREADABLE, str(error)) from None
+
+
+def text_look(record: Record) -> Look:
+    ids = text_ids(record)
+    halves = tuple(Half(media_id=half, look_hash=0) for half in ids.halves)
+    return Look(facts=None, size=0, media_id=ids.whole, look_hash=0, halves=halves)
+
+
+def media_look(stream: Task, data: bytes, second: bytes) -> Look:
+    """Of a picture or clip, or of a pair of pictures where `second` is not empty. Raises BadMedia where they cannot be decoded."""
+    facts, look_hash = _decoded(stream, data)
+    halves: tuple[Half, ...] = ()
+    if second:
+        of_second = Half(media_id=content_id("media", second), look_hash=_decoded(stream, second)[1])
+        halves = (Half(media_id=content_id("media", data), look_hash=look_hash), of_second)
     media_id = content_id("media", data + second)
-    return replace(sample, look=Look(facts=facts, size=len(data) + len(second), media_id=media_id, look_hash=look_hash))
+    return Look(facts=facts, size=len(data) + len(second), media_id=media_id, look_hash=look_hash, halves=halves)
 
 
 def read_media(place: MediaPlace) -> bytes:

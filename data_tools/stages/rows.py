@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from data_tools.stages.digest import Digesting
 from data_tools.stages.shard_texts import KINDS, ShardTexts
+from data_tools.stages.text_ids import text_ids
 from data_tools.stages.work_folder import WorkFolder
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.manifest import FACTS, INDEX, MANIFEST, ROW, Header, Shard, content_id
@@ -36,7 +37,7 @@ def row_of(
     """One ROW; `record` is the member that `texts` lie in, `facts` None for a text."""
     row = np.zeros((), ROW)
     row["key"], row["shard"] = key.encode(), shard
-    row["media_id"] = content_id("media", texts.record.to_json())  # of a text: as `probe` has it
+    row["media_id"] = text_ids(texts.record).whole  # of a text: as `probe` has it
     for role, member in (("media", media), ("second", second), ("record", record)):
         if member:
             row[f"{role}_offset"], row[f"{role}_size"] = member.offset, len(member.data)

@@ -11,6 +11,7 @@ from megatron_mplug2.data.manifest import MediaKind
 from megatron_mplug2.data.record import Record, json_of
 
 KINDS = {Task.TEXT: MediaKind.TEXT, Task.IMAGE_TEXT: MediaKind.IMAGE, Task.VIDEO_TEXT: MediaKind.VIDEO}
+STREAMS = {kind: stream for stream, kind in KINDS.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

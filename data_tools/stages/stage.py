@@ -60,7 +60,7 @@ def run_stage(stage: Stage[Piece], out: Path, effort: Effort) -> int:
     the stage do.
     """
     folder = WorkFolder(out, effort.part)
-    with folder.begun({"stage": stage.name} | dict(stage.asked)):
+    with folder.begun(_asked(stage)):
         if (out / stage.last_file).exists():
             return 0
         files: list[str] = []
@@ -73,6 +73,7 @@ def run_stage(stage: Stage[Piece], out: Path, effort: Effort) -> int:
                 looked=progress.looked,
             ):
                 progress.piece_done()
+        folder.check(_asked(stage))  # what was read as it changed would be half the one and half the other
         with folder.alone():
             if (out / stage.last_file).exists():
                 return 0
@@ -80,6 +81,10 @@ def run_stage(stage: Stage[Piece], out: Path, effort: Effort) -> int:
             if not left:
                 stage.finish(folder, files)
     return left
+
+
+def _asked(stage: Stage[Piece]) -> Asked:
+    return {"stage": stage.name} | dict(stage.asked)
 
 
 def _missing(stage: Stage[Piece], out: Path, part: Part, files: list[str]) -> Iterator[Piece]:

@@ -2,7 +2,6 @@
 tar would not hold is refused."""
 
 import re
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,8 +16,6 @@ from megatron_mplug2.data.manifest import KEY_LENGTH
 from megatron_mplug2.errors import UserError
 
 _NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{KEY_LENGTH}}}\.({re.escape(SECOND)})?[a-z0-9]+", re.ASCII)
-_MOST_AT_END = 1 << 20
-"""Bytes of zeros that may end a tar; writers pad to 10 kB, some to larger blocks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,17 +33,17 @@ def tar_samples(path: Path) -> Iterator[TarSample]:
     members = list(read_members(path))
     try:
         with path.open("rb") as file:
-            _check(path, file, members)
+            _check(path, members)
             for key, group in groupby(members, key=_key):
                 yield _sample(path, file, key, list(group))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def _check(path: Path, file: IO[bytes], members: list[Member]) -> None:
-    """Raises UserError for a member that is no plain file of a sample, or of a key that stood before, and for a tar that was cut off."""
+def _check(path: Path, members: list[Member]) -> None:
+    """Raises UserError for a member that is no plain file of a sample, or of a key that stood before."""
     seen: set[str] = set()
-    last, end = "", 0
+    last = ""
     for member in members:
         if member.fault or not _NAME.fullmatch(member.name):
             raise _refused(path, member.fault or f"the member {member.name[:100]!r} is not named KEY.ENDING")
@@ -56,12 +53,7 @@ def _check(path: Path, file: IO[bytes], members: list[Member]) -> None:
         if key in seen and key != last:
             raise _refused(path, f"{key} stands there twice")
         seen.add(key)
-        last, end = key, member.offset + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-    # A tar ends with two blocks of zeros or more. Without them members may have been cut off, and behind other bytes some may hide.
-    file.seek(end)
-    rest = file.read(_MOST_AT_END + 1)
-    if not 2 * tarfile.BLOCKSIZE <= len(rest) <= _MOST_AT_END or any(rest):
-        raise _refused(path, f"no zeros after its last member, at byte {end}: it was cut off or damaged")
+        last = key
 
 
 def _key(member: Member) -> str:

@@ -82,6 +82,11 @@ class WorkFolder:
             finally:
                 partial.unlink(missing_ok=True)
 
+    def check(self, asked: Asked) -> None:
+        """Raises UserError where what the folder was begun with is something else by now."""
+        with telling(self.place):
+            self._check(asked)
+
     @contextmanager
     def _held(self, asked: Asked) -> Iterator[None]:
         """`begun` with the lock in hand: only its holder may touch what lies in the scratch folder."""
@@ -123,13 +128,17 @@ class WorkFolder:
                 with self.whole_file(path) as file:
                     file.write(as_utf8(json.dumps(asked, indent=1, ensure_ascii=False) + "\n"))
                 return True
-            try:
-                before = dict(json.loads(path.read_bytes()))
-            except (ValueError, TypeError):
-                raise UserError(f"{path} is damaged: delete {self.place} and begin again") from None
+        self._check(asked)
+        return False
+
+    def _check(self, asked: Asked) -> None:
+        path = self.work / _BEGUN
+        try:
+            before = dict(json.loads(path.read_bytes()))
+        except (ValueError, TypeError):
+            raise UserError(f"{path} is damaged: delete {self.place} and begin again") from None
         if changed := _changed(before, asked):
             raise UserError(f"{self.place} was begun with something else ({'; '.join(changed)}): choose another --out, or delete it first")
-        return False
 
     def _remove_if_empty(self) -> None:
         """Unless another part works there, or has written something."""

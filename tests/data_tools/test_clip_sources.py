@@ -135,6 +135,8 @@ def test_ssv2(tmp_path: Path) -> None:
     assert path_of(sample) == tmp_path / "78687.webm" and test.record.label is None and sample.stream is Task.VIDEO_TEXT
 
 
+HUGE = json.dumps([{"annotation_id": 1, "video": "a.avi", "description": "b", "times": [[0, 10**400]]}])
+"""A number that no float holds."""
 WRONG = {
     "msrvtt_qa": ["{", '{"a": 1}', '[{"video_id": "7", "question": "a?", "answer": "b"}]', '[{"video_id": 7, "question": "a?"}]'],
     "msvd_qa": ["[7]", '[{"video_id": 7, "question": null, "answer": "b"}]'],
@@ -142,7 +144,7 @@ WRONG = {
     "msvd": ["a man\n", "-4wsuPCjDBc_5_15 a\nsomething else\n"],
     "tgif": ["a\n", "https://a/b.gif\ta\tb\n", "https://a/b\0.gif\ta\n"],
     "tgif_qa": ["gif_name\tquestion\n", "gif_name\tquestion\tanswer\ttype\na\tb\tc\n", "gif_name\tquestion\tanswer\ttype\n../a\tb\tc\t0\n"],
-    "didemo": ["{}1", '[{"video": "a.avi"}]', '[{"annotation_id": 1, "video": "a.avi", "description": "b", "times": [[3, 2]]}]'],
+    "didemo": ["{}1", '[{"video": "a.avi"}]', '[{"annotation_id": 1, "video": "a.avi", "description": "b", "times": [[3, 2]]}]', HUGE],
     "lsmdc": ["a\tb\n", "../../a_1\t0\t0\t0\t0\tb\n"],
     "kinetics": ["label,youtube_id\na,b\n", "label,youtube_id,time_start,time_end,split\na,b,x,2,train\n"],
     "ssv2": ['{"a": 1}', '[{"id": 7}]', '[{"id": "../7", "label": "a", "template": "b"}]', '[{"id": "7", "label": "a"}]'],

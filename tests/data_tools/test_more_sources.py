@@ -68,6 +68,29 @@ def test_webvid(tmp_path: Path) -> None:
     assert {(sample.stream, sample.split) for sample in samples} == {(Task.VIDEO_TEXT, Split.VALIDATION)}
 
 
+def test_a_long_caption_of_webvid(tmp_path: Path) -> None:
+    """Of more than 128 KiB, Python's own limit; of more than a sample may have, it alone is left out."""
+    said = ["a" * 200_000, "b" * 2_000_000, "c"]
+    contents = "videoid,contentUrl,duration,page_dir,name\n" + "".join(
+        f"{n},https://a/{n}.mp4,PT1S,p,{text}\n" for n, text in enumerate(said)
+    )
+    samples = read("webvid", tmp_path / "results_2M_val.csv", contents)
+    assert [sample.record.captions for sample in samples] == [(text,) for text in said]
+
+
+def test_albef_with_absolute_names(tmp_path: Path) -> None:
+    """They say where the list was made; the longest end that is there counts."""
+    (tmp_path / "images/train").mkdir(parents=True)
+    for name in ("images/train/1.jpg", "1.jpg", "train.mp4"):
+        (tmp_path / name).touch()
+    rows = [{"image": "/export/share/images/train/1.jpg", "caption": "a"}, {"video_id": "/elsewhere/train.mp4", "caption": "b"}]
+    samples = read("albef", tmp_path / "vg_caption.json", rows)
+    assert [path_of(sample) for sample in samples] == [tmp_path / "images/train/1.jpg", tmp_path / "train.mp4"]
+    for name in ("/export/2.jpg", "/export/../1.jpg", "/etc/passwd"):
+        with pytest.raises(UserError, match=f"the file name '{name}' is not one inside --media"):
+            read("albef", tmp_path / "vg_caption.json", [{"image": name, "caption": "a"}])
+
+
 def test_conceptual(tmp_path: Path) -> None:
     contents = 'a "red" apple\thttps://a.org/x/apple.jpg?w=1\nhttps://a.org/pear.jpg\ta pear\n\nno name\thttps://a.org/\n'
     samples = read("conceptual", tmp_path / "cc.tsv", contents)
@@ -211,6 +234,7 @@ WRONG = {
     ],
     "albef": ["{}", '[{"caption": "a"}]', '[{"image": "/1.jpg", "caption": "a"}]', '[{"image": "1.jpg", "caption": [5]}]'],
     "visual_genome": [
+        json.dumps([{"id": 7, "regions": [{"phrase": "a", "x": 10**400, "y": 1, "width": 1, "height": 1}]}]),
         "{",
         '{"a": 1}',
         '[{"id": "../7", "regions": []}]',

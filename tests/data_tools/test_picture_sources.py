@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from data_tools.sample import Fault, Reason
 from data_tools.sources.plain_pickle import read_plain_pickle
 from data_tools.sources.registry import source
 from data_tools.splits import Split
@@ -176,6 +177,10 @@ def test_imagenet(tmp_path: Path) -> None:
         ("a", "tench, Tinca tinca", {"synset": "n01"}),
         ("b", "tench, Tinca tinca", {"synset": "n01"}),
         ("c", "crane", {"synset": "n02"}),
+        ("n03", "crane", {"synset": "n03"}),
+    ]
+    assert [sample.fault for sample in samples] == [None] * 3 + [
+        Fault(reason=Reason.MISSING, detail=f"there is no folder {tmp_path}/train/n03")
     ]
     solution = tmp_path / "LOC_val_solution.csv"
     (sample,) = read("imagenet", solution, "ImageId,PredictionString\nval_1,n03 85 1 499 272 n03 1 1 2 2 \n")
@@ -184,6 +189,14 @@ def test_imagenet(tmp_path: Path) -> None:
         read("imagenet", solution, "ImageId,PredictionString\nval_1,n04 85 1 499 272\n")
     folders = source("imagenet", Split.TEST).samples(tmp_path / "train", tmp_path)
     assert [sample.record.label for sample in folders] == ["n01", "n01", "n02"]
+
+
+def test_a_class_that_is_not_utf_8(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/classes/caf\xe9"))
+    folder.mkdir(parents=True)
+    (folder / "a.jpg").touch()
+    with pytest.raises(UserError, match=r"^the name of the folder '.*caf\\udce9' is not UTF-8, .*: rename it$"):
+        list(source("imagenet", Split.TRAIN).samples(tmp_path / "classes", tmp_path))
 
 
 WRONG = {

@@ -13,6 +13,7 @@ from data_tools.sources.msrvtt import MsrvttSource
 from data_tools.sources.registry import source
 from data_tools.sources.text import TextSource
 from data_tools.splits import Split
+from data_tools.texts import corpus_texts
 from megatron_mplug2.data.manifest import Manifest, MediaKind
 from megatron_mplug2.errors import UserError
 from tests.data_tools.sharding import numbers_by_key, sharded
@@ -90,6 +91,26 @@ def test_text(tmp_path: Path) -> None:
         ("line5", "\ufffd four"),
     ]
     assert {sample.split for sample in samples} == {Split.TEST}
+
+
+def test_text_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("one\n\0two\n", encoding="utf-8-sig")
+    assert [sample.record.text for sample in TextSource(Split.TRAIN).samples(tmp_path / "lines.txt", tmp_path)] == ["one", "\0two"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_text_of_another_encoding(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("one\ntwo\n", encoding=encoding)
+    for read in (lambda: TextSource(Split.TRAIN).samples(tmp_path / "lines.txt", tmp_path), lambda: corpus_texts([tmp_path / "lines.txt"])):
+        with pytest.raises(UserError, match=r"lines\.txt is not UTF-8 text but UTF-16, it seems: convert it"):
+            list(read())
+
+
+def test_json_with_a_byte_order_mark(tmp_path: Path) -> None:
+    fields = {"images": [{"id": 7, "file_name": "7.jpg"}], "annotations": [{"image_id": 7, "caption": "a dog"}]}
+    (tmp_path / "captions.json").write_text(json.dumps(fields), encoding="utf-8-sig")
+    (sample,) = source("coco", Split.TRAIN).samples(tmp_path / "captions.json", tmp_path)
+    assert sample.record.captions == ("a dog",)
 
 
 @pytest.mark.parametrize("reader", [CocoSource(Split.TRAIN), MsrvttSource()])

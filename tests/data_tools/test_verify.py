@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from data_tools.demo.make import make_demo
 from data_tools.stages.part import Part
 from data_tools.stages.plan import Packing
 from data_tools.verify import verify
-from megatron_mplug2.data.manifest import INDEX, MANIFEST, Header
+from megatron_mplug2.data.manifest import INDEX, MANIFEST, Header, MediaKind
 from megatron_mplug2.errors import UserError
 from tests.data_tools.sharding import sharded
 from tests.data_tools.stages.test_commands import data
@@ -111,8 +112,28 @@ def test_members_that_another_reader_does_not_see(shards: Path) -> None:
     end = int(rows[2]["record_offset"]) - 512
     tar[end : end + 512] = bytes(512)  # a tar ends there
     (folder / "000000.tar").write_bytes(tar)
-    keys = [row["key"].decode() for row in rows]
-    assert verify(shards) == [f"{folder}/000000.tar: {key}: missing from the tar" for key in keys[2:]]
+    (line,) = verify(shards)
+    assert line.startswith(f"{folder}/000000.tar is no tar, or it is damaged (more than zeros behind the end of its members, byte {end})")
+
+
+def test_a_member_of_another_name(shards: Path) -> None:
+    folder = shards / "train/text"
+    row = np.load(folder / INDEX)[2]
+    info = tarfile.TarInfo("other.json")
+    info.size = int(row["record_size"])
+    with (folder / "000000.tar").open("r+b") as file:
+        file.seek(int(row["record_offset"]) - 512)
+        file.write(info.tobuf())
+    assert verify(shards) == [f"{folder}/000000.tar: {row['key'].decode()}: missing from the tar"]
+
+
+def test_another_kind(shards: Path) -> None:
+    """It is the loader that would take texts for clips."""
+    manifest = shards / "train/text" / MANIFEST
+    header = Header.from_json(manifest.read_bytes())
+    manifest.write_bytes(replace(header, kind=MediaKind.VIDEO).to_json())
+    (line,) = verify(shards)
+    assert line.startswith(f"{manifest}: calls its samples video, which are text: delete manifest.json, then run `mplug2 data index`")
 
 
 def with_index(folder: Path, change: Callable[[Any], None]) -> None:

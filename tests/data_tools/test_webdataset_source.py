@@ -147,11 +147,16 @@ def test_no_media_and_a_text_without_end(tmp_path: Path) -> None:
 
 def test_damaged_tars_are_one_line(tmp_path: Path) -> None:
     whole = write_tar(tmp_path / "0.tar", [("1.jpg", b"a" * 700), ("1.txt", b"b"), ("2.jpg", b"c" * 700), ("2.txt", b"d")]).read_bytes()
-    inside_data, inside_head, second_head = 700, 2048 + 512 + 100, 1536
+    inside_data, inside_head, second_head, third_head = 700, 2048 + 512 + 100, 1536, 2560
     damaged = {
         "data.tar": whole[:inside_data],
         "head.tar": whole[:inside_head],
         "flipped.tar": whole[:second_head] + b"\xff" * 512 + whole[second_head + 512 :],
+        "between.tar": whole[:third_head],
+        "one_zero.tar": whole[:third_head] + bytes(512),
+        "hole.tar": whole[:third_head] + bytes(512) + whole[third_head + 512 :],
+        "joined.tar": whole + whole,
+        "more.tar": whole + b"more" * 1000,
         "empty.tar": b"",
         "text.tar": b"no tar at all" * 100,
         "packed.tar": gzip.compress(whole),
@@ -166,6 +171,15 @@ def test_damaged_tars_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=r"there is no \.tar in"):
         read(tmp_path / "folder")
+
+
+def test_a_long_end_is_none_of_a_damage(tmp_path: Path) -> None:
+    """Some writers fill up to a whole record, of any size."""
+    tar = write_tar(tmp_path / "0.tar", [("1.jpg", b"a"), ("1.txt", b"b")])
+    shortest = tar.read_bytes().rstrip(b"\0") + bytes(511) + bytes(2 * 512)
+    for data in (shortest, tar.read_bytes() + bytes(3 << 20)):
+        tar.write_bytes(data)
+        assert [sample.key for sample in read(tar)] == ["1"]
 
 
 def test_flipped_bytes_never_end_in_a_traceback(tmp_path: Path) -> None:

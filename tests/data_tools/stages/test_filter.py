@@ -152,7 +152,7 @@ def test_real_pictures_that_look_alike(tmp_path: Path) -> None:
 
 
 def test_what_stands_in_test_sets(tmp_path: Path) -> None:
-    """By media and look in a listing, by media in shards; the samples of a split `test` are not kept out."""
+    """By media and look, in a listing and in shards; the samples of a split `test` are not kept out."""
     held = [
         known("t1", content=1, look=0xFF00, split=Split.TEST),
         known("t2", content=2).without(Reason.MISSING),

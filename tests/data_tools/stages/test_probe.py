@@ -42,8 +42,8 @@ def test_file_names_that_are_not_utf_8(tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     (folder / "cat").mkdir(parents=True)
     Path(os.fsdecode(os.fsencode(folder) + b"/cat/na\xefve.jpg")).write_bytes(jpeg(2))
-    corpus = Corpus(source="imagenet", annotation=folder, media=Path(), split=Split.TRAIN)
+    corpus, out = Corpus(source="imagenet", annotation=folder, media=Path(), split=Split.TRAIN), folder.with_name(f"{folder.name} shards")
     for _ in range(2):  # to its end, and found finished
-        assert shard(corpus, folder / "out", Packing(), Effort()) == 0
-    assert Report.load(folder / "out").written == {"train/image_text": 1}
-    assert Manifest.load(folder / "out/train/image_text").media(0) == jpeg(2)
+        assert shard(corpus, out, Packing(), Effort()) == 0
+    assert Report.load(out).written == {"train/image_text": 1}
+    assert Manifest.load(out / "train/image_text").media(0) == jpeg(2)

@@ -92,7 +92,7 @@ def test_a_damaged_listing(undisturbed: Path, corpus: Path, tmp_path: Path) -> N
     chunk.write_bytes(chunk.read_bytes().replace(b"picture", b"pikture", 1))
     with pytest.raises(UserError, match=r"000001\.jsonl is damaged"):
         list(read_listing(out))
-    for damaged, message in ((b"{", "not readable"), (b'{"version": 9}', "another version"), (b'{"version": 1}', "not readable")):
+    for damaged, message in ((b"{", "not readable"), (b'{"version": 9}', "another version"), (b'{"version": 2}', "not readable")):
         (out / LISTING).write_bytes(damaged)
         with pytest.raises(UserError, match=message):
             list(read_listing(out))
