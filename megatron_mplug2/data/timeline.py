@@ -62,8 +62,10 @@ class Timeline:
         return range(max(shown, 0), max(shown, 0) + 1)
 
     def key_before(self, time: int) -> int:
-        """The time of the key frame at or before `time`; of the first one where there is none."""
-        return self.keys[max(bisect.bisect_right(self.keys, time) - 1, 0)]
+        """The time of the key frame at or before `time`. Where there is none, the first frame's: a clip cut by an edit list begins within a
+        group whose key frame is in the file but not shown, and a seek to its first frame lands there."""
+        number = bisect.bisect_right(self.keys, time)
+        return self.keys[number - 1] if number else self.times[0]
 
 
 def read_timeline(packets: Sequence[Packet], *, counted: bool, indexed: int, tick_s: Fraction, rate: Fraction) -> Timeline:

@@ -155,12 +155,11 @@ class VideoFile:
     def _read_timeline(self) -> Timeline:
         packets: list[Packet] = []
         self._discards = 0
-        with suppress(FFmpegError):  # a cut-off tail: what is missing shows when it is asked for
-            for packet in self._container.demux(self._stream):
-                if packet.is_discard:
-                    self._discards += 1
-                elif packet.size:
-                    packets.append(Packet(pts=packet.pts, dts=packet.dts, duration=packet.duration or 0, key=packet.is_keyframe))
+        for packet in self._packets():  # of a cut-off tail, what is missing shows when it is asked for
+            if packet.is_discard:
+                self._discards += 1
+            elif packet.size:
+                packets.append(Packet(pts=packet.pts, dts=packet.dts, duration=packet.duration or 0, key=packet.is_keyframe))
         try:
             return read_timeline(
                 packets,
@@ -171,6 +170,12 @@ class VideoFile:
             )
         except ValueError:
             raise BadMedia("no frames") from None
+
+    def _packets(self) -> "Iterator[av.Packet[av.VideoStream]]":
+        """Of the stream, up to where the file ends, and an empty one that empties the decoder."""
+        # IndexError: behind the last packet PyAV empties the decoders, also of streams that it met on the way only, and trips over them.
+        with suppress(FFmpegError, IndexError):
+            yield from self._container.demux(self._stream)
 
     def _decode_from(self, key: int, wanted: Set[int] = frozenset()) -> Iterator[tuple[int, av.VideoFrame | None]]:
         """Frames with their times from the key frame at time `key` on; None stands for one that damage has spoilt.
@@ -192,21 +197,18 @@ class VideoFile:
     def _decode(self, wanted: Set[int] = frozenset()) -> Iterator[tuple[int | None, av.VideoFrame | None]]:
         context, sound = self._stream.codec_context, True
         choosy = bool(wanted) and self.codec in _PASSES_OVER
-        try:
-            for packet in self._container.demux(self._stream):
-                if choosy:
-                    context.skip_frame = "NONREF" if packet.pts is not None and packet.pts not in wanted else "DEFAULT"
-                try:
-                    frames = packet.decode()
-                except FFmpegError:
-                    sound = False  # what follows is predicted from what is lost, up to the next key frame
-                    continue
-                for frame in frames:
-                    assert isinstance(frame, av.VideoFrame)
-                    sound = (sound or frame.key_frame) and not frame.is_corrupt
-                    yield frame.pts, frame if sound else None
-        except FFmpegError:
-            return  # the file ends here
+        for packet in self._packets():
+            if choosy:
+                context.skip_frame = "NONREF" if packet.pts is not None and packet.pts not in wanted else "DEFAULT"
+            try:
+                frames = packet.decode()
+            except FFmpegError:
+                sound = False  # what follows is predicted from what is lost, up to the next key frame
+                continue
+            for frame in frames:
+                assert isinstance(frame, av.VideoFrame)
+                sound = (sound or frame.key_frame) and not frame.is_corrupt
+                yield frame.pts, frame if sound else None
 
 
 def _upright_rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
