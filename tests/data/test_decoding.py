@@ -7,6 +7,7 @@ import io
 import multiprocessing
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import av
@@ -28,6 +29,7 @@ from megatron_mplug2.data.video_file import VideoFile
 from megatron_mplug2.errors import UserError
 from tests.data.clips import COLORS, Drawn, color_error, drawn_frame, numbers_of
 from tests.data.media import Pixels, encoded, gradient
+from tests.data.remuxing import remuxed
 from tests.data.test_decode import pixels_of
 
 DALI, PYAV = DaliDecoder(gpu=False), PyavDecoder()
@@ -125,6 +127,14 @@ def test_a_gif_is_a_clip(decoder: Decoder) -> None:
     drawn = [Image.fromarray(drawn_frame(number, 96, 64)) for number in range(6)]
     data = encoded(np.asarray(drawn[0]), "GIF", save_all=True, append_images=drawn[1:], duration=120)
     assert numbers_of(shown(decoder.clips([clip_request(data)])[0])) == list(range(6))
+
+
+@DECODERS
+def test_frames_of_two_sizes(decoder: Decoder) -> None:
+    first, second = Drawn(form="mpegts", frames=8), Drawn(width=128, height=96, frames=8)
+    data = first.encoded() + remuxed(second.encoded(), form="mpegts", later_s=Fraction(1))
+    frames = shown(decoder.clips([clip_request(data, frames=16)])[0])
+    assert numbers_of(frames) == [*range(8), *range(8)] and max(map(color_error, frames)) < 6
 
 
 @DECODERS
