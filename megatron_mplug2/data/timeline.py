@@ -93,6 +93,15 @@ def read_timeline(packets: Sequence[Packet], *, counted: bool, indexed: int, tic
     )
 
 
+def jumps_back(packets: Sequence[Packet]) -> bool:
+    """Whether a group of frames begins before the frame that lies in front of it: two clips were put one behind the other, and a time may
+    stand for two frames. (A damaged time before a frame that is no key frame does not count.)"""
+    return any(
+        packet.key and packet.dts is not None and before.dts is not None and packet.dts < before.dts
+        for before, packet in itertools.pairwise(packets)
+    )
+
+
 def _exact(seconds: float) -> Fraction:
     """To the microsecond: 0.3 as people mean it, not as a double has it."""
     return Fraction(round(seconds * 1_000_000), 1_000_000)

@@ -15,7 +15,7 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 
 from megatron_mplug2.data.bad_media import MAX_PIXELS, BadMedia
-from megatron_mplug2.data.timeline import Packet, Timeline, read_timeline
+from megatron_mplug2.data.timeline import Packet, Timeline, jumps_back, read_timeline
 
 # Containers, not playlists: a playlist would make FFmpeg open other files.
 _FORMATS = "mov,matroska,avi,flv,mpegts,mpeg,ogg,asf,h264,hevc,mpegvideo,gif"
@@ -26,6 +26,9 @@ decoder."""
 
 _SOUGHT_BY_DTS = {"mpegts"}
 """A seek to the presentation time of a key frame lands after it."""
+
+_JOINED = {"mpegts", "mpeg"}
+"""Containers that still are one when put one behind the other: the times of their frames may jump back."""
 
 _PASSES_OVER = {"h264", "hevc", "mpeg4", "mpeg2video"}
 """Codecs whose decoder can be told with each packet not to decode a frame that no other refers to: half of H.264's by default. Such a frame
@@ -160,10 +163,11 @@ class VideoFile:
                 self._discards += 1
             elif packet.size:
                 packets.append(Packet(pts=packet.pts, dts=packet.dts, duration=packet.duration or 0, key=packet.is_keyframe))
+        container = self._container.format.name
         try:
             return read_timeline(
                 packets,
-                counted=self._container.format.name in _NO_TIMES,
+                counted=container in _NO_TIMES or (container in _JOINED and jumps_back(packets)),
                 indexed=self._indexed,
                 tick_s=self._stream.time_base or Fraction(0),
                 rate=self._rate,

@@ -6,7 +6,7 @@ import pytest
 
 from megatron_mplug2.data.video_file import VideoFile
 from tests.data.clips import Drawn, number_of
-from tests.data.remuxing import cut, with_late_sound
+from tests.data.remuxing import cut, remuxed, with_late_sound
 
 
 def numbers_alone(data: bytes) -> list[int]:
@@ -33,3 +33,13 @@ def test_a_clip_whose_sound_begins_late() -> None:
     """FFmpeg reads the first minute to find streams: one that begins later is found on the way."""
     data = with_late_sound(Drawn(form="flv", frames=78, times=tuple(range(0, 624, 8))).encoded(), 80)
     assert numbers_alone(data) == numbers_together(data) == [number % 16 for number in range(78)]
+
+
+@pytest.mark.parametrize("form", ["mpegts", "mpeg"])
+@pytest.mark.parametrize("milliseconds", [0, 11, 500, 1033])
+def test_two_clips_joined_whose_times_overlap(form: str, milliseconds: int) -> None:
+    """Put one behind the other, the second begins so much after the first began, which lasts two seconds."""
+    drawn = Drawn(encoder="libx264" if form == "mpegts" else "mpeg2video", frames=16, options={"bf": "2"})
+    part, start = drawn.encoded(), Fraction(10)
+    data = remuxed(part, form=form, later_s=start) + remuxed(part, form=form, later_s=start + Fraction(milliseconds, 1000))
+    assert numbers_alone(data) == numbers_together(data) == [*range(16), *range(16)]
