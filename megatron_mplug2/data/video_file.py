@@ -34,6 +34,8 @@ _PASSES_OVER = {"h264", "hevc", "mpeg4", "mpeg2video"}
 """Codecs whose decoder can be told with each packet not to decode a frame that no other refers to: half of H.264's by default. Such a frame
 need be decoded only if it is wanted. (dav1d, for AV1, takes the word for later packets too.)"""
 
+_VP8_SHOWN = 0x10
+"""In a frame's first byte (RFC 6386, 9.1); one without it is referred to and never shown. (VP9 packs such a frame with another.)"""
 
 MAX_RUN = 1 << 14
 """Most frames that are decoded to reach one: nine minutes of 30 frames a second without a key frame."""
@@ -94,8 +96,8 @@ class VideoFile:
 
     @property
     def whole(self) -> bool:
-        """Whether its packets are all frames that the container lists: none cut off, none left out by an edit."""
-        return not self._discards and self._indexed <= len(self.timeline.times)  # Matroska's table has key frames only
+        """Whether its packets are all frames that the container lists: none cut off, none left out by an edit, none that is never shown."""
+        return not self._unshown and self._indexed <= len(self.timeline.times)  # Matroska's table has key frames only
 
     def first_frame(self) -> av.VideoFrame:
         """The first sound frame as it is stored. Only a decoded frame tells how it is turned, its format and its colours."""
@@ -149,7 +151,6 @@ class VideoFile:
             self._container.close()
             raise BadMedia(f"frames of {self._stream.codec_context.width}x{self._stream.codec_context.height} pixels are too large")
         self._stream.codec_context.thread_count = 1  # workers decode side by side already
-        self._indexed = sum(not entry.is_discard for entry in self._stream.index_entries)  # mp4 and mov list all frames, cut off or not
 
     @property
     def _rate(self) -> Fraction:
@@ -157,10 +158,15 @@ class VideoFile:
 
     def _read_timeline(self) -> Timeline:
         packets: list[Packet] = []
-        self._discards = 0
+        self._indexed = sum(not entry.is_discard for entry in self._stream.index_entries)  # mp4 and mov list all frames, cut off or not
+        self._unshown = 0
+        may_hide = self.codec == "vp8"
         for packet in self._packets():  # of a cut-off tail, what is missing shows when it is asked for
             if packet.is_discard:
-                self._discards += 1
+                self._unshown += 1
+            elif may_hide and packet.size and not memoryview(packet)[0] & _VP8_SHOWN:
+                self._unshown += 1
+                self._indexed -= 1
             elif packet.size:
                 packets.append(Packet(pts=packet.pts, dts=packet.dts, duration=packet.duration or 0, key=packet.is_keyframe))
         container = self._container.format.name

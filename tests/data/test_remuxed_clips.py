@@ -1,12 +1,19 @@
 """Clips that were cut, joined or packed by others: the frames that a person sees, each alone and all together."""
 
+import io
 from fractions import Fraction
 
+import av
 import pytest
+import torch
 
+from megatron_mplug2.data.decoding.contract import ClipRequest, Decoder, Transform
+from megatron_mplug2.data.decoding.dali import DaliDecoder
+from megatron_mplug2.data.decoding.pyav import PyavDecoder
 from megatron_mplug2.data.video_file import VideoFile
-from tests.data.clips import Drawn, number_of
+from tests.data.clips import Drawn, number_of, numbers_of
 from tests.data.remuxing import cut, remuxed, with_late_sound
+from tests.data.test_decode import pixels_of
 
 
 def numbers_alone(data: bytes) -> list[int]:
@@ -33,6 +40,23 @@ def test_a_clip_whose_sound_begins_late() -> None:
     """FFmpeg reads the first minute to find streams: one that begins later is found on the way."""
     data = with_late_sound(Drawn(form="flv", frames=78, times=tuple(range(0, 624, 8))).encoded(), 80)
     assert numbers_alone(data) == numbers_together(data) == [number % 16 for number in range(78)]
+
+
+@pytest.mark.parametrize("form", ["webm", "avi"])
+@pytest.mark.parametrize("decoder", [PyavDecoder(), DaliDecoder(gpu=False)], ids=["pyav", "dali"])
+def test_vp8_frames_that_are_never_shown(form: str, decoder: Decoder) -> None:
+    drawn = Drawn(encoder="libvpx", form="webm", frames=16, gop=16, options={"auto-alt-ref": "0", "lag-in-frames": "0"})
+
+    def hidden(number: int, content: bytes) -> bytes:
+        return bytes([content[0] & ~0x10]) + content[1:] if number in (3, 4, 9, 15) else content
+
+    data = remuxed(drawn.encoded(), form=form, changed=hidden)
+    left = [0, 1, 2, 5, 6, 7, 8, 10, 11, 12, 13, 14]
+    with av.open(io.BytesIO(data), "r") as container:
+        assert len([*container.decode(video=0)]) == len(left)
+    assert numbers_alone(data) == numbers_together(data) == left
+    answer = decoder.clips([ClipRequest(data=data, frames=len(left), segment_shares=None, transform=Transform(resolution=48))])[0]
+    assert isinstance(answer, torch.Tensor) and numbers_of(pixels_of(answer)) == left
 
 
 @pytest.mark.parametrize("form", ["mpegts", "mpeg"])
