@@ -61,6 +61,10 @@ class Timeline:
         shown = bisect.bisect_right(self.times, self.times[0] + _exact(span_s[0]) / self.tick_s) - 1
         return range(max(shown, 0), max(shown, 0) + 1)
 
+    def frames_between(self, earlier: int, later: int) -> int:
+        """How many frames come on after `earlier` up to `later`."""
+        return bisect.bisect(self.times, later) - bisect.bisect(self.times, earlier)
+
     def key_before(self, time: int) -> int:
         """The time of the key frame at or before `time`. Where there is none, the first frame's: a clip cut by an edit list begins within a
         group whose key frame is in the file but not shown, and a seek to its first frame lands there."""

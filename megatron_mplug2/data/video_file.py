@@ -1,6 +1,5 @@
 """A clip in memory, read with PyAV (FFmpeg): counts frames without decoding, decodes the ones that are asked for."""
 
-import bisect
 import io
 from collections.abc import Iterator, Sequence, Set
 from contextlib import suppress
@@ -36,6 +35,9 @@ need be decoded only if it is wanted. (dav1d, for AV1, takes the word for later 
 
 _VP8_SHOWN = 0x10
 """In a frame's first byte (RFC 6386, 9.1); one without it is referred to and never shown. (VP9 packs such a frame with another.)"""
+
+_REORDERED = 16
+"""Most frames that a decoder may give before one that is to be shown earlier: as many as H.264 keeps."""
 
 MAX_RUN = 1 << 14
 """Most frames that are decoded to reach one: nine minutes of 30 frames a second without a key frame."""
@@ -124,11 +126,16 @@ class VideoFile:
                 raise BadMedia(f"frame {index} is cut off")
             time = self.timeline.times[index]
             key = self.timeline.key_before(time)
-            if bisect.bisect(self.timeline.times, time) - bisect.bisect(self.timeline.times, max(key, reached or key)) > MAX_RUN:
+            if self.timeline.frames_between(max(key, reached or key), time) > MAX_RUN:
                 raise BadMedia(f"more than {MAX_RUN} frames have to be decoded to reach frame {index}")
             if reached is None or key > reached:
                 frames = self._decode_from(key, wanted)
-            frame = next((frame for at, frame in frames if at == time), None)
+            came, frame = _next_at(time, frames)
+            earlier = self.timeline.key_before(key - 1) if key > self.timeline.times[0] else key
+            if not came and earlier < key and self.timeline.frames_between(earlier, time) <= MAX_RUN:
+                # Where H.264 is refreshed bit by bit, the first frames from its key frame on are whole only after the one before.
+                frames = self._decode_from(earlier, wanted)
+                _, frame = _next_at(time, frames)
             if frame is None:
                 raise BadMedia(f"frame {index} is damaged or missing")
             reached = time
@@ -219,6 +226,18 @@ class VideoFile:
                 assert isinstance(frame, av.VideoFrame)
                 sound = (sound or frame.key_frame) and not frame.is_corrupt
                 yield frame.pts, frame if sound else None
+
+
+def _next_at(time: int, frames: Iterator[tuple[int, av.VideoFrame | None]]) -> tuple[bool, av.VideoFrame | None]:
+    """Whether the frame of this time came, and the frame, None where damage has spoilt it; looks no further than it can be put back."""
+    later = 0
+    for at, frame in frames:
+        if at == time:
+            return True, frame
+        later += at > time
+        if later > _REORDERED:
+            break
+    return False, None
 
 
 def _upright_rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:

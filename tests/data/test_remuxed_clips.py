@@ -67,3 +67,18 @@ def test_two_clips_joined_whose_times_overlap(form: str, milliseconds: int) -> N
     part, start = drawn.encoded(), Fraction(10)
     data = remuxed(part, form=form, later_s=start) + remuxed(part, form=form, later_s=start + Fraction(milliseconds, 1000))
     assert numbers_alone(data) == numbers_together(data) == [*range(16), *range(16)]
+
+
+@pytest.mark.parametrize("form", ["mp4", "matroska", "mpegts"])
+def test_h264_that_is_refreshed_bit_by_bit(form: str) -> None:
+    """A part of each frame is coded anew; after a seek the first frames are not whole yet."""
+    data = Drawn(form=form, frames=40, options={"x264-params": "intra-refresh=1:keyint=10", "crf": "5"}).encoded()
+    assert numbers_alone(data) == numbers_together(data) == [number % 16 for number in range(40)]
+
+
+def test_a_flash_clip_that_ends_with_a_key_frame() -> None:
+    """A seek to it lands behind it."""
+    data = Drawn(form="flv", frames=11, gop=5, options={"sc_threshold": "0"}).encoded()
+    with VideoFile(data) as clip:
+        assert clip.timeline.keys[-1] == clip.timeline.times[-1]
+    assert numbers_alone(data) == list(range(11))
