@@ -240,6 +240,11 @@ def _next_at(time: int, frames: Iterator[tuple[int, av.VideoFrame | None]]) -> t
     return False, None
 
 
+def quarter_turns(frame: av.VideoFrame) -> int:
+    """By how many, 0 to 3, the frame is to be turned counterclockwise to be shown; the container may say it in other degrees."""
+    return round(frame.rotation / 90) % 4
+
+
 def _upright_rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
     """The frame turned as the container says it is to be shown."""
     if frame.width * frame.height > MAX_PIXELS:
@@ -249,7 +254,10 @@ def _upright_rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
         pixels = frame.to_ndarray(format="rgb24", threads=1).view(np.uint8)
     except (FFmpegError, ValueError) as error:
         raise BadMedia(f"frame not convertible: {_reason(error)}") from None
-    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
+    turns = quarter_turns(frame)
+    return (
+        np.rot90(pixels, turns).copy() if turns else np.ascontiguousarray(pixels)
+    )  # of one pixel a side, NumPy takes any order as contiguous
 
 
 def _reason(error: Exception) -> str:

@@ -112,14 +112,27 @@ def test_odd_clips_are_decoded_right(kind: str, decoder: Decoder) -> None:
 @DECODERS
 def test_clips_are_turned_upright(decoder: Decoder) -> None:
     upper_left, upper_right, lower_left, lower_right = COLORS
-    turned = {
+    turned: dict[float, tuple[tuple[int, int, int], ...]] = {
         90: (upper_right, lower_right, upper_left, lower_left),
         180: (lower_right, lower_left, upper_right, upper_left),
         270: (lower_left, upper_left, lower_right, upper_right),
     }
+    turned |= {89.999: turned[90]}
     for degrees, colors in turned.items():
         frames = shown(decoder.clips([clip_request(Drawn(turned=degrees, frames=2).encoded(), frames=2)])[0])
         assert max(color_error(frame, colors) for frame in frames) < 6, degrees
+
+
+@DECODERS
+@pytest.mark.parametrize("turned", [90, 180, 270])
+@pytest.mark.parametrize("size", [(64, 1), (1, 64), (1, 1)])
+def test_clips_of_one_row_or_column_are_turned(size: tuple[int, int], turned: int, decoder: Decoder) -> None:
+    width, height = size
+    data = Drawn(encoder="qtrle", form="mov", pix_fmt="rgb24", width=width, height=height, frames=2, turned=turned).encoded()
+    with VideoFile(data) as video:
+        (_, picture), *_ = video.pictures([0, 1])
+    assert picture.shape == ((height, width, 3) if turned == 180 else (width, height, 3))
+    assert shown(decoder.clips([clip_request(data, frames=2)])[0]).shape == (2, 48, 48, 3)
 
 
 @DECODERS
