@@ -16,7 +16,7 @@ from av.error import FFmpegError
 from data_tools.stages.choices import Encoder
 from data_tools.stages.clip_times import ClipTimes, clip_times, sound_frames
 from megatron_mplug2.data.bad_media import MAX_PIXELS, BadMedia
-from megatron_mplug2.data.video_file import VideoFile
+from megatron_mplug2.data.video_file import VideoFile, quarter_turns
 from megatron_mplug2.errors import UserError
 
 MOST_FRAMES = 1 << 18
@@ -30,7 +30,8 @@ USUAL = 448, 256
 """Pixels of frames that every encoder takes."""
 _BT601, _LIMITED = 6, 1
 """FFmpeg's numbers of the color matrix and range in which every clip is written: what a decoder takes a clip for that does not say."""
-_TURNS = {90: "transpose=cclock", 180: "hflip,vflip", 270: "transpose=clock"}
+_TURNS = ("", "transpose=cclock", "hflip,vflip", "transpose=clock")
+"""Filters for 0 to 3 quarter turns counterclockwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,26 +112,26 @@ class Scaler:
 
     def scaled(self, frame: av.VideoFrame) -> av.VideoFrame:
         """Raises BadMedia for frames that are too large or cannot be converted."""
-        turn = int(frame.rotation) % 360
-        shape = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, turn)
+        turns = quarter_turns(frame)
+        shape = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, turns)
         try:
             if self._graph is None or shape != self._fits:
-                self._graph, self._fits = self._new_graph(frame, turn), shape
+                self._graph, self._fits = self._new_graph(frame, turns), shape
             self._graph.push(frame)
             return cast(av.VideoFrame, self._graph.pull())
         except FFmpegError as error:
             raise BadMedia(f"frame not convertible: {error.strerror}") from None
 
-    def _new_graph(self, frame: av.VideoFrame, turn: int) -> av.filter.Graph:
+    def _new_graph(self, frame: av.VideoFrame, turns: int) -> av.filter.Graph:
         if frame.width * frame.height > MAX_PIXELS:
             raise BadMedia(f"frames of {frame.width}x{frame.height} pixels are too large")
-        lies = turn in (90, 270)
+        lies = turns % 2 == 1
         if self._size is None:
             self._size = block_size(*((frame.height, frame.width) if lies else (frame.width, frame.height)), self._short_side)
         width, height = reversed(self._size) if lies else self._size
         source = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/1"
         scale = f"scale={width}:{height}:flags=bicubic+accurate_rnd+full_chroma_int+bitexact:out_color_matrix=bt601:out_range=tv"
-        steps = [scale, "format=yuv420p", *_TURNS.get(turn, "").split(",")]
+        steps = [scale, "format=yuv420p", *_TURNS[turns].split(",")]
         graph = av.filter.Graph()
         graph.threads = 1
         contexts = [graph.add("buffer", f"{source}:colorspace={int(frame.colorspace)}:range={int(frame.color_range)}")]

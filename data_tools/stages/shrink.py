@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.decoding.contract import PictureRequest, Transform
 from megatron_mplug2.data.decoding.pictures import read_picture
 from megatron_mplug2.data.probing import picture_facts
@@ -33,5 +34,8 @@ def shrink_picture(data: bytes, short_side: int) -> Shrunk | None:
     picture = read_picture(PictureRequest(data=data, transform=Transform(resolution=short_side)))
     width, height = (max(1, round(side * short_side / shortest)) for side in (facts.width, facts.height))
     file = io.BytesIO()
-    picture.resize((width, height), Image.Resampling.BICUBIC).save(file, "JPEG", quality=_QUALITY)
+    try:
+        picture.resize((width, height), Image.Resampling.BICUBIC).save(file, "JPEG", quality=_QUALITY)
+    except OSError:  # longer than JPEG allows
+        raise BadMedia(f"shrunk to {width}x{height} pixels it cannot be written as JPEG") from None
     return Shrunk(data=file.getvalue(), across=width / facts.width, down=height / facts.height)

@@ -7,7 +7,7 @@ from PIL import Image, UnidentifiedImageError
 from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.decoding.pictures import PICTURE_FORMATS
 from megatron_mplug2.data.media_facts import MediaFacts
-from megatron_mplug2.data.video_file import VideoFile
+from megatron_mplug2.data.video_file import VideoFile, quarter_turns
 
 _ORIENTATION = 0x0112  # EXIF; 5 to 8 lie on their side
 _LYING = range(5, 9)
@@ -36,7 +36,7 @@ def clip_facts(data: bytes) -> MediaFacts:
     with VideoFile(data) as video:
         facts, timeline = video.facts, video.timeline
         frame, seconds = video.first_frame(), timeline.duration_s
-        lies = int(frame.rotation) % 180 == 90
+        lies = quarter_turns(frame) % 2 == 1
         return MediaFacts(
             codec=video.codec,
             width=frame.height if lies else frame.width,

@@ -61,9 +61,15 @@ class Timeline:
         shown = bisect.bisect_right(self.times, self.times[0] + _exact(span_s[0]) / self.tick_s) - 1
         return range(max(shown, 0), max(shown, 0) + 1)
 
+    def frames_between(self, earlier: int, later: int) -> int:
+        """How many frames come on after `earlier` up to `later`."""
+        return bisect.bisect(self.times, later) - bisect.bisect(self.times, earlier)
+
     def key_before(self, time: int) -> int:
-        """The time of the key frame at or before `time`; of the first one where there is none."""
-        return self.keys[max(bisect.bisect_right(self.keys, time) - 1, 0)]
+        """The time of the key frame at or before `time`. Where there is none, the first frame's: a clip cut by an edit list begins within a
+        group whose key frame is in the file but not shown, and a seek to its first frame lands there."""
+        number = bisect.bisect_right(self.keys, time)
+        return self.keys[number - 1] if number else self.times[0]
 
 
 def read_timeline(packets: Sequence[Packet], *, counted: bool, indexed: int, tick_s: Fraction, rate: Fraction) -> Timeline:
@@ -88,6 +94,15 @@ def read_timeline(packets: Sequence[Packet], *, counted: bool, indexed: int, tic
         tick_s=tick_s,
         last_ticks=shown[times[-1]].duration or (times[-1] - times[0]) // max(len(times) - 1, 1),
         counted=False,
+    )
+
+
+def jumps_back(packets: Sequence[Packet]) -> bool:
+    """Whether a group of frames begins before the frame that lies in front of it: two clips were put one behind the other, and a time may
+    stand for two frames. (A damaged time before a frame that is no key frame does not count.)"""
+    return any(
+        packet.key and packet.dts is not None and before.dts is not None and packet.dts < before.dts
+        for before, packet in itertools.pairwise(packets)
     )
 
 

@@ -1,6 +1,5 @@
 """A clip in memory, read with PyAV (FFmpeg): counts frames without decoding, decodes the ones that are asked for."""
 
-import bisect
 import io
 from collections.abc import Iterator, Sequence, Set
 from contextlib import suppress
@@ -15,7 +14,7 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 
 from megatron_mplug2.data.bad_media import MAX_PIXELS, BadMedia
-from megatron_mplug2.data.timeline import Packet, Timeline, read_timeline
+from megatron_mplug2.data.timeline import Packet, Timeline, jumps_back, read_timeline
 
 # Containers, not playlists: a playlist would make FFmpeg open other files.
 _FORMATS = "mov,matroska,avi,flv,mpegts,mpeg,ogg,asf,h264,hevc,mpegvideo,gif"
@@ -27,10 +26,18 @@ decoder."""
 _SOUGHT_BY_DTS = {"mpegts"}
 """A seek to the presentation time of a key frame lands after it."""
 
+_JOINED = {"mpegts", "mpeg"}
+"""Containers that still are one when put one behind the other: the times of their frames may jump back."""
+
 _PASSES_OVER = {"h264", "hevc", "mpeg4", "mpeg2video"}
 """Codecs whose decoder can be told with each packet not to decode a frame that no other refers to: half of H.264's by default. Such a frame
 need be decoded only if it is wanted. (dav1d, for AV1, takes the word for later packets too.)"""
 
+_VP8_SHOWN = 0x10
+"""In a frame's first byte (RFC 6386, 9.1); one without it is referred to and never shown. (VP9 packs such a frame with another.)"""
+
+_REORDERED = 16
+"""Most frames that a decoder may give before one that is to be shown earlier: as many as H.264 keeps."""
 
 MAX_RUN = 1 << 14
 """Most frames that are decoded to reach one: nine minutes of 30 frames a second without a key frame."""
@@ -91,8 +98,8 @@ class VideoFile:
 
     @property
     def whole(self) -> bool:
-        """Whether its packets are all frames that the container lists: none cut off, none left out by an edit."""
-        return not self._discards and self._indexed <= len(self.timeline.times)  # Matroska's table has key frames only
+        """Whether its packets are all frames that the container lists: none cut off, none left out by an edit, none that is never shown."""
+        return not self._unshown and self._indexed <= len(self.timeline.times)  # Matroska's table has key frames only
 
     def first_frame(self) -> av.VideoFrame:
         """The first sound frame as it is stored. Only a decoded frame tells how it is turned, its format and its colours."""
@@ -119,11 +126,16 @@ class VideoFile:
                 raise BadMedia(f"frame {index} is cut off")
             time = self.timeline.times[index]
             key = self.timeline.key_before(time)
-            if bisect.bisect(self.timeline.times, time) - bisect.bisect(self.timeline.times, max(key, reached or key)) > MAX_RUN:
+            if self.timeline.frames_between(max(key, reached or key), time) > MAX_RUN:
                 raise BadMedia(f"more than {MAX_RUN} frames have to be decoded to reach frame {index}")
             if reached is None or key > reached:
                 frames = self._decode_from(key, wanted)
-            frame = next((frame for at, frame in frames if at == time), None)
+            came, frame = _next_at(time, frames)
+            earlier = self.timeline.key_before(key - 1) if key > self.timeline.times[0] else key
+            if not came and earlier < key and self.timeline.frames_between(earlier, time) <= MAX_RUN:
+                # Where H.264 is refreshed bit by bit, the first frames from its key frame on are whole only after the one before.
+                frames = self._decode_from(earlier, wanted)
+                _, frame = _next_at(time, frames)
             if frame is None:
                 raise BadMedia(f"frame {index} is damaged or missing")
             reached = time
@@ -146,7 +158,6 @@ class VideoFile:
             self._container.close()
             raise BadMedia(f"frames of {self._stream.codec_context.width}x{self._stream.codec_context.height} pixels are too large")
         self._stream.codec_context.thread_count = 1  # workers decode side by side already
-        self._indexed = sum(not entry.is_discard for entry in self._stream.index_entries)  # mp4 and mov list all frames, cut off or not
 
     @property
     def _rate(self) -> Fraction:
@@ -154,23 +165,34 @@ class VideoFile:
 
     def _read_timeline(self) -> Timeline:
         packets: list[Packet] = []
-        self._discards = 0
-        with suppress(FFmpegError):  # a cut-off tail: what is missing shows when it is asked for
-            for packet in self._container.demux(self._stream):
-                if packet.is_discard:
-                    self._discards += 1
-                elif packet.size:
-                    packets.append(Packet(pts=packet.pts, dts=packet.dts, duration=packet.duration or 0, key=packet.is_keyframe))
+        self._indexed = sum(not entry.is_discard for entry in self._stream.index_entries)  # mp4 and mov list all frames, cut off or not
+        self._unshown = 0
+        may_hide = self.codec == "vp8"
+        for packet in self._packets():  # of a cut-off tail, what is missing shows when it is asked for
+            if packet.is_discard:
+                self._unshown += 1
+            elif may_hide and packet.size and not memoryview(packet)[0] & _VP8_SHOWN:
+                self._unshown += 1
+                self._indexed -= 1
+            elif packet.size:
+                packets.append(Packet(pts=packet.pts, dts=packet.dts, duration=packet.duration or 0, key=packet.is_keyframe))
+        container = self._container.format.name
         try:
             return read_timeline(
                 packets,
-                counted=self._container.format.name in _NO_TIMES,
+                counted=container in _NO_TIMES or (container in _JOINED and jumps_back(packets)),
                 indexed=self._indexed,
                 tick_s=self._stream.time_base or Fraction(0),
                 rate=self._rate,
             )
         except ValueError:
             raise BadMedia("no frames") from None
+
+    def _packets(self) -> "Iterator[av.Packet[av.VideoStream]]":
+        """Of the stream, up to where the file ends, and an empty one that empties the decoder."""
+        # IndexError: behind the last packet PyAV empties the decoders, also of streams that it met on the way only, and trips over them.
+        with suppress(FFmpegError, IndexError):
+            yield from self._container.demux(self._stream)
 
     def _decode_from(self, key: int, wanted: Set[int] = frozenset()) -> Iterator[tuple[int, av.VideoFrame | None]]:
         """Frames with their times from the key frame at time `key` on; None stands for one that damage has spoilt.
@@ -192,21 +214,35 @@ class VideoFile:
     def _decode(self, wanted: Set[int] = frozenset()) -> Iterator[tuple[int | None, av.VideoFrame | None]]:
         context, sound = self._stream.codec_context, True
         choosy = bool(wanted) and self.codec in _PASSES_OVER
-        try:
-            for packet in self._container.demux(self._stream):
-                if choosy:
-                    context.skip_frame = "NONREF" if packet.pts is not None and packet.pts not in wanted else "DEFAULT"
-                try:
-                    frames = packet.decode()
-                except FFmpegError:
-                    sound = False  # what follows is predicted from what is lost, up to the next key frame
-                    continue
-                for frame in frames:
-                    assert isinstance(frame, av.VideoFrame)
-                    sound = (sound or frame.key_frame) and not frame.is_corrupt
-                    yield frame.pts, frame if sound else None
-        except FFmpegError:
-            return  # the file ends here
+        for packet in self._packets():
+            if choosy:
+                context.skip_frame = "NONREF" if packet.pts is not None and packet.pts not in wanted else "DEFAULT"
+            try:
+                frames = packet.decode()
+            except FFmpegError:
+                sound = False  # what follows is predicted from what is lost, up to the next key frame
+                continue
+            for frame in frames:
+                assert isinstance(frame, av.VideoFrame)
+                sound = (sound or frame.key_frame) and not frame.is_corrupt
+                yield frame.pts, frame if sound else None
+
+
+def _next_at(time: int, frames: Iterator[tuple[int, av.VideoFrame | None]]) -> tuple[bool, av.VideoFrame | None]:
+    """Whether the frame of this time came, and the frame, None where damage has spoilt it; looks no further than it can be put back."""
+    later = 0
+    for at, frame in frames:
+        if at == time:
+            return True, frame
+        later += at > time
+        if later > _REORDERED:
+            break
+    return False, None
+
+
+def quarter_turns(frame: av.VideoFrame) -> int:
+    """By how many, 0 to 3, the frame is to be turned counterclockwise to be shown; the container may say it in other degrees."""
+    return round(frame.rotation / 90) % 4
 
 
 def _upright_rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
@@ -218,7 +254,10 @@ def _upright_rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
         pixels = frame.to_ndarray(format="rgb24", threads=1).view(np.uint8)
     except (FFmpegError, ValueError) as error:
         raise BadMedia(f"frame not convertible: {_reason(error)}") from None
-    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
+    turns = quarter_turns(frame)
+    return (
+        np.rot90(pixels, turns).copy() if turns else np.ascontiguousarray(pixels)
+    )  # of one pixel a side, NumPy takes any order as contiguous
 
 
 def _reason(error: Exception) -> str:

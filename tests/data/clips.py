@@ -32,7 +32,7 @@ class Drawn:
     """Whether the stream says which matrix and range it has."""
     times: tuple[int, ...] = ()
     """Eighths of a second at which the frames come on; 0, 1, 2 ... where empty."""
-    turned: int = 0
+    turned: float = 0
     """Degrees counterclockwise."""
     options: dict[str, str] = field(default_factory=dict)
 

@@ -34,7 +34,7 @@ def grey_clip(
     keyframe_every: int = 12,
     options: dict[str, str] | None = None,
     times: Sequence[int] | None = None,
-    turned: int = 0,
+    turned: float = 0,
 ) -> bytes:
     """An H.264 clip of one flat grey frame of 64x48 for each level; `times` are eighths of a second, `turned` degrees counterclockwise."""
     with tempfile.TemporaryDirectory() as folder:

@@ -141,6 +141,17 @@ def test_every_mode_becomes_rgb() -> None:
     assert abs(pixels_of(decode_image(deep, 48, FULL_VIEW))[0][..., 0].mean() - grey.mean()) < 1
 
 
+def test_pictures_of_measurements_are_refused() -> None:
+    rows = np.arange(48 * 64).reshape(48, 64)
+    reals = (rows / 3072).astype(np.float32)
+    for data in (encoded(reals, "TIFF"), encoded(reals, "PPM"), encoded((rows / 12).astype(np.int32), "TIFF")):
+        with pytest.raises(BadMedia, match="nothing says which is white"):
+            decode_image(data, 32, FULL_VIEW)
+    for form in ("TIFF", "PNG", "PPM"):
+        shown = pixels_of(decode_image(encoded((rows * 20).astype(np.uint16), form), 32, FULL_VIEW))[0]
+        assert abs(shown.mean() - (rows * 20 / 256).mean()) < 1, form
+
+
 def test_transparent_is_white() -> None:
     layer = np.zeros((16, 16, 4), np.uint8)
     layer[:8] = (200, 10, 10, 255)

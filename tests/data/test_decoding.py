@@ -7,6 +7,7 @@ import io
 import multiprocessing
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import av
@@ -28,6 +29,7 @@ from megatron_mplug2.data.video_file import VideoFile
 from megatron_mplug2.errors import UserError
 from tests.data.clips import COLORS, Drawn, color_error, drawn_frame, numbers_of
 from tests.data.media import Pixels, encoded, gradient
+from tests.data.remuxing import remuxed
 from tests.data.test_decode import pixels_of
 
 DALI, PYAV = DaliDecoder(gpu=False), PyavDecoder()
@@ -110,14 +112,27 @@ def test_odd_clips_are_decoded_right(kind: str, decoder: Decoder) -> None:
 @DECODERS
 def test_clips_are_turned_upright(decoder: Decoder) -> None:
     upper_left, upper_right, lower_left, lower_right = COLORS
-    turned = {
+    turned: dict[float, tuple[tuple[int, int, int], ...]] = {
         90: (upper_right, lower_right, upper_left, lower_left),
         180: (lower_right, lower_left, upper_right, upper_left),
         270: (lower_left, upper_left, lower_right, upper_right),
     }
+    turned |= {89.999: turned[90]}
     for degrees, colors in turned.items():
         frames = shown(decoder.clips([clip_request(Drawn(turned=degrees, frames=2).encoded(), frames=2)])[0])
         assert max(color_error(frame, colors) for frame in frames) < 6, degrees
+
+
+@DECODERS
+@pytest.mark.parametrize("turned", [90, 180, 270])
+@pytest.mark.parametrize("size", [(64, 1), (1, 64), (1, 1)])
+def test_clips_of_one_row_or_column_are_turned(size: tuple[int, int], turned: int, decoder: Decoder) -> None:
+    width, height = size
+    data = Drawn(encoder="qtrle", form="mov", pix_fmt="rgb24", width=width, height=height, frames=2, turned=turned).encoded()
+    with VideoFile(data) as video:
+        (_, picture), *_ = video.pictures([0, 1])
+    assert picture.shape == ((height, width, 3) if turned == 180 else (width, height, 3))
+    assert shown(decoder.clips([clip_request(data, frames=2)])[0]).shape == (2, 48, 48, 3)
 
 
 @DECODERS
@@ -125,6 +140,14 @@ def test_a_gif_is_a_clip(decoder: Decoder) -> None:
     drawn = [Image.fromarray(drawn_frame(number, 96, 64)) for number in range(6)]
     data = encoded(np.asarray(drawn[0]), "GIF", save_all=True, append_images=drawn[1:], duration=120)
     assert numbers_of(shown(decoder.clips([clip_request(data)])[0])) == list(range(6))
+
+
+@DECODERS
+def test_frames_of_two_sizes(decoder: Decoder) -> None:
+    first, second = Drawn(form="mpegts", frames=8), Drawn(width=128, height=96, frames=8)
+    data = first.encoded() + remuxed(second.encoded(), form="mpegts", later_s=Fraction(1))
+    frames = shown(decoder.clips([clip_request(data, frames=16)])[0])
+    assert numbers_of(frames) == [*range(8), *range(8)] and max(map(color_error, frames)) < 6
 
 
 @DECODERS

@@ -125,8 +125,10 @@ class DaliDecoder:
             plain = is_plain_clip(video, GPU_CODECS) and has_own_decoder(size[1]) if self._gpu else is_plain_clip(video, CPU_CODECS)
             if plain:
                 return _Work(place=place, request=request, source=Source.CLIP, item=_coded(request.data, indices, size, request.transform))
-            item = _decoded(read_frames(video, indices), request.transform)
-            return _Work(place=place, request=request, source=Source.FRAMES, item=item)
+            frames = read_frames(video, indices)
+        if len({frame.shape for frame in frames}) > 1:  # joined of clips of several sizes; a graph takes one array
+            return self._rest.clips([request])[0]
+        return _Work(place=place, request=request, source=Source.FRAMES, item=_decoded(frames, request.transform))
 
     def _run(self, batch: "Sequence[_Work[Request]]") -> "Iterator[tuple[_Work[Request], torch.Tensor | None]]":
         """Those of one source and resolution, each with its tensor, or with None where DALI cannot decode it."""

@@ -6,11 +6,13 @@ import warnings
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from megatron_mplug2.data.bad_media import MAX_PIXELS, BadMedia
 from megatron_mplug2.data.decoding.contract import PictureRequest
 
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_BITS, _MOST_BITS = 258, 16  # TIFF 6.0, BitsPerSample
 _DRAFT = 2
 """A large JPEG is decoded at a half, a quarter or an eighth, but at no less than so many times the size that is needed."""
 
@@ -31,6 +33,8 @@ def read_picture(request: PictureRequest) -> Image.Image:
             image.draft("RGB", (needed, needed))
             if image.width * image.height > MAX_PIXELS:
                 raise BadMedia(f"{image.width}x{image.height} pixels are too large")
+            if _is_measured(image):
+                raise BadMedia("its levels are real numbers or have 32 bits, and nothing says which is white")
             return _rgb(_upright(image))
     except BadMedia:
         raise
@@ -38,6 +42,12 @@ def read_picture(request: PictureRequest) -> Image.Image:
         raise BadMedia("not a readable picture: of no known format") from None
     except Exception as error:  # PIL's readers raise whatever a damaged file leads them to
         raise BadMedia(f"not a readable picture: {str(error) or type(error).__name__}") from None
+
+
+def _is_measured(image: Image.Image) -> bool:
+    """Whether it holds measurements rather than levels from black to white. (PIL's mode "I" is of 16 bits in all formats but TIFF.)"""
+    bits = image.tag_v2.get(_BITS, (1,)) if isinstance(image, TiffImageFile) else (1,)
+    return image.mode == "F" or max(bits) > _MOST_BITS
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -16,6 +16,7 @@ from megatron_mplug2.data.decode import FULL_VIEW, decode_video
 from megatron_mplug2.data.decoding.pixels import normalised
 from megatron_mplug2.data.probing import clip_facts
 from megatron_mplug2.errors import UserError
+from tests.data.clips import Drawn
 from tests.data.media import gradient, grey_clip
 from tests.data_tools.stages.corpora import grey_steps, levels, noise_clip, turned
 
@@ -129,6 +130,14 @@ def test_turned_clips_become_upright() -> None:
         assert (frame.width, frame.height, frame.rotation) == (96, 128, 0)
     before, after = (decode_video(data, 1, 32, FULL_VIEW, None) for data in (clip, anew))
     assert float((normalised(before) - normalised(after)).abs().mean()) < 0.04
+
+
+def test_a_turn_that_is_not_quite_a_quarter() -> None:
+    clip = Drawn(turned=89.999, frames=2).encoded()
+    anew = encode_clip(clip, Recipe(crf=10))
+    assert (clip_facts(clip).width, clip_facts(clip).height) == (clip_facts(anew).width, clip_facts(anew).height) == (64, 96)
+    before, after = (decode_video(data, 1, 32, FULL_VIEW, None) for data in (clip, anew))
+    assert float((normalised(before) - normalised(after)).abs().mean()) < 0.2
 
 
 @pytest.mark.parametrize("encoder", [Encoder.X264, Encoder.X265])

@@ -122,6 +122,8 @@ def test_pictures_that_cannot_be_read() -> None:
         with pytest.raises(BadMedia):
             shrink_picture(bad, 40)
     assert shrink_picture(whole, 90) is None
+    with pytest.raises(BadMedia, match="1x83333 pixels it cannot be written as JPEG"):
+        shrink_picture(encoded(np.zeros((250_000, 3), np.uint8), "PNG"), 1)
 
 
 @needs_shared
