@@ -15,7 +15,9 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path, PurePath
+from tokenize import TokenError
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -159,7 +161,7 @@ class _Folder:
             self.index = np.load(self.files.on_disk(INDEX, self.header.index_sha256), mmap_mode="r")
         except OSError as error:
             raise UserError(f"{name}/{INDEX} cannot be read: {error}") from None
-        except (ValueError, KeyError, TypeError, EOFError) as error:
+        except (ValueError, KeyError, TypeError, EOFError, TokenError, BadZipFile) as error:
             raise UserError(f"{name} is not readable as a corpus ({error}): make it anew with `mplug2 data shard`") from None
         if self.index.dtype != ROW or self.index.shape != (self.header.samples,):
             raise UserError(f"{name}/{INDEX} does not fit {MANIFEST}: make the folder anew with `mplug2 data shard`")

@@ -24,7 +24,8 @@ from megatron_mplug2.data.substitution import Fault
 from megatron_mplug2.errors import BrokenDataError
 
 ATTEMPTS = 16
-"""Substitutes that are tried for one position: with a twentieth of the samples bad, all of them are in one case of 10^20."""
+"""Substitutes of the same dataset that are tried for one position: with a twentieth of the samples bad, all of them are in one case of
+10^20."""
 RETRY_PAUSES_S = (0.1, 0.4)
 """Pauses before a read that failed is tried again."""
 FEWEST_SEEN = 100
@@ -46,11 +47,12 @@ class BadSample(Exception):  # noqa: N818 (a sample's property, found while read
 
 
 def candidates(order: Order, *, seed: int, task: Task, start: int, global_batch: int, position: int) -> Iterator[int]:
-    """Substitutes for a position of the global batch that begins at `start`, best first, ATTEMPTS at most: of the same dataset, and none
-    in the global batch.
+    """Substitutes for a position of the global batch that begins at `start`, best first.
 
-    The positions of a global batch take turns in one keyed permutation of the rest of the dataset, so no two get the same sample before
-    the rest is used up.
+    ATTEMPTS at most are of the same dataset and none of them in the global batch. Its positions take turns in one keyed permutation of the
+    rest of the dataset, so no two get the same sample before the rest is used up. Where the rest has fewer than ATTEMPTS samples, which may
+    all be bad or none, as many follow from the stream's other datasets, found in the same way, and from the batch itself: a sample that
+    comes twice skews a batch less than a run that ends.
     """
     drawn = order.at(np.arange(start, start + global_batch)).indices
     place = position - start
@@ -58,15 +60,26 @@ def candidates(order: Order, *, seed: int, task: Task, start: int, global_batch:
     batch = np.unique(drawn[(drawn >= dataset.start) & (drawn < dataset.stop)]) - dataset.start
     permutation = Permutation(len(dataset), Purpose.SUBSTITUTE, seed, task, start)
     rest = len(dataset) - len(batch)
-    turns = chain(range(place, rest, global_batch), range(place % max(rest, 1), rest), range(rest))
-    for turn in islice(turns, ATTEMPTS):
+    for turn in islice(_turns(place, rest, global_batch), ATTEMPTS):
         yield dataset[_other(permutation, batch, turn, len(dataset))]
+    if rest < ATTEMPTS:
+        of_others = Permutation(order.size, Purpose.SUBSTITUTE, seed, task, start, "other datasets")
+        passed_over = np.union1d(np.arange(dataset.start, dataset.stop), drawn)
+        turns = _turns(place, order.size - len(passed_over), global_batch)
+        others = (_other(of_others, passed_over, turn, order.size) for turn in turns)
+        following = np.roll(drawn, -place)
+        yield from islice(chain(others, following[following != drawn[place]].tolist()), ATTEMPTS)
 
 
-def _other(permutation: Permutation, batch: Int64s, turn: int, size: int) -> int:
-    """Number `turn` of a permutation's elements that are not in the batch."""
-    elements = permutation(np.arange(min(turn + len(batch) + 1, size)))
-    return int(elements[~np.isin(elements, batch)][turn])
+def _turns(place: int, rest: int, global_batch: int) -> Iterator[int]:
+    """Places in the permutation of `rest` samples that one place of the batch takes, some of them again at the end."""
+    return chain(range(place, rest, global_batch), range(place % max(rest, 1), rest), range(rest))
+
+
+def _other(permutation: Permutation, without: Int64s, turn: int, size: int) -> int:
+    """Number `turn` of a permutation's elements that are not in `without`."""
+    elements = permutation(np.arange(min(turn + len(without) + 1, size)))
+    return int(elements[~np.isin(elements, without)][turn])
 
 
 _pauses: ContextVar[Sequence[float]] = ContextVar("pauses", default=RETRY_PAUSES_S)

@@ -4,6 +4,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+_MOST_SHOWN = 40
+"""Characters of a wrong value in a message."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
@@ -58,16 +61,16 @@ class Record:
     @staticmethod
     def from_fields(fields: dict[str, Any]) -> "Record":
         """From `asdict`'s fields as JSON has them; what is not there is empty. Raises as `from_json`."""
-        span = fields.get("span_s")
+        span, label = fields.get("span_s"), fields.get("label")
         return Record(
-            captions=tuple(fields["captions"]),
-            questions=tuple(Question(**question | {"answers": tuple(question.get("answers", ()))}) for question in fields["questions"]),
-            text=fields.get("text", ""),
-            second_text=fields.get("second_text", ""),
-            label=fields.get("label"),
-            regions=tuple(_region(region) for region in fields.get("regions", ())),
-            span_s=None if span is None else (float(span[0]), float(span[1])),
-            attributes=dict(fields["attributes"]),
+            captions=_texts(fields["captions"]),
+            questions=tuple(map(_question, fields["questions"])),
+            text=_text(fields.get("text", "")),
+            second_text=_text(fields.get("second_text", "")),
+            label=None if label is None else _text(label),
+            regions=tuple(map(_region, fields.get("regions", ()))),
+            span_s=None if span is None else (_number(span[0]), _number(span[1])),
+            attributes={name: _text(value) for name, value in dict(fields["attributes"]).items()},
         )
 
 
@@ -79,6 +82,35 @@ def json_of(data: bytes) -> Any:
         raise ValueError("brackets too deep") from None
 
 
+def _question(fields: dict[str, Any]) -> Question:
+    texts = {name: _text(value) for name, value in fields.items() if value is not None and name != "answers"}
+    return Question(**texts, answers=_texts(fields.get("answers", ())))
+
+
 def _region(fields: dict[str, Any]) -> Region:
-    left, upper, width, height = map(float, fields["box"])
-    return Region(box=(left, upper, width, height), phrases=tuple(fields["phrases"]))
+    left, upper, width, height = map(_number, fields["box"])
+    return Region(box=(left, upper, width, height), phrases=_texts(fields["phrases"]))
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list | tuple):
+        raise TypeError(f"{_shown(values)} where a list of texts should be")
+    return tuple(map(_text, values))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{_shown(value)} where a text should be")
+    return value
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{_shown(value)} is too large") from None
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "..."

@@ -38,7 +38,7 @@ class RemoteFiles:
             raise _unwritable(cache_folder, error) from None
 
     def whole(self, name: str) -> bytes:
-        content: bytes = self._asked(name, lambda path: self._files.cat_file(path))
+        content: bytes = retried(lambda: self._asked(name, lambda path: self._files.cat_file(path)))
         return content
 
     def on_disk(self, name: str, sha256: str) -> Path:

@@ -4,6 +4,7 @@ A copy is named by its SHA-256, is checked before it gets that name, and serves 
 """
 
 import ctypes
+import errno
 import hashlib
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -21,12 +23,14 @@ from megatron_mplug2.data.tar_files import LocalFiles, Shard, TarFiles
 
 TOLD_EVERY_S = 30.0
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+_DAMAGE = (None, errno.EIO)
+"""Of errors that are the copy's fault for all who read it: it ends early, or lies on a bad spot of the disk."""
 
 Tars = Sequence[tuple[TarFiles, Shard]]
 
 
 class StagedFiles:
-    """Reads a tar's copy where there is one, else its origin."""
+    """Reads a tar's copy where there is one that can be read, else its origin."""
 
     def __init__(self, origin: TarFiles, folder: Path) -> None:
         self.origin = origin
@@ -43,7 +47,12 @@ class StagedFiles:
         try:
             return self._copies.read(replace(shard, name=_name(shard)), offset, size)
         except FileNotFoundError:
-            return self.origin.read(shard, offset, size)
+            pass
+        except OSError as error:
+            if error.errno in _DAMAGE:
+                with suppress(OSError):  # a disk that takes no writes any more, a copy of another user
+                    (self._folder / _name(shard)).unlink()
+        return self.origin.read(shard, offset, size)
 
     def chunks(self, shard: Shard) -> Iterator[bytes]:
         return self.origin.chunks(shard)
@@ -72,11 +81,11 @@ def start_staging(tars: Tars, folder: Path) -> ForkProcess:
 
 
 def stage(tars: Tars, folder: Path) -> None:
-    """Copies the tars that lack, telling on stderr how far it is. A tar that cannot be read is left out; at the first write that fails,
-    as on a full disk, it ends: tars without a copy are read from where they are."""
+    """Copies the tars that lack or are cut, telling on stderr how far it is. A tar that cannot be read is left out; at the first write that
+    fails, as on a full disk, it ends: tars without a copy are read from where they are."""
     progress = _Progress(tars, folder)
     for files, shard in tars:
-        if not (folder / _name(shard)).exists():
+        if not _is_whole(folder / _name(shard), shard):
             try:
                 reason = _copy(files, shard, folder)
             except _CannotWriteError as error:
@@ -115,6 +124,14 @@ def _name(shard: Shard) -> str:
     return f"{shard.sha256}.tar"
 
 
+def _is_whole(copy: Path, shard: Shard) -> bool:
+    """By its size. Bytes that have changed are found where they are read."""
+    try:
+        return copy.is_file() and copy.stat().st_size == shard.size and os.access(copy, os.R_OK)
+    except OSError:
+        return False
+
+
 def _copy(files: TarFiles, shard: Shard, folder: Path) -> str | None:
     """Why there is no copy; None where there is one. Raises _CannotWriteError."""
     free = shutil.disk_usage(folder).free
@@ -124,13 +141,21 @@ def _copy(files: TarFiles, shard: Shard, folder: Path) -> str | None:
     try:
         if _write(files, shard, part) != shard.sha256:
             return "its SHA-256 is not that of the manifest"
-        part.replace(folder / _name(shard))
+        return _named(part, folder / _name(shard))
     except _CannotReadError as error:
         return str(error)
     except OSError as error:
         raise _CannotWriteError(error.strerror or str(error)) from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def _named(part: Path, copy: Path) -> str | None:
+    """As `_copy`. What cannot be put aside is in the way of this copy alone: a folder, or a file of another user."""
+    try:
+        part.replace(copy)
+    except OSError as error:
+        return f"{copy} is in the way: {error.strerror}"
     return None
 
 
@@ -141,6 +166,8 @@ def _write(files: TarFiles, shard: Shard, part: Path) -> str:
         while chunk := _next(chunks):
             digest.update(chunk)
             file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())  # a loss of power must not leave the name without the bytes
     return digest.hexdigest()
 
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,10 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 
+from megatron_mplug2.config.data import DatasetConfig
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.data.interleave import training_order
 from megatron_mplug2.data.ledger import LEDGER, Ledger
 from megatron_mplug2.data.loader import Loader
 from megatron_mplug2.data.manifest import Manifest, MediaKind
@@ -113,8 +117,68 @@ def test_a_bad_corpus_stops_the_run(tmp_path: Path, workers: int) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_batch_with_no_other_sample_left(tmp_path: Path) -> None:
-    config = config_of(make_corpus(tmp_path / "corpus", bad=(1,), size=8), tmp_path / "run")
+def in_all_layouts(config_with: Callable[..., RunConfig]) -> list[list[int]]:
+    """The ids of a run, which are the same over workers, data-parallel ranks and a resume from each of its steps."""
+    whole = ids_of(make_loader(config_with(training__microbatch=8)))
+    assert whole == ids_of(make_loader(config_with(training__microbatch=8, data__workers=2)))
+    ranks = [ids_of(make_loader(config_with(training__microbatch=2), rank, 4)) for rank in range(4)]
+    assert whole == [[*chain.from_iterable(parts)] for parts in zip(*ranks, strict=True)]
+    first = make_loader(config_with(training__microbatch=8))
+    for step, _ in enumerate(first):
+        resumed = make_loader(config_with(training__microbatch=8), start_step=step + 1, state=first.state_after(step))
+        assert whole[step + 1 :] == ids_of(resumed)
+    return whole
+
+
+def in_use(ids: list[list[int]], planned: list[list[int]], bad: set[int]) -> list[int]:
+    """What took the places of the bad ones, where all others are as planned."""
+    assert all(
+        one == wanted for row, plan in zip(ids, planned, strict=True) for one, wanted in zip(row, plan, strict=True) if wanted not in bad
+    )
+    return [one for row, plan in zip(ids, planned, strict=True) for one, wanted in zip(row, plan, strict=True) if wanted in bad]
+
+
+@pytest.mark.parametrize("size", [5, 8, 9])
+def test_a_dataset_no_larger_than_the_batch(tmp_path: Path, size: int) -> None:
+    """Good samples of the batch come twice."""
+    corpus = make_corpus(tmp_path / "corpus", bad=(1, 4), size=size)
+    ids = in_all_layouts(lambda **changes: config_of(corpus, tmp_path / "run", **changes))
+    replaced = in_use(ids, planned_ids(size), {1, 4})
+    assert replaced and not set(replaced) & {1, 4} and len(set(replaced)) > 1
+
+
+def test_a_small_dataset_of_a_mixture(tmp_path: Path) -> None:
+    """Samples of the other dataset take the places of its bad one where all of it is in the batch; none of them is in the batch too."""
+    corpus = make_corpus(tmp_path / "corpus", bad=(), size=60)
+    write_stream(corpus / "small", MediaKind.IMAGE, [pair(100 + n, b"damaged" if n == 2 else picture(100 + n)) for n in range(5)])
+    mixed = [{"folder": str(corpus / "image_text"), "weight": 1}, {"folder": str(corpus / "small"), "weight": 3}]
+    ids = in_all_layouts(lambda **changes: config_of(corpus, tmp_path / "run", data__train={"image_text": mixed}, **changes))
+    datasets = [DatasetConfig.model_validate(one) for one in mixed]
+    order = training_order(seed=5, task=Task.IMAGE_TEXT, datasets=datasets, sizes=[60, 5])
+    planned = order.at(np.arange(80)).indices.reshape(10, 8).tolist()
+    replaced = in_use(ids, planned, {62})
+    assert sum(one < 60 for one in replaced) > 3
+    for row, plan in zip(ids, planned, strict=True):
+        assert not {one for one, wanted in zip(row, plan, strict=True) if wanted == 62} & set(plan)
+
+
+def test_a_storage_fault_of_a_small_dataset_is_repeated_on_a_resume(tmp_path: Path) -> None:
+    """By the checkpoint, and by the ledger for what came after it."""
+    intact, corpus = (make_corpus(tmp_path / name, bad=(), size=6) for name in ("intact", "corpus"))
+    config = config_of(corpus, tmp_path / "run", training__microbatch=8)
+    storage_fault(corpus, 2)
+    loader = make_loader(config, ledger=Ledger(config.run_dir))
+    steps = iter(loader)
+    begun = [next(steps)[1][0].sample_ids.tolist() for _ in range(5)]
+    restore(corpus, intact)
+    assert not any(2 in row for row in begun) and loader.substituted_after(4) == sum(row.count(2) for row in planned_ids(6)[:5])
+    resumed = make_loader(config, start_step=2, state=loader.state_after(1), ledger=Ledger(config.run_dir))
+    again = ids_of(resumed)
+    assert again[:3] == begun[2:] and again[3:] == planned_ids(6)[5:]
+
+
+def test_a_sample_without_any_other(tmp_path: Path) -> None:
+    config = config_of(make_corpus(tmp_path / "corpus", bad=(0,), size=1), tmp_path / "run")
     with pytest.raises(UserError, match="so are all 0 samples"):
         next(iter(make_loader(config)))
 

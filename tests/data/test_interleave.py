@@ -78,3 +78,19 @@ def test_substitutes_are_of_the_same_dataset_and_never_in_the_batch() -> None:
             found = set(candidates(order, seed=5, task=Task.IMAGE_TEXT, start=start, global_batch=32, position=start + place))
             assert found and not found & set(drawn)
             assert {one < 60 for one in found} == {index < 60}
+
+
+def test_a_dataset_that_is_used_up_takes_substitutes_of_the_others() -> None:
+    """Then of the batch, where the others have few."""
+    for large, reaches_the_batch in ((60, False), (12, True)):
+        order = make_order((large, 1.0, 1), (5, 3.0, 1))
+        drawn = order.at(np.arange(32)).indices.tolist()
+        places = [place for place, index in enumerate(drawn) if index >= large]
+        found = [list(candidates(order, seed=5, task=Task.IMAGE_TEXT, start=0, global_batch=32, position=place)) for place in places]
+        left = set(range(large)) - set(drawn)
+        for place, ones in zip(places, found, strict=True):
+            tried = [one in left for one in ones]
+            assert tried == sorted(tried, reverse=True) and drawn[place] not in ones
+            assert all(tried) is not reaches_the_batch
+        firsts = [ones[0] for ones in found]
+        assert len(set(firsts)) == len(firsts) or reaches_the_batch, "positions take turns"

@@ -163,8 +163,12 @@ def test_kinds_do_not_mix(tmp_path: Path) -> None:
         Manifest.load_all([write(tmp_path / "a", range(2)), write(tmp_path / "b", range(2), MediaKind.IMAGE)])
 
 
+UNCLOSED = b"\x93NUMPY\x01\x00\x10\x00{'descr': ('<i8',"
+"""An index whose header does not end."""
+
+
 @pytest.mark.parametrize("name", [MANIFEST, INDEX])
-@pytest.mark.parametrize("contents", [b"", b"{}", b'{"version": 99}', b"\x93NUMPY"])
+@pytest.mark.parametrize("contents", [b"", b"{}", b'{"version": 99}', b"\x93NUMPY", b"PK\x03\x04", UNCLOSED])
 def test_damaged_manifest(tmp_path: Path, name: str, contents: bytes) -> None:
     (write(tmp_path / "a", range(2)) / name).write_bytes(contents)
     with pytest.raises(UserError, match="a is not readable as a corpus"):

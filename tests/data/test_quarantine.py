@@ -37,11 +37,14 @@ def event(position: int, attempt: int = 1, fault: Fault = Fault.CONTENT, reason:
 
 
 @pytest.mark.parametrize("size", [20, 100, 5000])
-def test_substitutes_are_never_in_the_batch(size: int) -> None:
+def test_substitutes_are_not_in_the_batch_while_others_are_left(size: int) -> None:
     for start in (0, 16, size - 5):  # the last reaches over the end of an epoch
-        batch = Sampler(seed=0, task=Task.TEXT, size=size).at(np.arange(start, start + 16)).indices.tolist()
+        batch = set(Sampler(seed=0, task=Task.TEXT, size=size).at(np.arange(start, start + 16)).indices.tolist())
         for position in range(start, start + 16):
-            assert not set(find(size, start, position)) & set(batch)
+            found = find(size, start, position)
+            outside = [one not in batch for one in found]
+            assert outside == sorted(outside, reverse=True) and set(found) - batch, "those of the batch come last"
+            assert all(outside) or len(set(found) - batch) == size - len(batch) < ATTEMPTS
 
 
 def test_positions_of_a_batch_get_different_substitutes() -> None:
@@ -49,9 +52,22 @@ def test_positions_of_a_batch_get_different_substitutes() -> None:
     assert len({one for row in found for one in row}) == 16 * ATTEMPTS
 
 
-def test_small_streams_try_all_that_is_left() -> None:
-    assert all(set(find(20, 0, position)) == set(find(20, 0, 0)) for position in range(16)) and len(set(find(20, 0, 0))) == 4
-    assert find(16, 0, 3) == []
+def test_small_streams_try_all_that_is_left_and_then_the_batch() -> None:
+    batch = Sampler(seed=0, task=Task.TEXT, size=20).at(np.arange(16)).indices.tolist()
+    left = set(range(20)) - set(batch)
+    for position in range(16):
+        found = find(20, 0, position)
+        tried = len(found) - 15
+        assert set(found[:tried]) == left
+        assert found[tried:] == batch[position + 1 :] + batch[:position], "the batch's next, and never the bad one itself"
+    assert len({find(16, 0, position)[0] for position in range(16)}) == 16
+    assert find(1, 0, 3) == []
+
+
+def test_the_candidates_of_the_rest_are_kept() -> None:
+    """Recorded substitutions are repeated by their number among the candidates."""
+    assert find(5000, 32, 40)[:4] == [1044, 2815, 1869, 4223]
+    assert find(20, 0, 3)[:6] == [5, 5, 13, 19, 10, 5]
 
 
 def test_substitutes_are_a_function_of_seed_and_position() -> None:

@@ -81,6 +81,14 @@ def test_a_transient_fault_is_retried(corpus: Path, tmp_path: Path, server: Rang
     assert server.failures == 0 and loader.state_after(5).substituted == 0
 
 
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_transient_fault_at_the_start_is_retried(corpus: Path, tmp_path: Path, server: RangeServer, failures: int) -> None:
+    """The first requests are for `manifest.json`."""
+    server.failures = failures
+    manifest = Manifest.load_all([f"{server.url}/text"], storage(tmp_path / "cache"))
+    assert len(manifest) == len(Manifest.load(corpus / "text")) and server.failures == 0
+
+
 def test_a_damaged_block_is_fetched_anew(corpus: Path, tmp_path: Path, server: RangeServer) -> None:
     manifest = Manifest.load_all([f"{server.url}/image_text"], storage(tmp_path / "cache"))
     expected = Manifest.load(corpus / "image_text")

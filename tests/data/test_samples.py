@@ -223,11 +223,13 @@ def overwrite(folder: Path, found: bytes, replaced: bytes) -> None:
 
 class Odd(Record):
     def to_json(self) -> bytes:
-        return b'{"captions": 3}'
+        return self.text.encode()
 
 
-def test_a_record_of_another_form_is_bad_content(tmp_path: Path) -> None:
-    reading = Reading(tmp_path, MediaKind.IMAGE, Task.IMAGE_TEXT, [Sample(key="odd", media=picture(0), record=Odd(attributes={}))])
+@pytest.mark.parametrize("fields", ['{"captions": 3}', '{"captions": [7], "questions": [], "attributes": {}}'])
+def test_a_record_of_another_form_is_bad_content(tmp_path: Path, fields: str) -> None:
+    odd = Sample(key="odd", media=picture(0), record=Odd(text=fields, attributes={}))
+    reading = Reading(tmp_path, MediaKind.IMAGE, Task.IMAGE_TEXT, [odd])
     with pytest.raises(BadSample, match="damaged record"):
         reading.pair()
 

@@ -87,6 +87,52 @@ def test_a_copy_that_was_damaged_later_is_dropped(folders: list[Path], tmp_path:
     assert manifest.media(2) == expected and not copy.exists()
 
 
+def cut(copy: Path) -> None:
+    copy.write_bytes(copy.read_bytes()[: copy.stat().st_size // 2])
+
+
+def emptied(copy: Path) -> None:
+    copy.write_bytes(b"")
+
+
+def made_a_loop(copy: Path) -> None:
+    """No user can open it, the superuser neither."""
+    copy.unlink()
+    copy.symlink_to(copy.name)
+
+
+def made_a_folder(copy: Path) -> None:
+    copy.unlink()
+    copy.mkdir()
+
+
+@pytest.mark.parametrize("spoil", [cut, emptied, made_a_loop, made_a_folder])
+def test_a_copy_that_cannot_be_read_gives_way_to_its_origin(
+    folders: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], spoil: Callable[[Path], None]
+) -> None:
+    manifest = load(folders, tmp_path / "fast")
+    expected = [manifest.media(i) for i in range(10)]
+    stage(manifest.tars, tmp_path / "fast")
+    first, second = (tmp_path / "fast" / f"{shard.sha256}.tar" for _, shard in manifest.tars)
+    spoil(first)
+    second.unlink()
+    assert [load(folders, tmp_path / "fast").media(i) for i in range(10)] == expected
+    assert spoil not in (cut, emptied) or not first.exists(), "dropped"
+    stage(manifest.tars, tmp_path / "fast")
+    assert second.stat().st_size == manifest.tars[1][1].size
+    told = capfd.readouterr().err
+    assert first.is_file() or f"leaves out 00000.tar ({first} is in the way: Is a directory)" in told
+
+
+def test_a_cut_copy_is_copied_anew(folders: list[Path], tmp_path: Path) -> None:
+    manifest = load(folders, tmp_path / "fast")
+    stage(manifest.tars, tmp_path / "fast")
+    copy = tmp_path / "fast" / f"{manifest.tars[0][1].sha256}.tar"
+    cut(copy)
+    stage(manifest.tars, tmp_path / "fast")
+    assert copy.stat().st_size == manifest.tars[0][1].size
+
+
 def test_a_folder_that_cannot_be_made_is_told(folders: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("in the way")
     process = start_staging(load(folders, tmp_path / "fast").tars, tmp_path / "file" / "fast")
