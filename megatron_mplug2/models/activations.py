@@ -94,10 +94,10 @@ def _text_block(rank: _Rank, length: int, rows: int) -> float:
     return attention + rank.stream(length, rows, rank.hidden) + ffn
 
 
-def _text_cross(rank: _Rank, length: int, rows: int, memory: int) -> float:
-    """Cross-attention to `memory` tokens a row, in a block, with what the norm before it gives; without the memory itself."""
+def _text_cross(rank: _Rank, length: int, rows: int, memory: int, memory_rows: int) -> float:
+    """Cross-attention to [memory, memory_rows], in a block, with what the norm before it gives; without the memory itself."""
     queries = 2 * rank.split(length, rows, rank.hidden) + rank.stream(length, rows, rank.hidden)
-    return queries + 2 * rank.split(memory, rows, rank.hidden) + _added_and_normed(rank, length, rows)
+    return queries + 2 * rank.split(memory, memory_rows, rank.hidden) + _added_and_normed(rank, length, rows)
 
 
 @singledispatch
@@ -162,7 +162,7 @@ def _universal(unit: UniversalUnit, shape: BatchShape, rank: _Rank) -> float:
         return text
     queries, visual, batch = rank.config.model.text.queries, shape.visual_length, shape.samples
     stream, memory = (visual, queries) if unit.last else (queries, visual)
-    vision = _text_block(rank, stream, batch) + _text_cross(rank, stream, batch, memory)
+    vision = _text_block(rank, stream, batch) + _text_cross(rank, stream, batch, memory, batch)
     if unit.first:
         vision += rank.stream(queries, batch, rank.hidden)
     if unit.last:
@@ -174,17 +174,21 @@ def _universal(unit: UniversalUnit, shape: BatchShape, rank: _Rank) -> float:
 def _fusion(unit: FusionUnit, shape: BatchShape, rank: _Rank) -> float:
     length, rows = shape.text_length, shape.fused_rows
     gathered = 0 if unit.index else rank.stream(length, rows, rank.hidden)
-    return gathered + _text_block(rank, length, rows) + _text_cross(rank, length, rows, shape.visual_length)
+    # Keys and values of each picture, and again of the negative ones.
+    memories = shape.samples + shape.negative_pictures
+    # Queries side by side, and what attention gives before all rows have their order again.
+    beside = rank.split(length, 2 * rows - shape.negative_pictures, rank.hidden)
+    return gathered + _text_block(rank, length, rows) + _text_cross(rank, length, rows, shape.visual_length, memories) + beside
 
 
 @_kept.register
 def _decoder_layer(unit: DecoderLayerUnit, shape: BatchShape, rank: _Rank) -> float:
     length, rows = shape.target_length, shape.decoder_rows
     if shape.task is Task.TEXT:
-        return _text_block(rank, length, rows) + _text_cross(rank, length, rows, shape.text_length)
+        return _text_block(rank, length, rows) + _text_cross(rank, length, rows, shape.text_length, rows)
     # Every layer joins visual tokens and prompt anew.
     joined = rank.padded(shape.visual_length) + rank.padded(shape.text_length)
-    return _text_block(rank, length, rows) + _text_cross(rank, length, rows, joined) + rank.stream(joined, rows, rank.hidden)
+    return _text_block(rank, length, rows) + _text_cross(rank, length, rows, joined, rows) + rank.stream(joined, rows, rank.hidden)
 
 
 @_kept.register

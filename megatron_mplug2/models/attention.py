@@ -18,6 +18,15 @@ from megatron_mplug2.models.linear import ColumnParallelLinear, RowParallelLinea
 from megatron_mplug2.parallel.dropout import KeyedDropout
 
 
+@dataclass(frozen=True)
+class QueryGroup:
+    """Query rows next to each other, and the rows of the memory that they attend to."""
+
+    rows: int
+    memory_index: torch.Tensor | None
+    """[rows] int64; None: their own, as many query rows for each row of the memory, those of one next to each other."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AttentionMask:
     """Which keys a query attends to, and whose keys they are.
@@ -32,6 +41,11 @@ class AttentionMask:
     causal: bool = False
     memory_index: torch.Tensor | None = None
     """[b] int64, which batch row of the memory each query row attends to; None: its own. Projections are made once per memory row."""
+    groups: tuple[QueryGroup, ...] = ()
+    """In place of `memory_index`, where it is known which query rows attend to their own memory, and nothing but `length` hides keys.
+
+    At least one group does; its keys and values are not gathered.
+    """
 
     def for_queries(self, queries: int, device: torch.device) -> torch.Tensor | None:
         """The boolean mask for `scaled_dot_product_attention`, broadcastable to [b, heads, queries, sk]."""
@@ -55,8 +69,33 @@ class FusedDotProductAttention(nn.Module):
         mask = attention_mask
         if mask.length is not None and mask.length < key.shape[0]:
             key, value = key[: mask.length], value[: mask.length]
+        if mask.groups:
+            return self._by_groups(query, key, value, mask)
         if mask.memory_index is not None:
             key, value = select_rows(key, mask.memory_index), select_rows(value, mask.memory_index)
+        return self._attend(query, key, value, mask)
+
+    def _by_groups(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: AttentionMask) -> torch.Tensor:
+        """As `forward`: all rows of one memory side by side are more queries of it, in one attention; rows of others are in another."""
+        assert mask.keys is None and not mask.causal
+        parts = query.split([group.rows for group in mask.groups], 1)
+        own = [
+            part.unflatten(1, (key.shape[1], -1)).transpose(1, 2)  # [sq, rows of one memory, b', heads, width]
+            for part, group in zip(parts, mask.groups, strict=True)
+            if group.memory_index is None
+        ]
+        beside = self._attend(torch.cat(own, 1).flatten(0, 1), key, value, mask).unflatten(0, (query.shape[0], -1))
+        apart = iter(beside.split([part.shape[1] for part in own], 1))
+        attended = [
+            next(apart).transpose(1, 2).flatten(1, 2)
+            if group.memory_index is None
+            else self._attend(part, select_rows(key, group.memory_index), select_rows(value, group.memory_index), mask)
+            for part, group in zip(parts, mask.groups, strict=True)
+        ]
+        return torch.cat(attended, 1)
+
+    def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: AttentionMask) -> torch.Tensor:
+        """As `forward`, where b' is b."""
         q, k, v = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         allowed, probability = mask.for_queries(q.shape[2], q.device), 0.0
         if self._dropout > 0.0 and self._keyed.active:

@@ -9,7 +9,7 @@ import torch
 from megatron_mplug2.config.objectives import ObjectivesConfig
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.batch import PAD, Batch, PairBatch, TextBatch
-from megatron_mplug2.models.attention import AttentionMask
+from megatron_mplug2.models.attention import AttentionMask, QueryGroup
 from megatron_mplug2.models.shapes import BatchShape
 from megatron_mplug2.objectives.result import Objective
 from megatron_mplug2.parallel.sequence import SequenceShards
@@ -119,28 +119,32 @@ class Microbatch:
         return AttentionMask(keys=self.text_keys)
 
     @cached_property
-    def fused_rows(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows of TEXT and rows of VISUAL that make FUSED's 3b + kb pairs, or what of them an objective reads."""
+    def _fused_groups(self) -> tuple[tuple[torch.Tensor, torch.Tensor | None], ...]:
+        """Rows of TEXT and rows of VISUAL that make FUSED's 3b + kb pairs, or what of them an objective reads; None: the texts' own."""
         own = torch.arange(self.samples, device=self.text_tokens.device)
         instructions = torch.arange(self.first_texts, self.shape.text_rows, device=own.device)
-        asked = own.repeat_interleave(self.instructions)
+        asked = ((instructions, None),) if self.instructions else ()
         if not self.shape.pairs:
-            return instructions, asked
+            return asked
         assert self.contrast is not None
         negative_image = torch.where(self.contrast.image_for_text >= 0, self.contrast.image_for_text, own)
         negative_text = torch.where(self.contrast.text_for_image >= 0, self.contrast.text_for_image, own)
-        texts = torch.cat([own, own, negative_text, instructions])
-        images = torch.cat([own, negative_image, own, asked])
-        return texts, images
+        return (own, None), (own, negative_image), (negative_text, None), *asked
+
+    @cached_property
+    def fused_texts(self) -> torch.Tensor:
+        """[rows of FUSED] int64: the row of TEXT that each is made of."""
+        return torch.cat([texts for texts, _ in self._fused_groups])
 
     @cached_property
     def fused_mask(self) -> AttentionMask:
-        return AttentionMask(keys=self.text_keys.index_select(0, self.fused_rows[0]))
+        return AttentionMask(keys=self.text_keys.index_select(0, self.fused_texts))
 
     @cached_property
     def visual_mask(self) -> AttentionMask:
         """Fused pairs attending to the visual tokens of their picture."""
-        return AttentionMask(length=self.shape.visual_length, memory_index=self.fused_rows[1])
+        groups = tuple(QueryGroup(len(texts), images) for texts, images in self._fused_groups)
+        return AttentionMask(length=self.shape.visual_length, groups=groups)
 
     @cached_property
     def prompt_keys(self) -> torch.Tensor:

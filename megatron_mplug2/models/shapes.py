@@ -63,6 +63,11 @@ class BatchShape:
         return self.samples * (self.pairs + self.instructions)
 
     @property
+    def negative_pictures(self) -> int:
+        """Rows of FUSED whose picture is another sample's; every other text attends to its own."""
+        return self.samples if self.pairs else 0
+
+    @property
     def decoder_rows(self) -> int:
         return self.samples * self.instructions
 

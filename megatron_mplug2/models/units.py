@@ -12,6 +12,7 @@ from megatron_mplug2.models.attention import AttentionMask
 from megatron_mplug2.models.bert import BertEmbedding, BertLayer
 from megatron_mplug2.models.chain import IDLE, Flow, Origin, Streams, Unit
 from megatron_mplug2.models.context import ModelContext
+from megatron_mplug2.models.kernels import select_rows
 from megatron_mplug2.models.microbatch import Microbatch
 from megatron_mplug2.models.shapes import Stream
 from megatron_mplug2.models.universal import UniversalLayer
@@ -159,7 +160,7 @@ class FusionUnit(Unit):
         return Flow(reads=(Stream.FUSED if self.index else Stream.TEXT, Stream.VISUAL), writes=(Stream.FUSED,))
 
     def run(self, module: nn.Module, streams: Streams, micro: Microbatch) -> Streams:
-        fused = streams[Stream.FUSED] if self.index else streams[Stream.TEXT].index_select(1, micro.fused_rows[0])
+        fused = streams[Stream.FUSED] if self.index else select_rows(streams[Stream.TEXT].unsqueeze(2), micro.fused_texts).squeeze(2)
         out = module(fused, micro.fused_mask, streams[Stream.VISUAL], micro.visual_mask)
         return {Stream.FUSED: out}
 

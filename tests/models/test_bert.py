@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from megatron_mplug2.config.layout import LayoutConfig
-from megatron_mplug2.models.attention import AttentionMask
+from megatron_mplug2.models.attention import AttentionMask, QueryGroup
 from megatron_mplug2.models.bert import BertEmbedding, BertLayer
 from tests.models.build import Built, build, randomise
 from tests.models.test_universal import MODEL, TEXT
@@ -82,6 +82,26 @@ def _memory_rows(built: Built, layer: BertLayer) -> None:
 
 def test_rows_share_memories_and_see_their_own_part() -> None:
     _on_one_rank(_memory_rows)
+
+
+def _grouped_rows(built: Built, layer: BertLayer) -> None:
+    """Of one memory are row 0 and, next to each other, rows 4 and 5; of the other 1, 6 and 7; rows 2 and 3 say whose they want."""
+    x, memory = _random(LENGTH, 8, TEXT.hidden), _random(MEMORY, 2, TEXT.hidden)
+    groups = (QueryGroup(2, None), QueryGroup(2, torch.tensor([1, 0])), QueryGroup(4, None))
+    index = torch.tensor([0, 1, 1, 0, 0, 0, 1, 1])
+    masks = AttentionMask(groups=groups, length=7), AttentionMask(memory_index=index, length=7)
+    outs, gradients = [], []
+    with torch.enable_grad():
+        for mask in masks:
+            given = x.clone().requires_grad_(), memory.clone().requires_grad_()
+            outs.append(layer(given[0], EVERYTHING, given[1], mask))
+            gradients.append(torch.autograd.grad((outs[-1] ** 3).sum(), given))
+    assert torch.equal(*outs)
+    torch.testing.assert_close(*gradients)
+
+
+def test_rows_of_one_memory_attend_to_it_side_by_side() -> None:
+    _on_one_rank(_grouped_rows)
 
 
 def _no_memory(built: Built, layer: BertLayer) -> None:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from megatron_mplug2.config.layout import LayoutConfig
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.batch import moved
-from megatron_mplug2.models import attention, kernels
+from megatron_mplug2.models import attention, kernels, units
 from megatron_mplug2.objectives.result import Objective
 from megatron_mplug2.parallel.device import backend, device
 from megatron_mplug2.training.engine import Engine, make_engine
@@ -45,7 +45,8 @@ def test_as_with_torchs_kernels(engine: Engine, task: Task, monkeypatch: pytest.
     losses, gradients = _losses_and_gradients(engine, task)
     monkeypatch.setattr(kernels, "_has_own_kernels", lambda x: False)
     # Its backward is our own with either kernel.
-    monkeypatch.setattr(attention, "select_rows", lambda x, index: x.index_select(1, index))
+    for module in (attention, units):
+        monkeypatch.setattr(module, "select_rows", lambda x, index: x.index_select(1, index))
     plain_losses, plain_gradients = _losses_and_gradients(engine, task)
     assert losses == pytest.approx(plain_losses, rel=1e-5)
     largest = max(float(gradient.abs().max()) for gradient in plain_gradients.values())
