@@ -54,7 +54,7 @@ def plots(found: Sequence[Figure], scaling: Scaling) -> Iterator[Plot]:
     yield _bar_plot("tflops", "Model operations", "model TFLOP/s of one device", found, lambda each: each.measured.tflops)
     yield _bar_plot("memory", "Peak memory", "gigabytes (10⁹ bytes), rank with the most", found, lambda each: each.measured.memory_gb)
     communication = "meeting and gradient reduction, % of the step"
-    yield _bar_plot("communication", "Data-parallel communication", communication, found, lambda each: 100 * each.measured.communication)
+    yield _bar_plot("communication", "DP communication", communication, found, lambda each: 100 * each.measured.communication)
     if any(each.sent is not None for each in found):
         yield _plot("sent", "Sent by a rank in a step", _bars_height(found) + 0.5, lambda axes: _sent(axes, found))
 
@@ -175,6 +175,7 @@ def _sent(axes: Axes, found: Sequence[Figure]) -> None:
         if any(parts):
             axes.barh(range(len(found)), parts, left=left, height=0.62, color=color, label=label)
             left = [begin + part for begin, part in zip(left, parts, strict=True)]
+    axes.margins(x=0.05)
     _names(axes, found)
     axes.set_xlabel("megabytes (10⁶ bytes)", fontsize=9)
     if any(left):
