@@ -14,7 +14,8 @@ from data_tools.stages.digest import file_sha256
 from data_tools.stages.part import Part
 from data_tools.stages.rows import Rows
 from data_tools.stages.shard_texts import KINDS, ShardTexts
-from megatron_mplug2.data.manifest import INDEX, MANIFEST, ROW, Header, Shard, content_id
+from megatron_mplug2.data.index_row import ROW
+from megatron_mplug2.data.manifest import INDEX, MANIFEST, Header, Shard, content_id
 from megatron_mplug2.data.tar_files import LocalFiles
 from megatron_mplug2.errors import UserError
 

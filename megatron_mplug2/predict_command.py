@@ -1,7 +1,8 @@
 """The `mplug2 predict` command: what a trained model says about files."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,14 +13,23 @@ from megatron_mplug2.evaluation.generation.settings import Decoding, Mode
 
 if TYPE_CHECKING:
     from megatron_mplug2.config.schema import RunConfig
-    from megatron_mplug2.evaluation.predict import Fault, Model, Said
+    from megatron_mplug2.evaluation.choice import Choice
+    from megatron_mplug2.evaluation.inference import Inference
+    from megatron_mplug2.evaluation.media_files import Fault, Said
 
 _DEFAULT = Decoding()
 _PLACE = typer.Argument(
     metavar="RUN|CHECKPOINT|FOLDER", help="A run (its best or newest checkpoint), a checkpoint, or a folder of `mplug2 convert`"
 )
-_FILES = typer.Argument(metavar="FILE...", help="Pictures and clips")
-_QUESTION = typer.Option(help="Answer this about each file, instead of a caption")
+_FILES = typer.Argument(
+    metavar="FILE...",
+    help="Pictures and clips; of a run that judges pairs of pictures left, right, left, ...; "
+    "of one that classifies texts, files with one on each line, or two with a tab between",
+)
+_QUESTION = typer.Option(help="Answer this about each file, instead of a caption; of a run of entailment the sentence that is judged")
+_ANSWERS = typer.Option(
+    metavar="FILE", help="Choose among these answers, or classes, one on each line, also instead of a run's own classes"
+)
 _MODE = typer.Option(
     help="How words are chosen: as the released code does, with its quirks, where a folder is from a released file; else standard"
 )
@@ -29,11 +39,14 @@ _TOP_P = typer.Option(help="Draw among the fewest likeliest words that have this
 _SEED = typer.Option(help="Of the draws (sample)")
 _VOCAB = typer.Option(metavar="FILE", help="The vocabulary, if it is not where the run had it")
 
+_Work = Callable[["Inference"], None]
+
 
 def predict(
     place: Annotated[Path, _PLACE],
     files: Annotated[list[Path], _FILES],
     question: Annotated[str | None, _QUESTION] = None,
+    answers: Annotated[Path | None, _ANSWERS] = None,
     mode: Annotated[Mode | None, _MODE] = None,
     beams: Annotated[int, _BEAMS] = _DEFAULT.beams,
     temperature: Annotated[float, _TEMPERATURE] = _DEFAULT.temperature,
@@ -43,49 +56,81 @@ def predict(
 ) -> None:
     """Caption pictures and clips, or answer a question about them, on one CPU or GPU: a line for each file.
 
+    A run that was finetuned on a closed list of classes tells the likeliest of them with their probabilities, as its evaluation finds them;
+    so does any other with --answers.
+
     A file that cannot be read is told, and the others are done all the same; the exit status is then 2.
     """
     if question is not None and not question.strip():
         raise UserError("--question is empty: leave it out for a caption")
 
-    from megatron_mplug2.conversion.exported_model import is_exported
-    from megatron_mplug2.evaluation.predict import MediaFile, look_at
-    from megatron_mplug2.evaluation.predict import predict as told_by
+    from megatron_mplug2.conversion.exported_model import exported_config, is_exported
+    from megatron_mplug2.evaluation.choice import choice_of
+    from megatron_mplug2.evaluation.model import recorded_config
 
     exported = is_exported(place)
-    chosen = mode or (_mode_of(place) if exported else _DEFAULT.mode)
-    decoding = Decoding(mode=chosen, beams=beams, temperature=temperature, top_p=top_p, seed=seed)
-    told = _Told(len(files))
-    media: list[MediaFile] = []
-    for found in map(look_at, files):
-        if isinstance(found, MediaFile):
-            media.append(found)
-        else:
-            told.fault(found)
-    if media:
-        with_model = _with_exported_model if exported else _with_trained_model
-        with_model(place, vocab, decoding, lambda model: told.all(told_by(model, media, question)))
+    asked = Decoding(mode=mode or _DEFAULT.mode, beams=beams, temperature=temperature, top_p=top_p, seed=seed)
+    decoding = replace(asked, mode=_mode_of(place)) if exported and mode is None else asked
+    run = _alone(exported_config(place) if exported else recorded_config(place), vocab)
+    choice = choice_of(run, question, answers)
+    with_model = _with_exported_model if exported else _with_trained_model
+    if choice is None:
+        _speak(files, question, decoding, run, lambda work: with_model(place, run, work))
+    elif asked != _DEFAULT:
+        raise UserError(
+            "--mode, --beams, --temperature, --top-p and --seed are for free words, not for a choice from a list: leave them out"
+        )
+    else:
+        _choose(files, choice, lambda work: with_model(place, choice.run, work))
+
+
+def _speak(files: Sequence[Path], question: str | None, decoding: Decoding, run: "RunConfig", with_model: Callable[[_Work], None]) -> None:
+    from megatron_mplug2.evaluation.media_files import MediaFile, look_at
+    from megatron_mplug2.evaluation.predict import TrainedModel
+    from megatron_mplug2.evaluation.predict import predict as told_by
+
+    found = [look_at(file) for file in files]
+    told = _Told(len(found), "files")
+    told.faults(one for one in found if not isinstance(one, MediaFile))
+    if media := [one for one in found if isinstance(one, MediaFile)]:
+        with_model(lambda inference: told.all(told_by(TrainedModel(inference, run, decoding), media, question)))
+    told.end()
+
+
+def _choose(files: Sequence[Path], choice: "Choice", with_model: Callable[[_Work], None]) -> None:
+    from megatron_mplug2.evaluation.choice import Item
+    from megatron_mplug2.evaluation.choose import Chooser
+
+    found = list(choice.items(files))
+    told = _Told(len(found), choice.items_are)
+    told.faults(one for one in found if not isinstance(one, Item))
+    if items := [one for one in found if isinstance(one, Item)]:
+        with_model(lambda inference: told.all(Chooser(inference, choice).chosen(items)))
     told.end()
 
 
 class _Told:
-    """What goes to the terminal. Of a single file its text or its error alone, of several the name of each too."""
+    """What goes to the terminal. Of a single item its text or its error alone, of several the name of each too."""
 
-    def __init__(self, files: int) -> None:
-        self._files, self._faults = files, 0
+    def __init__(self, items: int, items_are: str) -> None:
+        self._items, self._items_are, self._faults = items, items_are, 0
 
     def all(self, found: "Iterable[Said | Fault]") -> None:
-        from megatron_mplug2.evaluation.predict import Said
+        from megatron_mplug2.evaluation.media_files import Said
 
         for one in found:
             if isinstance(one, Said):
-                typer.echo(one.text if self._files == 1 else f"{one.path}: {one.text}")
+                typer.echo(one.text if self._items == 1 else f"{one.name}: {one.text}")
             else:
-                self.fault(one)
+                self._fault(one)
 
-    def fault(self, fault: "Fault") -> None:
-        """Raises UserError where it is of the only file."""
-        if self._files == 1:
+    def faults(self, found: "Iterable[Fault]") -> None:
+        for one in found:
+            self._fault(one)
+
+    def _fault(self, fault: "Fault") -> None:
+        """Raises UserError where it is of the only item."""
+        if self._items == 1:
             raise UserError(str(fault))
         self._faults += 1
         typer.echo(str(fault), err=True)
@@ -93,37 +138,35 @@ class _Told:
     def end(self) -> None:
         """Raises UserError where there was a fault."""
         if self._faults:
-            raise UserError(f"{self._faults} of {self._files} files cannot be read (listed above)")
+            raise UserError(f"{self._faults} of {self._items} {self._items_are} cannot be read (listed above)")
 
 
-def _with_trained_model(place: Path, vocab: Path | None, decoding: Decoding, work: "Callable[[Model], None]") -> None:
+def _with_trained_model(place: Path, run: "RunConfig", work: _Work) -> None:
     """Calls `work` with the model of a checkpoint of ours, which needs Megatron-Core's one rank around it."""
     from launchers.local import launch
     from megatron_mplug2.evaluation import model
-    from megatron_mplug2.evaluation.predict import TrainedModel
 
     def on_its_rank(config: "RunConfig") -> None:
         inference, found = model.trained(config, place)
         for line in found.said:
             typer.echo(line, err=True)
-        work(TrainedModel(inference, config, decoding))
+        work(inference)
 
-    launch(_alone(model.recorded_config(place), vocab), on_its_rank)
+    launch(run, on_its_rank)
 
 
-def _with_exported_model(folder: Path, vocab: Path | None, decoding: Decoding, work: "Callable[[Model], None]") -> None:
+def _with_exported_model(folder: Path, run: "RunConfig", work: _Work) -> None:
     """The same with the weights of a folder that `mplug2 convert` wrote."""
     from launchers.local import launch
-    from megatron_mplug2.conversion.exported_model import exported_config, load_exported
+    from megatron_mplug2.conversion.exported_model import load_exported
     from megatron_mplug2.evaluation import model
-    from megatron_mplug2.evaluation.predict import TrainedModel
 
     def on_its_rank(config: "RunConfig") -> None:
         inference, weights = model.built(config)
         load_exported(folder, weights, inference.context.topology)
-        work(TrainedModel(inference, config, decoding))
+        work(inference)
 
-    launch(_alone(exported_config(folder), vocab), on_its_rank)
+    launch(run, on_its_rank)
 
 
 def _mode_of(folder: Path) -> Mode:

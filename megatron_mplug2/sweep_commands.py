@@ -81,7 +81,7 @@ def report(
     state = _looked_at(sweep)
     written = write_report(sweep, state, out or sweep.folder / "report")
     typer.echo(summary(sweep, state))
-    for line in columns([HEAD, *(cells(figure) for figure in figures(state.rows()))]):
+    for line in columns([HEAD, *(cells(figure) for figure in figures(state.points))]):
         typer.echo(line)
     typer.echo(f"wrote {written[0]} and {len(written) - 1} plots beside it")
 

@@ -22,7 +22,8 @@ from data_tools.texts import record_at
 from data_tools.verify import stream_folders
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.draws import Purpose
-from megatron_mplug2.data.manifest import FACTS, INDEX, MANIFEST, ROW, Header, Manifest
+from megatron_mplug2.data.index_row import FACTS, ROW
+from megatron_mplug2.data.manifest import INDEX, MANIFEST, Header, Manifest
 from megatron_mplug2.data.record import Record
 from megatron_mplug2.data.sampler import Permutation
 from megatron_mplug2.errors import UserError

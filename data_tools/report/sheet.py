@@ -7,9 +7,13 @@ from pathlib import Path
 from data_tools.report.contents import Pick
 from megatron_mplug2.config.data import DataConfig
 from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.data.coordinates import fault_of, in_square
 from megatron_mplug2.data.decode import FULL_VIEW, BadMedia, View, decode_image, decode_video
 from megatron_mplug2.data.draws import Purpose, SampleDraws
+from megatron_mplug2.data.probing import picture_facts
+from megatron_mplug2.data.record import Region
 from megatron_mplug2.data.samples import draw_view
+from megatron_mplug2.pages.boxes import BoxKind, DrawnBox, boxed
 from megatron_mplug2.pages.markup import shown
 from megatron_mplug2.pages.picture import levels, picture_source
 
@@ -35,7 +39,7 @@ class Sheet:
         return self._bytes >= MOST_BYTES
 
     def figures(self, picks: Sequence[Pick]) -> str:
-        """Each sample with its texts, in full view, a clip with its middle frames."""
+        """Each sample with its texts, in full view, a clip with its middle frames, a picture with the box of its first region."""
         return f'<div class="sheet">{"".join(self._figure(pick) for pick in picks if not self.full)}</div>'
 
     def views(self, picks: Sequence[Pick]) -> str:
@@ -56,6 +60,7 @@ class Sheet:
         record = pick.record
         texts = [*record.captions[:_SHOWN_CAPTIONS], record.text, *([record.label] if record.label else [])]
         texts += [f"{question.question} {question.answer}" for question in record.questions[:1]]
+        texts += [phrase for region in record.regions[:1] for phrase in region.phrases[:_SHOWN_CAPTIONS]]
         lines = "".join(f"<p><bdi>{shown(text)}</bdi></p>" for text in texts if text)
         strip = ""
         if pick.task is not Task.TEXT:
@@ -73,4 +78,12 @@ class Sheet:
         size = f'width="{SIDE}" height="{SIDE}"'
         tiles = "".join(f'<img src="{picture_source(levels(frame))}" {size} alt="">' for frame in decoded.unbind(1))
         self._bytes += len(tiles)
-        return tiles
+        return tiles if clip or view != FULL_VIEW or not pick.record.regions else _with_region(tiles, pick.record.regions[0], data)
+
+
+def _with_region(picture: str, region: Region, data: bytes) -> str:
+    """The picture with the region's box, where that lies in it. Raises BadMedia."""
+    facts = picture_facts(data)
+    if fault_of(region.box, facts) is not None:
+        return picture
+    return boxed(picture, [DrawnBox(kind=BoxKind.RIGHT, box=in_square(region.box, facts, FULL_VIEW, SIDE))], SIDE)

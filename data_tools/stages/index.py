@@ -33,18 +33,21 @@ _WORK = f"{WORK}-index"
 def index(place: Path, effort: Effort) -> int:
     """Writes index and manifest into `place`, a folder of tars of one stream; returns the number of tars of other parts that are missing.
 
-    Does nothing where a manifest is there. Raises UserError as `run_stage` does, where there are no tars, and for tars that
-    `mplug2 data shard` did not write.
+    Where a manifest is there, it takes away what is left of the work on it, and does nothing else. Raises UserError as `run_stage` does,
+    where there are no tars, and for tars that `mplug2 data shard` did not write.
     """
-    if (place / MANIFEST).exists():
-        return 0
-    tars = _tars(place)
-    digest = hashlib.sha256(repr(tars).encode()).hexdigest()
-    stage = IndexStage(place=place, tars=tuple(name for name, _, _ in tars), asked={"tars": digest})
-    left = run_stage(stage, place / _WORK / digest[:16], effort)
-    if effort.part.whole:  # another part may be about to end
-        shutil.rmtree(place / _WORK, ignore_errors=True)
-    return left
+    if not (place / MANIFEST).exists():
+        tars = _tars(place)
+        digest = hashlib.sha256(repr(tars).encode()).hexdigest()
+        stage = IndexStage(place=place, tars=tuple(name for name, _, _ in tars), asked={"tars": digest})
+        try:
+            if left := run_stage(stage, place / _WORK / digest[:16], effort):
+                return left
+        except (UserError, OSError):  # with the manifest there, of what another part has just taken away as done
+            if not (place / MANIFEST).exists():
+                raise
+    shutil.rmtree(place / _WORK, ignore_errors=True)
+    return 0
 
 
 @dataclass(frozen=True, kw_only=True)

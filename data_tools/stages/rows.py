@@ -14,7 +14,8 @@ from data_tools.stages.shard_texts import KINDS, ShardTexts
 from data_tools.stages.text_ids import text_ids
 from data_tools.stages.work_folder import WorkFolder
 from megatron_mplug2.config.schedule import Task
-from megatron_mplug2.data.manifest import FACTS, INDEX, MANIFEST, ROW, Header, Shard, content_id
+from megatron_mplug2.data.index_row import FACTS, ROW
+from megatron_mplug2.data.manifest import INDEX, MANIFEST, Header, Shard, content_id
 from megatron_mplug2.data.media_facts import MediaFacts
 from megatron_mplug2.errors import UserError
 

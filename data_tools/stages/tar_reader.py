@@ -12,7 +12,7 @@ from data_tools.sources.tar_members import Member, read_members
 from data_tools.stages.probe import MOST_MEDIA_BYTES
 from data_tools.stages.rows import Stored
 from data_tools.stages.tar_writer import SECOND, TEXTS
-from megatron_mplug2.data.manifest import KEY_LENGTH
+from megatron_mplug2.data.index_row import KEY_LENGTH
 from megatron_mplug2.errors import UserError
 
 _NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{KEY_LENGTH}}}\.({re.escape(SECOND)})?[a-z0-9]+", re.ASCII)

@@ -7,7 +7,8 @@ from typing import IO
 from data_tools.sample import Sample
 from data_tools.stages.digest import Digesting
 from data_tools.stages.rows import Stored
-from megatron_mplug2.data.manifest import KEY_LENGTH, Shard
+from megatron_mplug2.data.index_row import KEY_LENGTH
+from megatron_mplug2.data.manifest import Shard
 
 TEXTS = "json"
 """Ending of a sample's texts."""

@@ -1,8 +1,8 @@
 """From the folder of a point's run to its figures, over the steps after the warm-up.
 
 The share of communication is that of two sections of a step: the first collective, where ranks wait for the one whose batch comes last,
-and the reduction of gradients, where they wait for the one whose backward pass ends last. What tensor and pipeline parallelism send lies
-within the passes, and is not told apart.
+and the reduction of gradients, where they wait for the one whose backward pass ends last. What tensor and pipeline parallelism send, and
+VLC's features, lie within the passes, and no clock tells them apart; their bytes are counted by `planner.traffic`.
 """
 
 from collections.abc import Sequence

@@ -10,7 +10,7 @@ from launchers.sweep.measure import STEP
 from launchers.sweep.plots import NAMES, Plot, plots
 from launchers.sweep.points import Sweep
 from launchers.sweep.results import Spread
-from launchers.sweep.scaling import HEAD, OVERSUBSCRIBED, Figure, cells, figures
+from launchers.sweep.scaling import HEAD, OVERSUBSCRIBED, Figure, cells, figures, megabytes
 from launchers.sweep.state import Progress, SweepState
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.pages.markup import shown, table
@@ -22,10 +22,18 @@ _STYLE = Path(__file__).with_name("style.css")
 HOW_TO_READ = (
     "Efficiency: samples a second of a rank, over those of the quickest point of those with the fewest ranks; none where one of these "
     "was disturbed. MFU and TFLOP/s count the model's operations alone, neither what is computed again nor the feature pass. Memory: "
-    "most of a rank, allocated on its GPU or resident on a CPU. Communication: the share of the step in its first collective and in "
-    "the reduction of gradients, waiting included; what tensor and pipeline parallelism send lies within the passes, and is not told "
-    "apart. A section's time is that of the median rank, so sections do not add up to the step where ranks differ."
+    "most of a rank, allocated on its GPU or resident on a CPU. DP comm.: the share of the step in its first collective and in the "
+    "reduction of gradients over data-parallel ranks, waiting included; what tensor and pipeline parallelism send, and VLC's features, "
+    "lie within the passes, where no clock tells them apart. Sent: the bytes of all four, below. "
+    "A section's time is that of the median rank, so sections do not add up to the step where ranks differ."
 )
+SENT = (
+    "Megabytes (10^6) by a rank of the stage that sends most, counted from the sizes of what is exchanged, not measured; of collectives as "
+    "rings send them. Tensor: sums of activations and their gradients, with sequence parallelism gathered and scattered. Pipeline: "
+    "messages between stages, and gradients of tied embeddings that lie on two. Features: VLC's, of the global batch. Gradients and "
+    "weights: over data-parallel ranks."
+)
+_SENT_HEAD = ("point", "tensor", "pipeline", "features", "gradients and weights", "all")
 SHARED = (
     f"Points that are {OVERSUBSCRIBED} have more ranks on a machine than cores that these may use, and share them in turns: their times "
     "say that the layout runs, and nothing about scaling, so they have no efficiency."
@@ -42,7 +50,7 @@ def write_report(sweep: Sweep, state: SweepState, folder: Path) -> list[Path]:
 
     Raises UserError where nothing is measured yet, or the folder cannot be written.
     """
-    found = figures(state.rows())
+    found = figures(state.points)
     if not found:
         raise UserError(f"{sweep.folder} has no measured points yet: `mplug2 sweep status` shows how far it is")
     drawn = list(plots(found, sweep.config.scaling))
@@ -76,6 +84,9 @@ def _body(sweep: Sweep, state: SweepState, found: Sequence[Figure], drawn: Seque
     yield f"<p class='note'>{HOW_TO_READ}</p>"
     yield "<h2>Step by section</h2><p class='note'>Milliseconds, median and quartiles over the steps.</p>"
     yield f"<div class='numbers'>{table(('point', *STEP), ([shown(cell) for cell in _section_cells(each)] for each in found))}</div>"
+    if any(each.sent is not None for each in found):
+        yield f"<h2>Sent by a rank in a step</h2><p class='note'>{SENT}</p>"
+        yield f"<div class='numbers'>{table(_SENT_HEAD, ([shown(cell) for cell in _sent_cells(each)] for each in found))}</div>"
     yield from _others(sweep, state)
 
 
@@ -106,6 +117,13 @@ def _figure(plot: Plot) -> str:
 def _section_cells(figure: Figure) -> list[str]:
     sections = figure.measured.sections
     return [figure.name, *(_milliseconds(sections[section]) if section in sections else "" for section in STEP)]
+
+
+def _sent_cells(figure: Figure) -> list[str]:
+    sent = figure.sent
+    if sent is None:
+        return [figure.name, *("-" for _ in _SENT_HEAD[1:])]
+    return [figure.name, *map(megabytes, (sent.tensor, sent.pipeline, sent.features, sent.data, sent.total))]
 
 
 def _milliseconds(seconds: Spread) -> str:

@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, Scala
 
 from launchers.sweep.config import Scaling
 from launchers.sweep.measure import STEP
-from launchers.sweep.scaling import OVERSUBSCRIBED, Figure, reference_rate
+from launchers.sweep.scaling import MB, OVERSUBSCRIBED, Figure, reference_rate
 from megatron_mplug2.observability.sections import Section
 
 WIDTH, HEIGHT, BAR = 4.6, 3.0, 0.26
@@ -27,9 +27,11 @@ _SECTION_COLORS = {
     Section.OPTIMIZER: "#1b8a5a",
 }
 """Those of the page about a run."""
+_SENT = {"tensor": "tensor", "pipeline": "pipeline", "features": "VLC's features", "data": "gradients and weights"}
+"""Labels of `Traffic`'s fields."""
 _LOGARITHMIC_FROM = 16
 """Times the fewest ranks, from which on axes go by powers of two."""
-NAMES = ("throughput", "efficiency", "step", "mfu", "tflops", "memory", "communication")
+NAMES = ("throughput", "efficiency", "step", "mfu", "tflops", "memory", "communication", "sent")
 """Of the plots that there may be."""
 
 
@@ -52,7 +54,9 @@ def plots(found: Sequence[Figure], scaling: Scaling) -> Iterator[Plot]:
     yield _bar_plot("tflops", "Model operations", "model TFLOP/s of one device", found, lambda each: each.measured.tflops)
     yield _bar_plot("memory", "Peak memory", "gigabytes (10⁹ bytes), rank with the most", found, lambda each: each.measured.memory_gb)
     communication = "meeting and gradient reduction, % of the step"
-    yield _bar_plot("communication", "Communication", communication, found, lambda each: 100 * each.measured.communication)
+    yield _bar_plot("communication", "DP communication", communication, found, lambda each: 100 * each.measured.communication)
+    if any(each.sent is not None for each in found):
+        yield _plot("sent", "Sent by a rank in a step", _bars_height(found) + 0.5, lambda axes: _sent(axes, found))
 
 
 def _plot(name: str, title: str, height: float, draw: Callable[[Axes], None]) -> Plot:
@@ -161,6 +165,21 @@ def _sections(axes: Axes, found: Sequence[Figure]) -> None:
     _names(axes, found)
     axes.set_xlabel("milliseconds", fontsize=9)
     _legend(axes, 3)
+
+
+def _sent(axes: Axes, found: Sequence[Figure]) -> None:
+    """Bars on one another, by what is sent."""
+    left = [0.0] * len(found)
+    for (name, label), color in zip(_SENT.items(), _COLORS, strict=False):
+        parts = [getattr(each.sent, name) / MB if each.sent is not None else 0.0 for each in found]
+        if any(parts):
+            axes.barh(range(len(found)), parts, left=left, height=0.62, color=color, label=label)
+            left = [begin + part for begin, part in zip(left, parts, strict=True)]
+    axes.margins(x=0.05)
+    _names(axes, found)
+    axes.set_xlabel("megabytes (10⁶ bytes)", fontsize=9)
+    if any(left):
+        _legend(axes, 2)
 
 
 def _bar_plot(name: str, title: str, unit: str, found: Sequence[Figure], value: Callable[[Figure], float]) -> Plot:

@@ -60,7 +60,7 @@ class Measured(Frozen):
     memory_gb: float = Field(ge=0)
     """Most of a rank, in any of the steps: allocated on its GPU, or resident on the CPU."""
     communication: float = Field(ge=0, le=1)
-    """Share of the step in which ranks meet: see `launchers.sweep.measure`."""
+    """Share of the step in which data-parallel ranks meet: see `launchers.sweep.measure`."""
     machines: Machines
 
 

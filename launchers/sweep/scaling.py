@@ -4,9 +4,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launchers.sweep.results import Measured, Row
+from launchers.sweep.state import PointState
+from megatron_mplug2.config.layout import EngineChoice
+from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.models.partition import make_partition
+from megatron_mplug2.planner.traffic import Traffic, busiest_traffic
 
 OVERSUBSCRIBED = "oversubscribed"
-HEAD = ("point", "ranks", "batch", "samples/s", "step ms", "quartiles", "efficiency", "MFU", "TFLOP/s", "memory GB", "DP comm.", "")
+HEAD = (
+    "point",
+    "ranks",
+    "batch",
+    "samples/s",
+    "step ms",
+    "quartiles",
+    "efficiency",
+    "MFU",
+    "TFLOP/s",
+    "memory GB",
+    "DP comm.",
+    "sent MB",
+    "",
+)
+MB = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +38,8 @@ class Figure:
     efficiency: float | None
     """Samples a second of a rank over those of the reference; None where ranks did not have their cores for themselves, which says nothing
     about scaling."""
+    sent: Traffic | None
+    """In a step by a rank of the stage that sends most, counted from the config; None of DeepSpeed, which exchanges otherwise."""
 
     @property
     def name(self) -> str:
@@ -32,15 +54,20 @@ class Figure:
         return self.measured.machines.oversubscribed
 
 
-def figures(rows: Sequence[Row]) -> list[Figure]:
+def figures(points: Sequence[PointState]) -> list[Figure]:
     """Of the measured points, few ranks first."""
-    measured = [(row, row.measured) for row in rows if row.measured is not None]
+    runs = {state.point.digest: state.point.run for state in points}
+    measured = [(state.row, state.row.measured) for state in points if state.row is not None and state.row.measured is not None]
     reference = _reference(measured)
     found = []
     for row, each in sorted(measured, key=lambda pair: pair[0].layout.ranks):
         efficiency = each.samples_per_s / row.layout.ranks / reference if reference and _had_its_cores(each) else None
-        found.append(Figure(row=row, measured=each, efficiency=efficiency))
+        found.append(Figure(row=row, measured=each, efficiency=efficiency, sent=_sent(runs[row.digest])))
     return found
+
+
+def _sent(run: RunConfig) -> Traffic | None:
+    return busiest_traffic(run, make_partition(run)) if run.training.engine is EngineChoice.MEGATRON else None
 
 
 def _had_its_cores(measured: Measured) -> bool:
@@ -80,8 +107,14 @@ def cells(figure: Figure) -> tuple[str, ...]:
         f"{each.tflops:.3g}",
         f"{each.memory_gb:.2f}",
         f"{each.communication:.0%}",
+        "-" if figure.sent is None else megabytes(figure.sent.total),
         _mark(each),
     )
+
+
+def megabytes(size: float) -> str:
+    """Three digits at least."""
+    return f"{size / MB:,.0f}" if size >= 100 * MB else f"{size / MB:.3g}"
 
 
 def _mark(measured: Measured) -> str:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import torch
 
+from megatron_mplug2.config.downstream import FamilyKind
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.data.coordinates import read_box
 from megatron_mplug2.data.decoding.pyav import PyavDecoder
 from megatron_mplug2.data.draws import SampleDraws
 from megatron_mplug2.data.evaluation_batches import last_phase
@@ -16,7 +18,8 @@ from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.streams import open_stream
 from megatron_mplug2.evaluation.families.evaluate import FamilyEvaluation
 from megatron_mplug2.evaluation.families.findings import Findings, Kind, Prediction
-from megatron_mplug2.evaluation.samples import seen
+from megatron_mplug2.evaluation.samples import SIDE, SeenSample, seen
+from megatron_mplug2.pages.boxes import BoxKind, DrawnBox, boxed, mark
 from megatron_mplug2.pages.markup import shown, table
 from megatron_mplug2.pages.shell import page, replace_page
 
@@ -34,8 +37,11 @@ _TITLES = {
     Kind.CLASS: "Classes",
 }
 
-_Frames = Mapping[int, Sequence[str]]
-"""JPEG files in base64 by sample."""
+BOX_SIDE = 320
+"""Pixels at most of a picture that boxes are drawn on: what a phrase speaks of may be small."""
+
+_Frames = Mapping[int, SeenSample]
+"""Pictures by sample."""
 
 
 def write_page(out: Path, evaluation: FamilyEvaluation, config: RunConfig, split: Split, step: int) -> None:
@@ -59,8 +65,9 @@ def best_and_worst(predictions: Sequence[Prediction]) -> tuple[list[Prediction],
     return best, rest[:SHOWN]
 
 
-def frames_of(config: RunConfig, split: Split, task: Task, indices: Sequence[int]) -> dict[int, tuple[str, ...]]:
-    """Of each sample as the model saw it: the picture or both of a pair, or up to four frames of the clip; of texts nothing."""
+def frames_of(config: RunConfig, split: Split, task: Task, indices: Sequence[int]) -> dict[int, SeenSample]:
+    """Of each sample as the model saw it: the picture or both of a pair, or up to four frames of the clip; nothing of texts, and of what
+    cannot be decoded."""
     if task is Task.TEXT:
         return {}
     phase = last_phase(config, task)
@@ -71,14 +78,18 @@ def frames_of(config: RunConfig, split: Split, task: Task, indices: Sequence[int
         pictures=config.pictures,
     )
     manifest = open_stream(config.data, split, task)
-    return {index: _frames(manifest, picture, config, task, index) for index in indices}
+    found = (_frames(manifest, picture, config, task, index) for index in indices)
+    return {one.index: one for one in found if one is not None}
 
 
-def _frames(manifest: Manifest, picture: Picture, config: RunConfig, task: Task, index: int) -> tuple[str, ...]:
+def _frames(manifest: Manifest, picture: Picture, config: RunConfig, task: Task, index: int) -> SeenSample | None:
     draws = SampleDraws(seed=config.training.seed, task=task, epoch=0, index=index)
     request = media_request(manifest, picture, draws, config.data, read_record(manifest, index))
     (pixels,) = decoded(PyavDecoder(), [request])
-    return seen(index, pixels).frames if isinstance(pixels, torch.Tensor) else ()  # another decoder made something of it
+    if not isinstance(pixels, torch.Tensor):  # another decoder made something of it
+        return None
+    grounds = config.downstream is not None and config.downstream.family.kind is FamilyKind.GROUNDING
+    return seen(index, pixels, BOX_SIDE if grounds else SIDE)
 
 
 def _body(
@@ -101,15 +112,31 @@ def _scores(findings: Findings) -> str:
 
 
 def _card(prediction: Prediction, frames: _Frames) -> str:
-    own = _strip(frames, prediction.index)
+    own = _strip(frames, prediction.index) if prediction.kind is not Kind.BOX else _boxed(frames, prediction)
     facts = "".join(f"<dt>{name}</dt><dd class='{kind}'>{value}</dd>" for name, value, kind in _facts(prediction, frames))
     top = own if prediction.kind is not Kind.TEXT_TO_MEDIA else ""
     return f"<figure class='sample'>{top}<figcaption><dl>{facts}</dl><small>{shown(prediction.key, 80)}</small></figcaption></figure>"
 
 
 def _strip(frames: _Frames, index: int) -> str:
-    pictures = "".join(f"<img src='data:image/jpeg;base64,{frame}' alt=''>" for frame in frames.get(index, ()))
-    return f"<div class='strip'>{pictures}</div>"
+    return f"<div class='strip'>{''.join(_pictures(frames, index))}</div>"
+
+
+def _pictures(frames: _Frames, index: int) -> list[str]:
+    """As markup."""
+    sample = frames.get(index)
+    return [f"<img src='data:image/jpeg;base64,{frame}' alt=''>" for frame in (sample.frames if sample is not None else ())]
+
+
+def _boxed(frames: _Frames, prediction: Prediction) -> str:
+    """The picture with the true box and, where it is one, the box that was said."""
+    sample = frames.get(prediction.index)
+    if sample is None:
+        return _strip(frames, prediction.index)
+    texts = [*((BoxKind.RIGHT, text) for text in prediction.references), (BoxKind.SAID, prediction.said)]
+    boxes = [DrawnBox(kind=kind, box=box) for kind, text in texts if (box := read_box(text, sample.resolution)) is not None]
+    pictures = (boxed(picture, boxes, sample.resolution) for picture in _pictures(frames, prediction.index))
+    return f"<div class='strip'>{''.join(pictures)}</div>"
 
 
 def _facts(prediction: Prediction, frames: _Frames) -> Iterator[tuple[str, str, str]]:
@@ -125,7 +152,11 @@ def _facts(prediction: Prediction, frames: _Frames) -> Iterator[tuple[str, str, 
     yield _told(prediction), _text(prediction.said or "nothing"), right
     references = list(dict.fromkeys(prediction.references))
     more = f"<br>and {len(references) - REFERENCES} more" if len(references) > REFERENCES else ""
-    yield "right", "<br>".join(_text(reference) for reference in references[:REFERENCES]) + more, ""
+    yield (
+        f"{mark(BoxKind.RIGHT) if prediction.kind is Kind.BOX else ''}right",
+        "<br>".join(_text(reference) for reference in references[:REFERENCES]) + more,
+        "",
+    )
 
 
 def _told(prediction: Prediction) -> str:
@@ -138,7 +169,7 @@ def _told(prediction: Prediction) -> str:
         case Kind.CLASS:
             return "said"
         case Kind.BOX:
-            return f"said, overlap {prediction.score:.0f} %"
+            return f"{mark(BoxKind.SAID)}said, overlap {prediction.score:.0f} %"
         case Kind.TEXT_TO_MEDIA | Kind.MEDIA_TO_TEXT:
             return (
                 f"found; a right one at place {100 / prediction.score:.0f}"

@@ -77,17 +77,19 @@ def chosen(samples: int) -> frozenset[int]:
     return frozenset(number * samples // SHOWN for number in range(SHOWN)) if samples else frozenset()
 
 
-def seen(index: int, media: torch.Tensor) -> SeenSample:
-    """`media` [3, T, R, R] uint8, on any device."""
+def seen(index: int, media: torch.Tensor, side: int = SIDE) -> SeenSample:
+    """`media` [3, T, R, R] uint8, on any device; frames have `side` pixels at most."""
     frames, resolution = media.shape[1], media.shape[2]
     kept = sorted({round(place) for place in torch.linspace(0, frames - 1, min(frames, FRAMES)).tolist()})
-    return SeenSample(index=index, frames=tuple(encoded_frame(levels(media[:, frame].cpu())) for frame in kept), resolution=resolution)
+    return SeenSample(
+        index=index, frames=tuple(encoded_frame(levels(media[:, frame].cpu()), side) for frame in kept), resolution=resolution
+    )
 
 
-def encoded_frame(picture: Levels) -> str:
-    """JPEG in base64, made smaller where it is larger than SIDE."""
-    if len(picture) > SIDE:
-        picture = np.asarray(Image.fromarray(picture).resize((SIDE, SIDE)))
+def encoded_frame(picture: Levels, side: int = SIDE) -> str:
+    """JPEG in base64, made smaller where it is larger than `side`."""
+    if len(picture) > side:
+        picture = np.asarray(Image.fromarray(picture).resize((side, side)))
     return base64.b64encode(jpeg(picture)).decode()
 
 

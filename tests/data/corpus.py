@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from megatron_mplug2.config.schema import RunConfig
-from megatron_mplug2.data.manifest import INDEX, MANIFEST, ROW, Header, MediaKind, Shard, content_id
+from megatron_mplug2.data.index_row import ROW
+from megatron_mplug2.data.manifest import INDEX, MANIFEST, Header, MediaKind, Shard, content_id
 from megatron_mplug2.data.record import Question, Record
 
 WORDS = [

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from megatron_mplug2.data.manifest import INDEX, MANIFEST, ROW, Header, Manifest, MediaKind, content_id
+from megatron_mplug2.data.index_row import ROW
+from megatron_mplug2.data.manifest import INDEX, MANIFEST, Header, Manifest, MediaKind, content_id
 from megatron_mplug2.data.record import Question, Record
 from megatron_mplug2.errors import UserError
 from tests.data.shard_writer import FACTS, ShardWriter

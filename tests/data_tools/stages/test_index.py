@@ -5,18 +5,32 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from data_tools.stages.index import index
+from data_tools.stages.part import Part
 from data_tools.stages.plan import Packing
 from data_tools.stages.shard import shard
 from data_tools.stages.stage import Effort
 from data_tools.verify import verify
 from megatron_mplug2.data.manifest import INDEX, MANIFEST, Manifest
 from megatron_mplug2.errors import UserError
-from tests.data_tools.stages.corpora import image, jpeg, listing_corpus, noise_clip, probed, text, tree, video, write_listing
+from tests.data_tools.stages.corpora import (
+    forked,
+    image,
+    jpeg,
+    listing_corpus,
+    noise_clip,
+    probed,
+    status_of,
+    text,
+    tree,
+    video,
+    write_listing,
+)
 
 FEW = Packing(shard_samples=2)
 
@@ -49,6 +63,26 @@ def test_the_same_that_shard_made(stream: str, whole: Path, tmp_path: Path) -> N
     assert tree(place) == tree(whole / "train" / stream)
     assert not [path for path in place.iterdir() if path.name.startswith(".")], "nothing of its work is left"
     assert verify(place) == []
+
+
+def test_parts_leave_nothing_of_their_work(whole: Path, tmp_path: Path) -> None:
+    """Whichever is last takes it away; so does a later call, of what a killed one left."""
+    place = tars(whole / "train/text", tmp_path / "tars")
+    assert index(place, Effort(part=Part(index=2, count=2))) == 1 and (place / ".work-index").is_dir()
+    assert index(place, Effort(part=Part(index=1, count=2))) == 0
+    assert tree(place) == tree(whole / "train/text") and not (place / ".work-index").exists()
+    (place / ".work-index/0123456789abcdef/.work").mkdir(parents=True)
+    assert index(place, Effort(part=Part(index=2, count=2))) == 0
+    assert not (place / ".work-index").exists()
+
+
+def test_parts_that_end_together(whole: Path, tmp_path: Path) -> None:
+    """More parts than tars, of which some find all done, or the work taken away under their hands."""
+    for number in range(8):
+        place = tars(whole / "train/text", tmp_path / f"tars{number}")
+        parts = [forked(partial(index, place, Effort(part=Part(index=part, count=6)))) for part in range(1, 7)]
+        assert [status_of(part) for part in parts] == [0] * 6
+        assert tree(place) == tree(whole / "train/text") and not (place / ".work-index").exists()
 
 
 def test_tars_of_several_folders_together(whole: Path, tmp_path: Path) -> None:
