@@ -8,11 +8,12 @@ import pytest
 from typer.testing import CliRunner
 
 from launchers.jobs import described, log_path, silence, status_of
-from launchers.launch_folder import EVENTS, Event, Launch, append_event, events_name, new_folder, read_launch, write_launch
+from launchers.launch_folder import Launch, new_folder, read_launch, write_launch
 from launchers.queue import QueuedJob
 from launchers.summaries import summary_of
 from megatron_mplug2.errors import ExitCode, UserError
 from megatron_mplug2.launch_commands import app as jobs
+from megatron_mplug2.observability.job_events import EVENTS, Event, append_event, events_name
 
 FORGOTTEN = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
 NO_ACCOUNTING = "echo 'Slurm accounting storage is disabled' >&2; exit 1"
@@ -85,7 +86,7 @@ def test_a_job_that_could_not_write_is_told(run: Path, tmp_path: Path, monkeypat
     programs(tmp_path, monkeypatch, scontrol="echo JobState=FAILED")
     assert silence(status_of(run, [])) is None
     append_event(folder, Event(at=9, job=8, restarts=0, event="submit"))
-    assert silence(status_of(run, [])) == f"job 7 wrote nothing: {folder}/logs is not there, or its nodes cannot write into it"
+    assert silence(status_of(run, [])) == f"job 7 wrote nothing: {folder}/logs is not there or full, or its nodes cannot write into it"
     programs(tmp_path, monkeypatch, scontrol="echo JobState=CANCELLED")
     assert silence(status_of(run, [])) is None
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from launchers.launch_folder import launch_folders, read_events
+from launchers.launch_folder import launch_folders
 from megatron_mplug2.errors import ExitCode
+from megatron_mplug2.observability.job_events import read_events
 from tests.launchers.faulty_rank import DYING, FIRST_AT, SECOND_AT
 from tests.launchers.slurm_cluster import Slurm, needs_slurm, running_slurm
 from tests.launchers.slurm_runs import STEPS, Place
@@ -104,6 +105,33 @@ def test_a_bad_node_is_named_and_left_out(slurm: Slurm, corpus: Path, tmp_path: 
     assert place.nodes_of_starts() == ["node[1-2]", "node[2-3]"]
     shown = place.mplug2("jobs", "status", place.run).stdout
     assert "start 0 failed its health check, node1 left out of the next start: it does not see /nowhere/launch.json" in shown, shown
+
+
+def test_a_node_without_the_interpreter_is_left_out(slurm: Slurm, corpus: Path, tmp_path: Path) -> None:
+    """It has nothing that could tell of it."""
+    place = two_nodes(tmp_path, corpus)
+    gone = 'if [ "$SLURMD_NODENAME" = node2 ]; then exec /nowhere/python "$@"; fi'
+    place.profile(place.stand_in(LOOKS_AT_NODES.format(case=gone)), tasks_per_node=1, health={"free_gb": 0})
+    assert place.launch().returncode == 0
+    assert place.ended().state == "COMPLETED", place.logs()
+    assert place.nodes_of_starts() == ["node[1-2]", "node[1,3]"], place.logs()
+    assert "node2 left out of the next start: its check ended with 127" in place.mplug2("jobs", "status", place.run).stdout
+
+
+def test_a_node_that_is_set_down_takes_no_run_for_finished(slurm: Slurm, corpus: Path, tmp_path: Path) -> None:
+    """By those who run the cluster, under a run of one rank: srun ends with 0 then. SLURM starts it again."""
+    place = Place(tmp_path, corpus, "layout.data=1", "training.global_batch=4")
+    place.profile(place.faulty("waits-once"), tasks_per_node=1)
+    assert place.launch().returncode == 0
+    place.wait(lambda found: (place.run / DYING).exists())
+    node = (place.run / DYING).read_text()
+    subprocess.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"], check=True, timeout=60)
+    place.wait(lambda found: len(place.nodes_of_starts()) == 2)
+    assert (ExitCode.FINISHED, "end") not in place.ends(), place.logs()
+    found = place.ended()
+    assert (found.state, found.steps) == ("COMPLETED", STEPS), place.logs()
+    assert place.ends()[-1] == (ExitCode.FINISHED, "end")
+    place.check_samples()
 
 
 def test_a_check_that_fails_everywhere_ends_the_job(slurm: Slurm, corpus: Path, tmp_path: Path) -> None:
