@@ -1,7 +1,9 @@
 """What became of launches: from SLURM while it remembers a job, and from what the job's script and the run wrote down."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from launchers import queue
@@ -129,6 +131,20 @@ def silence(found: JobStatus) -> str | None:
     if found.queued or not silent or found.state == "CANCELLED":
         return None
     return f"job {found.job} wrote nothing: {found.folder / LOGS} is not there or full, or its nodes cannot write into it"
+
+
+def told(events: Sequence[Event]) -> list[str]:
+    """A line for each event; also for a start that was followed by another one and has told of no end."""
+    lines = []
+    for event, after in zip_longest(events, events[1:]):
+        lines.append(f"{_at(event)}  {described(event)}")
+        if event.event == "start" and after is not None and after.event == "start" and after.job == event.job:
+            lines.append(f"{_at(after)}  job {event.job} start {event.restarts} has told of no end: its node was lost, or SLURM ended it")
+    return lines
+
+
+def _at(event: Event) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at))
 
 
 def described(event: Event) -> str:

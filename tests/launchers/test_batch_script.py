@@ -126,10 +126,14 @@ def test_what_is_requeued(tmp_path: Path, code: int, said: str, left: int, reque
     assert (tmp_path / "scontrol.args").exists() == requeued
 
 
-@pytest.mark.parametrize(("state", "restarts", "requeued"), [("RUNNING", 19, True), ("RUNNING", 20, False), ("CANCELLED", 0, False)])
-def test_when_it_is_not(tmp_path: Path, state: str, restarts: int, requeued: bool) -> None:
+@pytest.mark.parametrize(
+    ("state", "restarts", "then"),
+    [("RUNNING", 19, "requeue"), ("RUNNING", 20, "limit"), ("CANCELLED", 0, "taken"), ("COMPLETING", 20, "taken")],
+)
+def test_when_it_is_not(tmp_path: Path, state: str, restarts: int, then: str) -> None:
     run(tmp_path, PLAIN, code=1, state=state, restarts=restarts)
-    assert (tmp_path / "scontrol.args").exists() == requeued
+    assert last_event(tmp_path) == (1, then, "")
+    assert (tmp_path / "scontrol.args").exists() == (then == "requeue")
 
 
 def last_event(folder: Path) -> tuple[int | None, str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from launchers.jobs import described, log_path, silence, status_of
+from launchers.jobs import described, log_path, silence, status_of, told
 from launchers.launch_folder import Launch, new_folder, read_launch, write_launch
 from launchers.queue import QueuedJob
 from launchers.summaries import summary_of
@@ -185,3 +185,12 @@ def test_every_exit_code_has_words() -> None:
     for code in ExitCode:
         event = Event(at=1, job=7, restarts=0, event="end", code=code, next="end")
         assert described(event).startswith(f"job 7 start 0 ended with {code.value} ({code.name.lower().replace('_', ' ')})")
+
+
+def test_a_start_that_told_of_no_end_is_named() -> None:
+    """The node that ran the job's script was lost with it. Not the last one, which goes on; nor parts of an array beside one another."""
+    events = [Event(at=at, job=7, restarts=at, event="start", nodes="n") for at in (0, 1)]
+    lines = [line.split("  ", 1)[1] for line in told(events)]
+    gone = "job 7 start 0 has told of no end: its node was lost, or SLURM ended it"
+    assert lines == ["job 7 start 0 on n", gone, "job 7 start 1 on n"]
+    assert len(told([events[0], events[0].model_copy(update={"job": 8})])) == 2

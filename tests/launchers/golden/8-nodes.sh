@@ -35,9 +35,9 @@ taken() { # whether SLURM is ending the job itself; a controller that is away sa
 }
 leave() { # exit code, requeue or end, nodes that the next start is to leave out
   local next=$2 excluded
-  if [ "$next" = requeue ] && [ "$restarts" -ge 20 ]; then next=limit; fi
   # A job that was cancelled or preempted meanwhile is not this script's to start again.
   if [ "$next" = requeue ] && taken; then next=taken; fi
+  if [ "$next" = requeue ] && [ "$restarts" -ge 20 ]; then next=limit; fi
   event end "$1" "$next" "" "$reason"
   if [ "$next" = limit ]; then echo "error: started 20 times again, which is requeue_limit: not requeued" >&2; fi
   if [ "$next" = requeue ]; then

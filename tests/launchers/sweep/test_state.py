@@ -119,6 +119,7 @@ def test_a_point_whose_node_was_lost_is_no_failure_while_slurm_has_it(sweep: Swe
     append_event(folder, event("end", code=143).model_copy(update={"next": "taken"}))
     (folder / events_name(None)).rename(folder / events_name(1))
     assert progress(sweep, job) == ["queued", "to do", "to do"]
+    assert look(sweep, lambda: [job]).points[0].detail == "job 7_1 waits (BeginTime)"
     assert not read_results(sweep.folder).rows
     assert progress(sweep) == ["failed", "to do", "to do"], "nor has SLURM"
 
