@@ -109,8 +109,15 @@ for said in {said_last}; do
     break
   fi
 done
-# srun is content, too, with ranks that SLURM took away together with their node.
-if [ "$code" -eq {finished} ] && ! grep -qsx {finished} "$notes"/* && taken; then leave {terminated} requeue; fi
+# srun is content, too, with ranks that SLURM takes away together with their node, and is so before SLURM tells of it.
+if [ "$code" -eq {finished} ] && ! grep -qsx {finished} "$notes"/*; then
+  echo "error: srun ended well, and no rank has said that it did" >&2
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
+    if taken; then break; fi
+    sleep 1
+  done
+  leave {terminated} requeue
+fi
 case $code in
   {final}) leave "$code" end ;;
   {cut_short})

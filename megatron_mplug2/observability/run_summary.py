@@ -30,7 +30,7 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
     try:
         written = json.loads((run_dir / SUMMARY_NAME).read_text(encoding="utf-8"))
         return dict(written) | _over_all_starts(_account(run_dir, last_sign(run_dir)), float(written["productive_s"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return {}
 
 

@@ -81,7 +81,7 @@ class Slurm:
                 process.kill()
 
     def cut_off(self, name: str, program: str = "") -> list[psutil.Process]:
-        """Its processes but those of a program, which live on and are given back; without a name there is none that does not."""
+        """Ends its daemon and all of its processes but those whose command line has `program`; gives these back. Of an empty one, all."""
         self._nodes[name].kill()
         self._nodes[name].wait()
         left = []

@@ -153,8 +153,15 @@ for said in 2 65 86 85 75 1; do
     break
   fi
 done
-# srun is content, too, with ranks that SLURM took away together with their node.
-if [ "$code" -eq 0 ] && ! grep -qsx 0 "$notes"/* && taken; then leave 143 requeue; fi
+# srun is content, too, with ranks that SLURM takes away together with their node, and is so before SLURM tells of it.
+if [ "$code" -eq 0 ] && ! grep -qsx 0 "$notes"/*; then
+  echo "error: srun ended well, and no rank has said that it did" >&2
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
+    if taken; then break; fi
+    sleep 1
+  done
+  leave 143 requeue
+fi
 case $code in
   0 | 2 | 65) leave "$code" end ;;
   86)
