@@ -6,26 +6,32 @@ collective; and what it would run is not a command that a person can type. Its r
 """
 
 import shlex
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 from launchers.array import ARRAY_JOB, TASK, Array
 from launchers.cluster import Device, HealthConfig, SlurmConfig
-from launchers.exit_notes import FOLDER
+from launchers.exit_notes import FOLDER, WHY
 from launchers.health import MARK
 from launchers.health_task import NODES
-from launchers.launch_folder import CODE, LOGS, PROBES, events_name
+from launchers.launch_folder import CODE, LOGS, PROBES
 from launchers.ports import FIRST_PORT, PORTS
 from launchers.script_parts import BEGIN, CHECK, END, MEETING
 from launchers.stop_signal import STOP_SIGNAL
 from megatron_mplug2.errors import ExitCode
+from megatron_mplug2.observability.job_events import FOLDER as LAUNCH_FOLDER
+from megatron_mplug2.observability.job_events import events_name
 
-SAID_LAST = (ExitCode.MISTAKE, ExitCode.BROKEN_DATA, ExitCode.STOPPED, ExitCode.HUNG, ExitCode.FAILED)
+SAID_LAST = (ExitCode.MISTAKE, ExitCode.BROKEN_DATA, ExitCode.CUT_SHORT, ExitCode.STOPPED, ExitCode.HUNG, ExitCode.FAILED)
 """What a rank says for all, the weightiest first."""
 FINAL = (ExitCode.FINISHED, ExitCode.MISTAKE, ExitCode.BROKEN_DATA)
 """After which another start would end the same way."""
 PORT_STRIDE = 97
 """Between the ports of a job's starts, so that one doesn't meet what is left of the one before; the health check is half-way."""
+_ROOM = 2**16
+"""Bytes that a start needs at least, for what it tells."""
+_TERMINATED = 128 + signal.SIGTERM
 EARLY_S = 20
 """How long the other tasks of a health check may take to say what they find, once one has ended."""
 
@@ -68,14 +74,22 @@ def render(spec: JobSpec) -> str:
             events=events_name(f"${TASK}" if spec.array else None),
             limit=spec.slurm.requeue_limit,
             mistake=int(ExitCode.MISTAKE),
+            room=_ROOM,
         ),
         *spec.slurm.setup,
         *(f"export {name}={shlex.quote(str(value))}" for name, value in spec.slurm.environment.items()),
-        MEETING.format(code=CODE, notes=FOLDER, nodes=NODES, first=FIRST_PORT, ports=PORTS, stride=PORT_STRIDE),
+        MEETING.format(code=CODE, notes=FOLDER, launch=LAUNCH_FOLDER, nodes=NODES, first=FIRST_PORT, ports=PORTS, stride=PORT_STRIDE),
         *([_check(spec, spec.slurm.health, spec.check)] if spec.slurm.health and spec.check else []),
         "code=0",
         _srun(_ranks_options(spec), spec.command) + " || code=$?",
-        END.format(said_last=_words(SAID_LAST, " "), final=_words(FINAL, " | "), finished=int(ExitCode.FINISHED)),
+        END.format(
+            said_last=_words(SAID_LAST, " "),
+            final=_words(FINAL, " | "),
+            finished=int(ExitCode.FINISHED),
+            terminated=_TERMINATED,
+            cut_short=int(ExitCode.CUT_SHORT),
+            why=WHY,
+        ),
     ]
     return "\n".join(parts)
 
@@ -91,6 +105,7 @@ def _check(spec: JobSpec, health: HealthConfig, command: tuple[str, ...]) -> str
         limit=2 * health.timeout_s,
         step=_srun([*_step_options(spec), "--kill-on-bad-exit=0", f"--wait={EARLY_S}"], command),
         mark=MARK,
+        terminated=_TERMINATED,
         tasks=spec.nodes * spec.tasks_per_node,
         bad_node=int(ExitCode.BAD_NODE),
     )

@@ -7,6 +7,7 @@ else nobody can be blamed.
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -18,14 +19,28 @@ import typer
 
 from launchers.cluster import Device, SlurmConfig
 from launchers.health_task import Task, UnhealthyError, Verdict
-from launchers.launch_folder import LAUNCH, PROBES
+from launchers.launch_folder import PROBES
 from megatron_mplug2.errors import UserError
+from megatron_mplug2.observability.job_events import LAUNCH
 
 MARK = "mplug2-health"
 """First word of a verdict's line: what libraries print stands between them."""
 MOST_LETTERS = 300
 """Of a reason."""
 GB = 1e9
+_FOR_IT = f"""said=$("$@")
+code=$?
+case $said in
+  *"{MARK} "*) printf "%s\\n" "$said" ;;
+  *)
+    if [ $code -ne {128 + signal.SIGKILL} ]; then
+      echo "{MARK} {Verdict.ILL} $SLURMD_NODENAME its check ended with $code and gave no verdict, see the log of the batch script"
+    fi
+    ;;
+esac
+exit $code"""
+"""A task's shell, which speaks for a check that cannot: there is no such interpreter on the node, or it crashes. Not for one that was
+killed, as srun does to those that wait for others in vain."""
 
 
 def command(python: str, launch: Path, slurm: SlurmConfig) -> tuple[str, ...] | None:
@@ -33,7 +48,7 @@ def command(python: str, launch: Path, slurm: SlurmConfig) -> tuple[str, ...] | 
     if slurm.health is None:
         return None
     asked = (f"--device={slurm.device}", f"--free-gb={slurm.health.free_gb:g}", f"--timeout-s={slurm.health.timeout_s}")
-    return (python, "-m", "launchers.health", str(launch), *asked)
+    return ("sh", "-c", _FOR_IT, "sh", python, "-m", "launchers.health", str(launch), *asked)
 
 
 def check(task: Task, launch: Path, device: Device, free_gb: float, timeout_s: float) -> None:

@@ -1,31 +1,24 @@
 """What became of launches: from SLURM while it remembers a job, and from what the job's script and the run wrote down."""
 
-import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from launchers import queue
-from launchers.launch_folder import (
-    LOGS,
-    SCRIPT,
-    SUBMITTED,
-    Event,
-    Launch,
-    finished,
-    launch_folders,
-    read_events,
-    read_launch,
-    record_folder,
-)
+from launchers.launch_folder import LOGS, SCRIPT, Launch, finished, launch_folders, read_launch, record_folder
 from launchers.queue import UNKNOWN, QueuedJob
 from megatron_mplug2.errors import ExitCode, UserError
+from megatron_mplug2.observability.job_events import SUBMITTED, Event, read_events
 from megatron_mplug2.observability.last_step import last_train_step
-from megatron_mplug2.observability.run_history import HISTORY_NAME, SUMMARY_NAME, summary_line
+from megatron_mplug2.observability.run_history import HISTORY_NAME
+from megatron_mplug2.observability.run_summary import read_summary, summary_line
 
 BATCH = "batch"
 """Where the job's script writes, beside the ranks."""
 NOT_SUBMITTED = "NOT SUBMITTED"
+_TAKEN = "when SLURM took its nodes: cancelled, preempted, out of time, or a node was lost"
 _NAMED = 16
 """Logs in a message."""
 
@@ -92,8 +85,8 @@ def status_of(run_dir: Path, jobs: Sequence[QueuedJob]) -> JobStatus:
 
 def _summary(run_dir: Path) -> str | None:
     try:
-        return summary_line(json.loads((run_dir / SUMMARY_NAME).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or not this version's
+        return summary_line(read_summary(run_dir))
+    except (KeyError, TypeError, ValueError):  # not there, or not this version's
         return None
 
 
@@ -133,11 +126,25 @@ def log_path(run_dir: Path, who: str) -> Path:
 
 
 def silence(found: JobStatus) -> str | None:
-    """A line about a job that has ended and left no word, not even of its start: SLURM itself could not write its log."""
-    silent = bool(found.events) and found.events[-1].event == SUBMITTED
+    """A line about a job whose last start has left no word, not even that it began: SLURM itself could not write its log."""
+    silent = bool(found.events) and (found.events[-1].event == SUBMITTED or found.events[-1].next == "requeue")
     if found.queued or not silent or found.state == "CANCELLED":
         return None
-    return f"job {found.job} wrote nothing: {found.folder / LOGS} is not there, or its nodes cannot write into it"
+    return f"job {found.job} wrote nothing: {found.folder / LOGS} is not there or full, or its nodes cannot write into it"
+
+
+def told(events: Sequence[Event]) -> list[str]:
+    """A line for each event; also for a start that was followed by another one and has told of no end."""
+    lines = []
+    for event, after in zip_longest(events, events[1:]):
+        lines.append(f"{_at(event)}  {described(event)}")
+        if event.event == "start" and after is not None and after.event == "start" and after.job == event.job:
+            lines.append(f"{_at(after)}  job {event.job} start {event.restarts} has told of no end: its node was lost, or SLURM ended it")
+    return lines
+
+
+def _at(event: Event) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at))
 
 
 def described(event: Event) -> str:
@@ -152,5 +159,5 @@ def described(event: Event) -> str:
         return f"{start} on {event.nodes}"
     known = {int(code): code.name.lower().replace("_", " ") for code in ExitCode}
     how = known.get(event.code, f"signal {event.code - 128}" if event.code > 128 else "failed")
-    then = {"requeue": "requeued", "limit": "not requeued: requeue_limit reached"}.get(event.next, "not requeued")
-    return f"{start} ended with {event.code} ({how}), {then}"
+    then = {"requeue": "requeued", "limit": "not requeued: requeue_limit reached", "taken": _TAKEN}.get(event.next, "not requeued")
+    return f"{start} ended with {event.code} ({how}), {then}{f': {event.why}' if event.why else ''}"

@@ -1,23 +1,19 @@
 """The folder of one launch, `RUN/launches/0001`: what was launched, the jobs that came of it, and what their script wrote down."""
 
 import fcntl
-import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from megatron_mplug2.errors import ExitCode, UserError
+from megatron_mplug2.observability.job_events import LAUNCH, LAUNCHES, events_in, events_name
 from megatron_mplug2.observability.run_history import HISTORY_NAME
 
-LAUNCHES = "launches"
-CODE, LOGS, SCRIPT, EVENTS, PROBES = "code", "logs", "job.sh", "events.jsonl", "health"
-LAUNCH = "launch.json"
-SUBMITTED = "submit"
-"""The event of a launch that hands its script over; the others are the script's."""
+CODE, LOGS, SCRIPT, PROBES = "code", "logs", "job.sh", "health"
 _LOCK = ".lock"
 
 
@@ -44,27 +40,6 @@ class Launch(BaseModel):
     """SLURM's numbers; the first one, and one for each `mplug2 jobs resume`."""
 
 
-class Event(BaseModel):
-    """A line of the job's script about one start of a job; or of the launch, which submits it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    at: int
-    """Seconds since 1970."""
-    job: int
-    restarts: int
-    event: str
-    """`submit`, `start`, `unhealthy` or `end`."""
-    nodes: str = ""
-    """Of the start; of `unhealthy` those that are left out next time."""
-    code: int | None = None
-    """What the start ended with, as `errors.ExitCode`."""
-    next: str = ""
-    """`requeue`, `end`, or `limit` where it would have been requeued once too often; of `unhealthy` `exclude` where a node is to blame."""
-    why: str = ""
-    """Of `unhealthy`."""
-
-
 @contextmanager
 def locked(run_dir: Path) -> Iterator[Path]:
     """The run's folder of launches, made and held against another `mplug2 launch` or `jobs resume`. Raises UserError where it is held."""
@@ -89,10 +64,19 @@ def next_folder(launches: Path) -> Path:
 
 
 def new_folder(launches: Path) -> Path:
-    """The same, made."""
+    """The same, made. Raises UserError where it cannot be."""
     folder = next_folder(launches)
-    (folder / LOGS).mkdir(parents=True)
+    try:
+        (folder / LOGS).mkdir(parents=True)
+    except OSError as error:
+        raise unwritten(folder, error) from None
     return folder
+
+
+def unwritten(folder: Path, error: OSError) -> UserError:
+    """What a person is told where a launch's folder cannot be written."""
+    reason = error.args[0][0][-1] if isinstance(error, shutil.Error) else error.strerror  # of the first of many files
+    return UserError(f"cannot write the launch into {folder}: {reason}; run_dir must be on storage that the nodes share and that has room")
 
 
 def launch_folders(run_dir: Path) -> list[Path]:
@@ -120,37 +104,8 @@ def read_launch(folder: Path) -> Launch:
         raise UserError(f"{folder / LAUNCH} cannot be read: {' '.join(str(error).split())}") from None
 
 
-def append_event(folder: Path, event: Event) -> None:
-    """As a job's script does."""
-    with (folder / EVENTS).open("a", encoding="utf-8") as file:
-        file.write(event.model_dump_json() + "\n")
-
-
-def events_name(part: str | int | None) -> str:
-    """The file in which a job, or a part of an array, tells of its starts: one each, since nodes share a folder, not the end of a file."""
-    return EVENTS if part is None else f"events-{part}.jsonl"
-
-
-def read_events(folder: Path) -> list[Event]:
-    """In the order of time, of all parts; without lines that a dying node has cut off."""
-    events = [event for path in sorted(folder.glob("events*.jsonl")) for event in events_in(path)]
-    return sorted(events, key=lambda event: event.at)
-
-
 def finished(folder: Path, launch: Launch) -> bool:
     """Whether the command ended well, in all its parts: the last thing that each has told."""
     parts = [None] if launch.parts is None else range(1, launch.parts + 1)
     ends = [events_in(folder / events_name(part))[-1:] for part in parts]
     return all(end and end[0].code == ExitCode.FINISHED for end in ends)
-
-
-def events_in(path: Path) -> list[Event]:
-    """Of one file; none where there is no such file."""
-    events = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
-        try:
-            entry: Any = json.loads(line)
-            events.append(Event.model_validate(entry))
-        except ValueError:
-            continue
-    return events

@@ -13,20 +13,7 @@ from launchers import health, queue
 from launchers.batch_script import JobSpec, render
 from launchers.cluster import Launcher, SlurmConfig
 from launchers.command_line import Command
-from launchers.launch_folder import (
-    LAUNCHES,
-    SCRIPT,
-    SUBMITTED,
-    Event,
-    Launch,
-    append_event,
-    launch_folders,
-    locked,
-    new_folder,
-    next_folder,
-    read_launch,
-    write_launch,
-)
+from launchers.launch_folder import SCRIPT, Launch, launch_folders, locked, new_folder, next_folder, read_launch, unwritten, write_launch
 from launchers.launchable import Launchable, Prior, Shape
 from launchers.layout_rules import layout_overrides
 from launchers.origin import Origin, write_origin
@@ -35,6 +22,7 @@ from launchers.torchrun import CLI, agent_command
 from megatron_mplug2.config.load import RESOLVED_NAME, load_config, write_resolved
 from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.errors import UserError
+from megatron_mplug2.observability.job_events import LAUNCHES, SUBMITTED, Event, append_event
 
 _IN_CONTAINERS = "python3"
 
@@ -182,6 +170,9 @@ def launch(planned: Launchable, after: Sequence[Prior] = ()) -> tuple[Path, str]
         folder = new_folder(launches)
         try:
             launched = _written(planned, folder, after)
+        except OSError as error:
+            shutil.rmtree(folder)
+            raise unwritten(folder, error) from None
         except BaseException:
             shutil.rmtree(folder)
             raise
@@ -213,11 +204,16 @@ def _written(planned: Launchable, folder: Path, after: Sequence[Prior]) -> Launc
 
 
 def submit(folder: Path, launched: Launch, after: Sequence[str] = ()) -> str:
-    """Hands a launch's script over, and writes its job down. Raises UserError."""
+    """Hands a launch's script over, and writes its job down. Raises UserError; RefusedError where there is no job."""
     at = int(time.time())
     job = queue.submit(folder / SCRIPT, after)
-    write_launch(folder, launched.model_copy(update={"jobs": (*launched.jobs, job)}))
-    append_event(folder, Event(at=at, job=int(job), restarts=0, event=SUBMITTED))
+    try:
+        write_launch(folder, launched.model_copy(update={"jobs": (*launched.jobs, job)}))
+        append_event(folder, Event(at=at, job=int(job), restarts=0, event=SUBMITTED))
+    except OSError as error:
+        raise UserError(
+            f"job {job} is submitted, and {folder} cannot take it down ({error.strerror}): make room there, or scancel {job}"
+        ) from None
     return job
 
 

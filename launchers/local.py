@@ -26,7 +26,7 @@ import torch
 from launchers.ranks import Entry, Ranks, check_world_size, joined_ranks, run_rank
 from launchers.stop_signal import STOP_SIGNAL
 from megatron_mplug2.config.schema import RunConfig
-from megatron_mplug2.errors import BrokenDataError, ExitCode, RankError, UserError
+from megatron_mplug2.errors import BrokenDataError, CutShortError, ExitCode, RankError, UserError
 
 GRACE_S = 10.0
 """How long the other ranks may take to end by themselves once one has failed."""
@@ -145,7 +145,7 @@ class _LocalRanks:
             end = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             return RankError(f"{who} {end}{' (out of memory?)' if code == -signal.SIGKILL else ''}")
         said = json.loads(report.read_text())
-        for kind in (UserError, BrokenDataError):
+        for kind in (UserError, BrokenDataError, CutShortError):
             if said["exit_code"] == kind.exit_code:
                 return kind(said["line"])
         sys.stderr.write(said["traceback"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from launchers import launching
 from launchers.batch_script import JobSpec, render
-from launchers.launch_folder import CODE, LAUNCHES, SCRIPT, launch_folders, locked, new_folder, read_launch, write_launch
+from launchers.launch_folder import CODE, SCRIPT, launch_folders, locked, new_folder, read_launch, unwritten, write_launch
 from launchers.launching import Request, Work
 from launchers.layout_rules import layout_overrides
 from launchers.origin import Origin, read_origin, write_origin
@@ -15,6 +15,7 @@ from launchers.snapshot import DIFF
 from megatron_mplug2.config.load import RESOLVED_NAME, load_config, write_resolved
 from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.errors import UserError
+from megatron_mplug2.observability.job_events import LAUNCHES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,12 @@ def relaunch(run_dir: Path, nodes: int) -> Relaunched:
             shape = {"nodes": planned.shape.nodes, "tasks_per_node": planned.shape.tasks_per_node}
             again = launched.model_copy(update={**shape, "jobs": ()})
             write_launch(folder, again)
+        except OSError as error:
+            shutil.rmtree(folder)
+            raise unwritten(folder, error) from None
+        try:
             return Relaunched(folder=folder, job=launching.submit(folder, again), changes=changes)
-        except (RefusedError, OSError):
+        except RefusedError:
             shutil.rmtree(folder)
             raise
 

@@ -6,29 +6,31 @@ set -e -o pipefail
 launch={folder}
 job={job}
 restarts=${{SLURM_RESTART_COUNT:-0}}
+reason= # of an end, ready for JSON
 notes=$launch/exits/$SLURM_JOB_ID.$restarts
-if ! mkdir -p "$notes"; then
-  echo "error: cannot write into $launch: run_dir must be on storage that the nodes share; mplug2 jobs resume starts it again" >&2
+if ! {{ mkdir -p "$notes" && printf %{room}d 0 > "$notes/.room" && : > "$notes/.room"; }}; then
+  echo "error: cannot write into $launch: run_dir must be on storage that the nodes share and that has room;" \
+    "mplug2 jobs resume starts it again" >&2
   exit {mistake}
 fi
 event() {{ # event, exit code, what comes next; which nodes, where not all; why
   printf '{{"at": %s, "job": %s, "restarts": %s, "event": "%s", "code": %s, "next": "%s", "nodes": "%s", "why": "%s"}}\\n' \\
     "$(date +%s)" "$SLURM_JOB_ID" "$restarts" "$1" "$2" "$3" "${{4:-$SLURM_JOB_NODELIST}}" "${{5:-}}" >> "$launch/{events}"
 }}
+taken() {{ # whether SLURM is ending the job itself; a controller that is away says nothing
+  case $(squeue --noheader --jobs "$job" --format %T) in
+    RUNNING | "") return 1 ;;
+  esac
+}}
 leave() {{ # exit code, requeue or end, nodes that the next start is to leave out
   local next=$2 excluded
+  # A job that was cancelled or preempted meanwhile is not this script's to start again.
+  if [ "$next" = requeue ] && taken; then next=taken; fi
   if [ "$next" = requeue ] && [ "$restarts" -ge {limit} ]; then next=limit; fi
-  if [ "$next" = requeue ]; then
-    # A job that was cancelled or preempted meanwhile is not this script's to start again. A controller that is away says nothing.
-    case $(squeue --noheader --jobs "$job" --format %T) in
-      RUNNING | "") ;;
-      *) next=end ;;
-    esac
-  fi
-  event end "$1" "$next"
+  event end "$1" "$next" "" "$reason"
   if [ "$next" = limit ]; then echo "error: started {limit} times again, which is requeue_limit: not requeued" >&2; fi
   if [ "$next" = requeue ]; then
-    trap '' TERM # comes with a requeue
+    trap '' TERM # comes with a requeue, and is not awaited
     for pause in 0 10 60 120 end; do
       if [ $pause = end ]; then
         echo "error: SLURM did not take the job back (see above): mplug2 jobs resume starts it again" >&2
@@ -46,6 +48,8 @@ leave() {{ # exit code, requeue or end, nodes that the next start is to leave ou
   exit "$1"
 }}
 event start null run
+asked= # by SLURM, which is about to kill this script: for it to tell of its end before, when its step has gone
+trap asked=1 TERM
 trap 'event end $? end' ERR # a set-up that fails would fail again: no requeue
 if ! command -v scontrol > /dev/null; then
   echo "error: no scontrol on $SLURMD_NODENAME, by which this job is started again: a container belongs into the cluster's profile" >&2
@@ -57,7 +61,7 @@ MEETING = """
 port() {{ # of this start, by its use
   echo $(({first} + (SLURM_JOB_ID + {stride} * restarts + $1) % {ports}))
 }}
-export PYTHONPATH=$launch/{code}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1 {notes}=$notes
+export PYTHONPATH=$launch/{code}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1 {notes}=$notes {launch}=$launch
 # Named here, since a container has no scontrol.
 {nodes}=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -s -d ' ')
 : "${{MASTER_ADDR:=${{{nodes}%% *}}}}"
@@ -70,6 +74,7 @@ said=$(MASTER_PORT=$(port {offset}) timeout --kill-after=30 {limit} \\
   {step}) || true
 rm -rf "$launch/{probes}"
 echo "$said" >&2
+if [ -n "$asked" ]; then leave {terminated} requeue; fi
 said=$(grep '^{mark} ' <<< "$said") || true
 if [ "$(grep -c '^{mark} well ' <<< "$said")" -ne {tasks} ]; then
   bad=$(awk '$2 == "ill" {{print $3}}' <<< "$said" | sort -u)
@@ -97,16 +102,30 @@ fi
 
 END = """
 # A rank that ends takes the others with it, and srun then tells of those that it killed: what a rank said itself weighs more.
-if [ "$code" -ne {finished} ]; then
-  for said in {said_last}; do
-    if grep -qsx "$said" "$notes"/*; then
-      code=$said
-      break
-    fi
+for said in {said_last}; do
+  note=$(cd "$notes" && ls -tr | xargs -r grep -lsx "$said" | head -n 1) || true
+  if [ -n "$note" ]; then # of the rank that said it first
+    code=$said reason=$(sed -n 's/^{why}//p' "$notes/$note")
+    break
+  fi
+done
+# srun is content, too, with ranks that SLURM takes away together with their node, and is so before SLURM tells of it.
+if [ "$code" -eq {finished} ] && ! grep -qsx {finished} "$notes"/*; then
+  echo "error: srun ended well, and no rank has said that it did" >&2
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
+    if taken; then break; fi
+    sleep 1
   done
+  leave {terminated} requeue
 fi
 case $code in
   {final}) leave "$code" end ;;
+  {cut_short})
+    case $(scontrol show job "$SLURM_JOB_ID") in
+      *PreemptTime=[0-9]*) leave "$code" requeue ;;
+      *) leave "$code" end ;; # the time limit, which would come again
+    esac
+    ;;
   *) leave "$code" requeue ;;
 esac
 """

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TypeVar
 
-from megatron_mplug2.errors import UserError
+from megatron_mplug2.errors import CutShortError
 
 T = TypeVar("T")
 
@@ -13,7 +13,7 @@ STOP_SIGNAL = signal.SIGUSR2
 
 
 def hold_back() -> None:
-    """Keeps the signal pending until `training.interrupt` or `mistaken_at_stop` takes it: it would end a process that is still importing.
+    """Keeps the signal pending until `training.interrupt` or `cut_short_at_stop` takes it: it would end a process that is still importing.
 
     To be called before threads are started: they inherit it.
     """
@@ -24,8 +24,9 @@ class _AskedError(BaseException):
     """Passes by whatever catches the faults of a sample."""
 
 
-def mistaken_at_stop(work: Callable[[T], None], line: str) -> Callable[[T], None]:
-    """The work of a rank that cannot be gone on with: the signal ends it by UserError with this line, after which nothing is requeued."""
+def cut_short_at_stop(work: Callable[[T], None], line: str) -> Callable[[T], None]:
+    """The work of a rank that cannot be gone on with: the signal ends it by CutShortError with this line. What is requeued then is what was
+    preempted."""
 
     def work_until_asked(of: T) -> None:
         signal.signal(STOP_SIGNAL, _asked)
@@ -33,7 +34,7 @@ def mistaken_at_stop(work: Callable[[T], None], line: str) -> Callable[[T], None
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {STOP_SIGNAL})  # one that came earlier comes now
             work(of)
         except _AskedError:
-            raise UserError(line) from None
+            raise CutShortError(line) from None
         finally:
             signal.signal(STOP_SIGNAL, signal.SIG_IGN)  # a late one must not end a rank that is done
 

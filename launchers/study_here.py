@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from launchers.child import run_child
-from launchers.launch_folder import Event, Launch, append_event, locked, new_folder, write_launch
+from launchers.launch_folder import Launch, locked, new_folder, write_launch
 from launchers.queue import QueuedJob
 from launchers.snapshot import git_state
 from launchers.study import Step, Study
 from launchers.study_state import Progress, StepState, states
 from megatron_mplug2.errors import ExitCode, UserError
+from megatron_mplug2.observability.job_events import Event, append_event
 
 _NO_JOB = 0
 

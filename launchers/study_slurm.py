@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from launchers.cluster import SlurmConfig
-from launchers.launch_folder import LAUNCHES
 from launchers.launchable import Launchable, Prior
 from launchers.launching import launch, refuse_where_used, script_of
 from launchers.study import Step
 from launchers.study_state import Progress, StepState
 from launchers.tool_job import plan_command
 from megatron_mplug2.errors import UserError
+from megatron_mplug2.observability.job_events import LAUNCHES
 
 DONE_OR_COMING = (Progress.FINISHED, Progress.QUEUED)
 

@@ -6,9 +6,10 @@ from enum import StrEnum
 from pathlib import Path
 
 from launchers.jobs import described
-from launchers.launch_folder import LAUNCHES, SCRIPT, SUBMITTED, Launch, finished, launch_folders, read_events, read_launch
+from launchers.launch_folder import SCRIPT, Launch, finished, launch_folders, read_launch
 from launchers.queue import QueuedJob
 from launchers.study import Step, Study
+from megatron_mplug2.observability.job_events import LAUNCHES, SUBMITTED, read_events
 
 RUNNING = "RUNNING"
 

@@ -1,19 +1,20 @@
 """What `mplug2 jobs summary` tells of a run: its starts, and where its time went."""
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from launchers.launch_folder import launch_folders, read_events, read_launch, record_folder
-from launchers.time_account import Account, Part, account
+from launchers.jobs import NOT_SUBMITTED, described
+from launchers.launch_folder import Launch, launch_folders, read_launch, record_folder
 from megatron_mplug2.errors import UserError
+from megatron_mplug2.observability.job_events import TRAINING, Event, read_events
 from megatron_mplug2.observability.last_step import last_train_step
 from megatron_mplug2.observability.run_history import HISTORY_NAME, counted, last_sign, read_history
+from megatron_mplug2.observability.time_account import Account, Part, account
 
-TRAINING = ("pretrain", "finetune")
-"""Commands that write a run's history."""
 MOST_LETTERS = 60
 """Of a reason in the table."""
 
@@ -24,6 +25,8 @@ class Summary:
     steps: int
     """That the run has done, by its record."""
     account: Account
+    others: tuple[str, ...]
+    """A line about each launch in the folder that is no training of it, such as an evaluation."""
 
     def record(self) -> dict[str, Any]:
         """For JSON: seconds, and seconds since 1970."""
@@ -55,18 +58,28 @@ def summary_of(run_dir: Path) -> Summary | None:
         return None
     # A run's folder has its evaluations too, which are no starts of it.
     training = {folder: launched for folder, launched in launches.items() if launched.command[0] in TRAINING}
+    others = sorted(launches.keys() - training.keys())
     record = next((record_folder(run_dir, launched) for launched in training.values()), run_dir)
     history, _ = read_history(record)
     events = [event for folder in (training if history or training else launches) for event in read_events(folder)]
     last = last_train_step(record)
-    return Summary(run_dir=run_dir, steps=0 if last is None else last + 1, account=account(history, events, last_sign=last_sign(record)))
+    return Summary(
+        run_dir=run_dir,
+        steps=0 if last is None else last + 1,
+        account=account(history, events, last_sign=last_sign(record)),
+        others=tuple(_other(launches[folder], read_events(folder)) for folder in others),
+    )
+
+
+def _other(launched: Launch, events: Sequence[Event]) -> str:
+    return f"mplug2 {shlex.join(launched.command)}: {described(events[-1]) if events else NOT_SUBMITTED}"
 
 
 def lines_of(summary: Summary) -> list[str]:
     """The same for a person."""
     told = summary.account
     if not told.starts:
-        return [f"{summary.run_dir}: not started yet"]
+        return [f"{summary.run_dir}: not started yet", *summary.others]
     share = "?" if told.effective is None else f"{100 * told.effective:.1f} %"
     head = f"{summary.run_dir}: step {summary.steps}, {counted(len(told.starts), 'start')} in {told.since_begin_s:.1f} s, "
     rows = [("start", "begun", "steps", "lost", "lasted s", "ended")]
@@ -79,6 +92,7 @@ def lines_of(summary: Summary) -> list[str]:
         head + f"effective training time {share}, {counted(told.lost_steps, 'step')} lost",
         *_table(rows, left=(1, 5)),
         *_table(shares, left=(0,)),
+        *summary.others,
     ]
 
 

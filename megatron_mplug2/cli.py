@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 import warnings
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 
 from data_tools.commands import app as data
 from launchers.exit_notes import write_exit_note
-from launchers.stop_signal import hold_back, mistaken_at_stop
+from launchers.stop_signal import cut_short_at_stop, hold_back
 from megatron_mplug2.bench_command import bench
 from megatron_mplug2.checkpoint_commands import app as checkpoint
 from megatron_mplug2.conversion_commands import app as convert
@@ -32,8 +33,8 @@ DEMO_CONFIG = Path(__file__).parents[1] / "configs/pretrain/demo.yaml"
 """Found from any folder, since it lies in the checkout; what the demo writes is relative to the current folder."""
 
 NOT_RESUMED = (
-    "the cluster's limit or a preemption is near, and an evaluation begins anew instead of being resumed: "
-    "launch it with a longer time_limit_min in the cluster's profile"
+    "the cluster asked for an end, by its time limit or a preemption, and an evaluation begins anew instead of being resumed: "
+    "after a time limit launch it with a longer time_limit_min in the cluster's profile"
 )
 
 app = typer.Typer(
@@ -126,7 +127,7 @@ def evaluate(
     from megatron_mplug2.evaluation.answer_list import read_answers
 
     work = partial(evaluate.evaluate, answers=read_answers(answers) if answers is not None else None)
-    launch(run, mistaken_at_stop(work, NOT_RESUMED))
+    launch(run, cut_short_at_stop(work, NOT_RESUMED))
 
 
 @app.command()
@@ -152,25 +153,26 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="megatron")  # tells at every start which optional packages are not there
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of names that Megatron-Core uses
     try:
-        code = _run()
-    except Exception:  # a defect: the interpreter shows it
-        write_exit_note(ExitCode.FAILED, os.environ)
+        code, why = _run()
+    except Exception as error:  # a defect: the interpreter shows it
+        write_exit_note(ExitCode.FAILED, traceback.format_exception_only(error)[-1].strip(), os.environ)
         raise
-    write_exit_note(code, os.environ)
+    write_exit_note(code, why, os.environ)
     sys.exit(code)
 
 
-def _run() -> int:
+def _run() -> tuple[int, str]:
+    """Its exit code, and why in one line; an empty one where nothing went wrong."""
     try:
         app()
     except (UserError, RankError) as error:
         typer.echo(f"error: {error}", err=True)
-        return error.exit_code
+        return error.exit_code, str(error)
     except SystemExit as end:
         if not isinstance(end.code, int):  # a text is printed by the interpreter
             raise
-        return end.code
-    return ExitCode.FINISHED
+        return end.code, ""
+    return ExitCode.FINISHED, ""
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ class ExitCode(IntEnum):
     """A watchdog ended a stuck run and has said why: the same command goes on. EX_TEMPFAIL of sysexits.h."""
     STOPPED = 85
     """Asked to stop, it saved and ended: the same command goes on from there. HTCondor's default for a job that checkpointed itself."""
+    CUT_SHORT = 86
+    """Asked to stop, without anything that could be gone on with: the same command begins anew. It ends the same way where it needs more
+    than its time limit."""
 
 
 class UserError(Exception):
@@ -31,6 +34,12 @@ class BrokenDataError(UserError):
     """The corpus cannot be trained on."""
 
     exit_code = ExitCode.BROKEN_DATA
+
+
+class CutShortError(UserError):
+    """The cluster has asked for an end, of what begins anew the next time."""
+
+    exit_code = ExitCode.CUT_SHORT
 
 
 class RankError(Exception):

@@ -3,7 +3,6 @@
 import os
 import shlex
 import sys
-import time
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -132,7 +131,7 @@ def _status(run: Path) -> "JobStatus":
 
 
 def _lines(found: "JobStatus") -> list[str]:
-    from launchers.jobs import described, silence
+    from launchers.jobs import silence, told
 
     launched, silent = found.launch, silence(found)
     code = f"commit {launched.commit}{' with changes' if launched.changed else ''}" if launched.commit else "no commit"
@@ -141,7 +140,7 @@ def _lines(found: "JobStatus") -> list[str]:
         f"launch: {found.folder} ({launched.nodes} x {launched.tasks_per_node} ranks, {code})",
         f"command: mplug2 {shlex.join(launched.command)}",
         f"step: {found.steps}",
-        *(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(event.at))}  {described(event)}" for event in found.events),
+        *told(found.events),
         *([silent] if silent else []),
         *([found.summary] if found.summary else []),
     ]

@@ -7,13 +7,14 @@ from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
-from launchers.launch_folder import LOGS, SCRIPT, Event, Launch, events_in, events_name, launch_folders, read_launch
+from launchers.launch_folder import LOGS, SCRIPT, Launch, launch_folders, read_launch
 from launchers.queue import QueuedJob
 from launchers.sweep.arrays import ARRAYS, parts_of
 from launchers.sweep.outcome import PointEnd, last_words, row_of
 from launchers.sweep.points import Point, Sweep
 from launchers.sweep.results import Results, Row, add_rows, read_results
 from megatron_mplug2.errors import ExitCode
+from megatron_mplug2.observability.job_events import Event, events_in, events_name
 
 
 class Progress(StrEnum):
@@ -108,20 +109,32 @@ def _ended(point: Point, row: Row) -> PointState:
 def _submitted(point: Point, launched: _Launched, queue: Queue, sweep: Sweep) -> PointState:
     part, job = launched.parts[point.digest], (launched.launch.jobs or ("-",))[-1]
     told = launched.folder / events_name(part)
-    last, queued = _last_event(told), False
-    if last is None or last.event != "end":
-        queued = any(each.script.is_relative_to(launched.folder) for each in queue())
+    last = _last_event(told)
+    queued: list[QueuedJob] = []
+    if not _is_over(last):
+        queued = [each for each in queue() if each.script.is_relative_to(launched.folder)]
         last = _last_event(told)  # it may have ended while SLURM was asked
     logs = tuple(launched.folder / LOGS / f"{job}_{part}{end}.log" for end in ("", "_batch"))
-    if last is not None and last.event == "end":
+    if last is not None and last.event == "end" and (_is_over(last) or not queued):
         at = max(float(last.at), launched.at)  # an event has whole seconds
         end = PointEnd(code=last.code, at=at, commit=launched.launch.commit, logs=logs)
         return _ended(point, row_of(point, end, sweep.config.warmup_steps))
     if queued:
-        started = "waits" if last is None else f"on {last.nodes}"
+        started = f"on {last.nodes}" if last is not None and last.event == "start" else _waits(queued)
         return PointState(point=point, progress=Progress.QUEUED, detail=f"job {job}_{part} {started}")
     # Cancelled, or its node died; or it was submitted after the queue was asked, so that nothing is written down.
     return PointState(point=point, progress=Progress.FAILED, detail=f"job {job}_{part} has told of no end: {last_words(logs)}")
+
+
+def _waits(queued: Sequence[QueuedJob]) -> str:
+    """With SLURM's reason, of the tasks of an array that wait for the same."""
+    reasons = [each.reason for each in queued if each.state == "PENDING" and each.reason not in ("", "None")]
+    return f"waits ({reasons[0]})" if reasons else "waits"
+
+
+def _is_over(last: Event | None) -> bool:
+    """Whether nobody starts the point again, by the last word of its job: one whose nodes SLURM took, it may."""
+    return last is not None and last.event == "end" and last.next != "taken"
 
 
 def _last_event(told: Path) -> Event | None:

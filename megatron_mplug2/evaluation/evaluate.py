@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -94,10 +94,14 @@ def _evaluate_pretraining(inference: Inference, config: RunConfig, step: int, na
     evaluation = evaluate_pretraining(inference, config, Split.TEST, _progress(inference))
     with together(f"write the evaluation into {config.run_dir}"):
         if inference.context.topology.rank == 0:
-            _write_lines(config.run_dir / predictions_name, (json.dumps(line) for line in prediction_lines(evaluation)))
-            _write_lines(config.run_dir / samples_name, (sample.model_dump_json() for sample in evaluation.shown))
             results = asdict(evaluation.results) | _circumstances(config, step, evaluation.left_out)
-            _write(config.run_dir / results_name, json.dumps(results, indent=1) + "\n")
+            write_files(
+                {
+                    config.run_dir / predictions_name: _lines(json.dumps(line) for line in prediction_lines(evaluation)),
+                    config.run_dir / samples_name: _lines(sample.model_dump_json() for sample in evaluation.shown),
+                    config.run_dir / results_name: json.dumps(results, indent=1) + "\n",
+                }
+            )
             print(f"wrote {config.run_dir / results_name}: {_main_scores(evaluation.results)}", flush=True)
 
 
@@ -121,14 +125,18 @@ def _evaluate_family(
     findings = evaluation.findings
     with together(f"write the evaluation into {config.run_dir}"):
         if inference.context.topology.rank == 0:
-            _write_lines(config.run_dir / names.predictions, (json.dumps(asdict(one)) for one in findings.predictions))
             write_page(config.run_dir / names.page, evaluation, config, Split.TEST, step)
             scores = {score.name: score.value for score in findings.scores}
             chance = {score.name: score.chance for score in findings.scores if score.chance is not None}
             choice = len(answers.answers) if answers is not None else None
             results = {"family": family, "scores": scores, "chance": chance, "answers": choice, "samples": evaluation.samples}
             results |= {"notes": findings.notes} | _circumstances(config, step, evaluation.left_out)
-            _write(config.run_dir / names.results, json.dumps(results, indent=1) + "\n")
+            write_files(
+                {
+                    config.run_dir / names.predictions: _lines(json.dumps(asdict(one)) for one in findings.predictions),
+                    config.run_dir / names.results: json.dumps(results, indent=1) + "\n",
+                }
+            )
     for line in (*findings.notes, f"page: {config.run_dir / names.page}"):
         progress.note(line)
     if inference.context.topology.rank == 0:
@@ -143,12 +151,20 @@ def _progress(inference: Inference) -> EvaluationProgress:
     return EvaluationProgress(speaks=inference.context.topology.rank == 0)
 
 
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    _write(path, "".join(f"{line}\n" for line in lines))
+def _lines(lines: Iterable[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+def write_files(texts: Mapping[Path, str]) -> None:
+    """All or nothing: whatever ends the process before the last one is written, a full disk or a cluster's signal, older files stay as
+    they are."""
+    unfinished = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in texts}
+    try:
+        for path, text in texts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished[path].write_text(text, encoding="utf-8")
+        for path, written in unfinished.items():
+            written.replace(path)
+    finally:
+        for written in unfinished.values():
+            written.unlink(missing_ok=True)

@@ -76,7 +76,8 @@ def evaluate_pretraining(inference: Inference, config: RunConfig, split: Split, 
         raise UserError(f"data.{split} names no folders of pictures or clips: there is nothing to evaluate")
     speaker = Speaker(inference, Tokenizer(config.data.vocab, config.model.text.vocab_size), config)
     none = _StreamEvaluation()
-    streams = {task: _Stream(speaker, config, split, task).evaluate(progress) for task in tasks}
+    opened = {task: _Stream(speaker, config, split, task) for task in tasks}  # all, before the first one takes its hours
+    streams = {task: stream.evaluate(progress) for task, stream in opened.items()}
     image, video = streams.get(Task.IMAGE_TEXT, none), streams.get(Task.VIDEO_TEXT, none)
     answers = image.answers + video.answers
     results = Results(

@@ -1,5 +1,4 @@
-"""The life of a run over all its starts: a line for each start, checkpoint, bad step and end in `history.jsonl`, and its sum in
-`run_summary.json`."""
+"""The life of a run over all its starts: a line for each start, checkpoint, bad step and end in `history.jsonl`."""
 
 import json
 import os
@@ -14,7 +13,6 @@ from megatron_mplug2.observability.last_step import last_train_step
 from megatron_mplug2.observability.spent import Progress
 
 HISTORY_NAME = "history.jsonl"
-SUMMARY_NAME = "run_summary.json"
 
 FINISHED, STOPPED = "finished", "stopped"
 """Reasons of an end in good order; any other is an accident."""
@@ -37,26 +35,36 @@ class Event(StrEnum):
 class RunHistory:
     """Rank 0's. Times are seconds since 1970."""
 
-    def __init__(self, run_dir: Path, steps: int) -> None:
-        """`steps`: of the schedule. Raises OSError where the folder cannot be written."""
-        self._run_dir, self._steps = run_dir, steps
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
         self._events, _ = read_history(run_dir)
 
     def started(
-        self, step: int, layout: LayoutConfig, stage_starts: Sequence[int], *, productive_s: float = 0.0, began: float | None = None
+        self,
+        step: int,
+        layout: LayoutConfig,
+        stage_starts: Sequence[int],
+        *,
+        productive_s: float = 0.0,
+        began: float | None = None,
+        launch: str | None = None,
     ) -> int:
         """The run is ready for its first step, after `step` steps, its chain of blocks cut at `stage_starts`. Returns the steps that an
         earlier start had done and that are done again.
 
-        `productive_s`: of the steps that made the weights which it begins with. `began`: when its command did. To be called before the
-        run's record forgets the steps that were lost.
+        `productive_s`: of the steps that made the weights which it begins with. `began`: when its command did.
+        `launch`: the folder of the job's launch, if it is one's. To be called before the run's record forgets the steps that were lost.
+        Raises OSError where the folder cannot be written.
         """
         lost = max(0, self._reached() - step)
         if self._events and self._events[-1]["event"] != Event.END:
             self._add(Event.END, step=self._reached(), reason="ended without a word", at=last_sign(self._run_dir))
         sizes = {"tensor": layout.tensor, "pipeline": layout.pipeline, "data": layout.data}
-        times = {"productive_s": round(productive_s, 3), "began": None if began is None else round(began, 3)}
-        self._add(Event.START, step=step, world_size=layout.world_size, lost_steps=lost, **sizes, stage_starts=list(stage_starts), **times)
+        times: dict[str, Any] = {"productive_s": round(productive_s, 3), "began": None if began is None else round(began, 3)}
+        if launch is not None:
+            times["launch"] = launch
+        of: dict[str, Any] = {"world_size": layout.world_size, "lost_steps": lost, **sizes, "stage_starts": list(stage_starts)}
+        self._add(Event.START, step=step, **of, **times)
         return lost
 
     def saving(self, step: int, progress: Progress = Progress()) -> None:  # noqa: B008 (frozen)
@@ -80,27 +88,6 @@ class RunHistory:
         else:
             self._add(Event.END, step=step, reason=reason, **progress.record())
 
-    def summarise(self, step: int, productive_s: float, steps_left_out: int) -> dict[str, Any]:
-        """Writes the summary and returns it: up to the run's end, or to now while it goes on. `productive_s`: of the steps that made the
-        weights, over all starts."""
-        starts = [event for event in self._events if event["event"] == Event.START]
-        last = self._events[-1] if self._events else {}
-        until = last["at"] if last.get("event") == Event.END else time.time()
-        wall_s = max(until - begin_of(starts[0]), productive_s) if starts else productive_s
-        summary = {
-            "step": step,
-            "steps": self._steps,
-            "starts": len(starts),
-            "wall_s": round(wall_s, 3),
-            "productive_s": round(productive_s, 3),
-            "effective_training_time": round(productive_s / wall_s, 4) if wall_s else None,
-            "lost_steps": sum(event.get("lost_steps", 0) for event in self._events),
-            "steps_left_out": steps_left_out,
-            "end": last["reason"] if last.get("event") == Event.END else None,
-        }
-        _replace(self._run_dir / SUMMARY_NAME, json.dumps(summary, indent=1) + "\n")
-        return summary
-
     def _had_nothing_to_do(self, step: int) -> bool:
         if len(self._events) < 2:
             return False
@@ -120,17 +107,7 @@ class RunHistory:
         self._write()
 
     def _write(self) -> None:
-        _replace(self._run_dir / HISTORY_NAME, "".join(json.dumps(line) + "\n" for line in self._events))
-
-
-def summary_line(summary: Mapping[str, Any]) -> str:
-    """For the person at the terminal."""
-    share = summary["effective_training_time"]
-    shown = "?" if share is None else f"{100 * share:.1f} %"
-    return (
-        f"effective training time {shown} ({summary['productive_s']:.1f} s of steps in {summary['wall_s']:.1f} s since the first start; "
-        f"{counted(summary['starts'], 'start')}, {counted(summary['lost_steps'], 'step')} lost, {summary['steps_left_out']} left out)"
-    )
+        replace_text(self._run_dir / HISTORY_NAME, "".join(json.dumps(line) + "\n" for line in self._events))
 
 
 def counted(number: int, what: str) -> str:
@@ -174,7 +151,7 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and 0 <= value < MOST_STEPS
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)

@@ -1,10 +1,11 @@
 """What rank 0 shows and writes of a run: progress line, metrics.jsonl, TensorBoard, history. Other ranks only answer for their figures."""
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -12,10 +13,12 @@ import torch.distributed as dist
 from megatron_mplug2.config.load import write_resolved
 from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.observability.efficiency import StepFlops, peak_tflops
+from megatron_mplug2.observability.job_events import own_launch
 from megatron_mplug2.observability.log import RunLog
 from megatron_mplug2.observability.metrics import StepMetrics, UseMetrics
 from megatron_mplug2.observability.progress import TrainingProgress
-from megatron_mplug2.observability.run_history import FINISHED, RunHistory, summary_line
+from megatron_mplug2.observability.run_history import FINISHED, RunHistory
+from megatron_mplug2.observability.run_summary import summary_line, write_summary
 from megatron_mplug2.observability.sections import Section, SectionClock
 from megatron_mplug2.observability.spent import Progress, SpentClock, Use, command_began
 from megatron_mplug2.observability.stragglers import find_straggler, section_times
@@ -57,8 +60,15 @@ class Recorder:
         self._speaks = topology.rank == 0
         if self._speaks:
             write_resolved(config, config.run_dir)
-            self._history = RunHistory(config.run_dir, config.steps)
-            lost = self._history.started(first_step, config.layout, stage_starts, productive_s=self.productive_s, began=command_began())
+            self._history = RunHistory(config.run_dir)
+            lost = self._history.started(
+                first_step,
+                config.layout,
+                stage_starts,
+                productive_s=self.productive_s,
+                began=command_began(),
+                launch=own_launch(os.environ),
+            )
             self._log = self._open.enter_context(RunLog(config.run_dir, first_step))
             self._progress = self._open.enter_context(TrainingProgress(config.steps, first_step))
             if lost:
@@ -116,7 +126,7 @@ class Recorder:
         self._steps_left_out = health.steps_left_out
         if self._speaks:
             self._history.saving(self._done, self._progress_so_far())
-            self._history.summarise(self._done, self.productive_s, self._steps_left_out)
+            self._summary()
 
     def rolled_back(self, back: RolledBack) -> None:
         """Call after the bad step was told to `step`."""
@@ -134,11 +144,20 @@ class Recorder:
         """Writes the end down. Called at the context's end, or by the watchdog instead."""
         if self._speaks:
             self._history.ended(self._done, reason, self._progress_so_far())
-            self.note(summary_line(self._history.summarise(self._done, self.productive_s, self._steps_left_out)))
+            self.note(summary_line(self._summary()))
 
     def note(self, text: str) -> None:
         if self._speaks:
             self._progress.note(text)
+
+    def _summary(self) -> dict[str, Any]:
+        return write_summary(
+            self._config.run_dir,
+            step=self._done,
+            steps=self._config.steps,
+            productive_s=self.productive_s,
+            steps_left_out=self._steps_left_out,
+        )
 
     def _progress_so_far(self) -> Progress:
         return Progress(productive_s=self.productive_s, spent=self._time.spent)

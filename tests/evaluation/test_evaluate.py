@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -171,3 +172,22 @@ def test_errors_say_what_to_do(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.test"):
         launch(make_config(corpus, tmp_path, data__test={}), evaluation.evaluate_untrained)
     assert not list(tmp_path.glob("*.json*"))
+
+
+def test_folders_are_looked_at_before_the_first_is_evaluated(corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Which takes hours of a cluster."""
+    folders = {"image_text": [str(corpus / "test/image_text")], "video_text": [str(corpus / "gone")]}
+    with pytest.raises(UserError, match="gone has no manifest"):
+        launch(make_config(corpus, tmp_path, data__test=folders), evaluation.evaluate_untrained)
+    assert "encode" not in capfd.readouterr().err
+
+
+def test_files_are_written_all_or_none(tmp_path: Path) -> None:
+    """A disk that is full at the last one leaves an older evaluation as it was, and nothing beside it."""
+    first, last = tmp_path / "predictions.jsonl", tmp_path / "evaluation.json"
+    evaluation.write_files({first: "old", last: "old"})
+    (tmp_path / f".evaluation.json.{os.getpid()}").mkdir()  # in the way of the last one
+    with pytest.raises(IsADirectoryError):
+        evaluation.write_files({first: "new", last: "new"})
+    (tmp_path / f".evaluation.json.{os.getpid()}").rmdir()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"predictions.jsonl": "old", "evaluation.json": "old"}

@@ -6,8 +6,8 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from launchers.command_line import Command, read_command
-from launchers.launch_folder import Event
 from megatron_mplug2 import cli
+from megatron_mplug2.observability.job_events import Event
 
 
 def read(words: Sequence[str]) -> Command:

@@ -84,6 +84,7 @@ def plans() -> dict[str, dict[int, tuple[int, int, Callable[[Engine], None]]]]:
         "limited": {0: (FIRST_AT, 0, reach_the_time_limit)},
         "really-limited": {0: (FIRST_AT, 0, wait_for_the_time_limit)},
         "node-dies": {0: (FIRST_AT, 1, die_with_the_node)},
+        "first-node-dies": {0: (FIRST_AT, 0, die_with_the_node)},
         "undisturbed": {},
     }
 

@@ -14,10 +14,11 @@ import yaml
 
 from launchers import queue
 from launchers.jobs import JobStatus, status_of
-from launchers.launch_folder import launch_folders, read_events
+from launchers.launch_folder import launch_folders
 from megatron_mplug2.config.load import load_config, resolved_yaml
 from megatron_mplug2.data.loader import Loader
 from megatron_mplug2.data.split import Split
+from megatron_mplug2.observability.job_events import read_events
 from tests.training.corpus import demo_config
 
 PROJECT = Path(__file__).parents[2]

@@ -10,10 +10,11 @@ import pytest
 from launchers.array import Array, part_command
 from launchers.batch_script import render
 from launchers.cluster import Launcher, SlurmConfig, load_cluster
-from launchers.launch_folder import Launch, append_event, events_name, finished, read_events
+from launchers.launch_folder import Launch, finished
 from launchers.launching import Plan
 from launchers.tool_job import ToolPlan, home_of, plan_command
 from megatron_mplug2.errors import ExitCode, UserError
+from megatron_mplug2.observability.job_events import append_event, events_name, read_events
 from tests.launchers.commands import event, read
 
 GOLDEN = Path(__file__).parent / "golden"

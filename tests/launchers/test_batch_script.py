@@ -1,6 +1,7 @@
 """The batch script as text, against golden files, and its hostile parts under a real shell. No SLURM is needed."""
 
 import os
+import resource
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,8 +11,8 @@ import pytest
 from launchers import health
 from launchers.batch_script import JobSpec, render
 from launchers.cluster import ContainerConfig, Device, SlurmConfig, load_cluster
-from launchers.launch_folder import read_events
 from megatron_mplug2.errors import ExitCode
+from megatron_mplug2.observability.job_events import read_events
 
 GOLDEN = Path(__file__).parent / "golden"
 PLAIN = SlurmConfig(max_nodes=1, tasks_per_node=2, device=Device.CPU, cpus_per_task=4, time_limit_min=60)
@@ -60,7 +61,7 @@ STAND_INS = {
 printf "%s\\n" "$@" > srun.args; echo "$TOLD" > srun.env; {said} exit {code}""",
     "scontrol": """case "$1 $2" in
   "show hostnames") printf 'node1\\nnode2\\n' ;;
-  "show job") echo "   ReqNodeList=(null) ExcNodeList=$(cat excluded 2> /dev/null || echo '(null)')" ;;
+  "show job") cat preempted 2> /dev/null; echo "   ReqNodeList=(null) ExcNodeList=$(cat excluded 2> /dev/null || echo '(null)')" ;;
   *) echo "$@" >> scontrol.args ;;
 esac""",
     "squeue": "echo {state}",
@@ -71,10 +72,20 @@ WELL = "".join(f"mplug2-health well node{node} \n" for node in (1, 1, 2, 2))
 
 
 def run(
-    folder: Path, slurm: SlurmConfig, *, code: int, said: str = "", state: str = "RUNNING", restarts: int = 0, nodes: str = WELL
+    folder: Path,
+    slurm: SlurmConfig,
+    *,
+    code: int,
+    said: str = "",
+    state: str = "RUNNING",
+    restarts: int = 0,
+    nodes: str = WELL,
+    most_bytes: int = resource.RLIM_INFINITY,
 ) -> int:
-    """The script, in `folder`, with programs in the place of SLURM's. `nodes`: what they say of their health."""
+    """The script, in `folder`, with programs in the place of SLURM's. `nodes`: what they say of their health. `most_bytes`: that a file may
+    have."""
     (folder / "health.said").write_text(nodes)
+    said = said or ("" if code else "echo 0 > $MPLUG2_EXIT_NOTES/0;")  # as every rank that ends well
     programs = folder / "bin"
     programs.mkdir()
     for name, body in STAND_INS.items():
@@ -85,7 +96,17 @@ def run(
     (folder / "job.sh").write_text(render(spec(2, slurm, folder)))
     environ = {"PATH": f"{programs}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-2]"}
     environ |= {"SLURM_RESTART_COUNT": str(restarts), "SLURM_JOB_NUM_NODES": "2", "SLURMD_NODENAME": "node1"}
-    return subprocess.run(["bash", "job.sh"], cwd=folder, env=environ, capture_output=True, timeout=60, check=False).returncode
+    done = subprocess.run(
+        ["bash", "job.sh"],
+        cwd=folder,
+        env=environ,
+        capture_output=True,
+        timeout=60,
+        check=False,
+        restore_signals=False,  # a file that grows too large is an error, and no signal
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes)),
+    )
+    return done.returncode
 
 
 @pytest.mark.parametrize(
@@ -106,10 +127,59 @@ def test_what_is_requeued(tmp_path: Path, code: int, said: str, left: int, reque
     assert (tmp_path / "scontrol.args").exists() == requeued
 
 
-@pytest.mark.parametrize(("state", "restarts", "requeued"), [("RUNNING", 19, True), ("RUNNING", 20, False), ("CANCELLED", 0, False)])
-def test_when_it_is_not(tmp_path: Path, state: str, restarts: int, requeued: bool) -> None:
+@pytest.mark.parametrize(
+    ("state", "restarts", "then"),
+    [("RUNNING", 19, "requeue"), ("RUNNING", 20, "limit"), ("CANCELLED", 0, "taken"), ("COMPLETING", 20, "taken")],
+)
+def test_when_it_is_not(tmp_path: Path, state: str, restarts: int, then: str) -> None:
     run(tmp_path, PLAIN, code=1, state=state, restarts=restarts)
-    assert (tmp_path / "scontrol.args").exists() == requeued
+    assert last_event(tmp_path) == (1, then, "")
+    assert (tmp_path / "scontrol.args").exists() == (then == "requeue")
+
+
+def last_event(folder: Path) -> tuple[int | None, str, str]:
+    event = read_events(folder)[-1]
+    assert event.event == "end"
+    return event.code, event.next, event.why
+
+
+@pytest.mark.parametrize(("preempted", "then"), [("None", "end"), ("2026-11-28T07:08:28", "requeue")])
+def test_what_begins_anew_is_requeued_after_a_preemption_alone(tmp_path: Path, preempted: str, then: str) -> None:
+    """Its time limit would come again."""
+    (tmp_path / "preempted").write_text(f"   PreemptEligibleTime=2026-11-28T07:00:00 PreemptTime={preempted}\n")
+    assert run(tmp_path, PLAIN, code=143, said="echo 86 > $MPLUG2_EXIT_NOTES/0;") == ExitCode.CUT_SHORT
+    assert last_event(tmp_path) == (ExitCode.CUT_SHORT, then, "")
+    assert (tmp_path / "scontrol.args").exists() == (then == "requeue")
+
+
+def test_the_first_reason_that_a_rank_gave_is_told(tmp_path: Path) -> None:
+    """As the rank escaped it; not that of a rank which fails because of it, and has a smaller number."""
+    (tmp_path / "first").write_text('1\nwhy: no \\"vocab\\"\n')
+    (tmp_path / "later").write_text("1\nwhy: peer gone\n")
+    said = "cp first $MPLUG2_EXIT_NOTES/3; sleep 0.05; cp later $MPLUG2_EXIT_NOTES/0;"
+    run(tmp_path, PLAIN, code=143, said=said)
+    assert last_event(tmp_path) == (ExitCode.FAILED, "requeue", 'no "vocab"'), (tmp_path / "events.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("said", "state", "end"),
+    [
+        (":;", "COMPLETING", (143, "taken", "")),
+        (":;", "$(if [ -e asked ]; then echo COMPLETING; fi; touch asked)", (143, "taken", "")),
+        ("echo 0 > $MPLUG2_EXIT_NOTES/0;", "COMPLETING", (0, "end", "")),
+        ("echo 0 > $MPLUG2_EXIT_NOTES/0; echo 85 > $MPLUG2_EXIT_NOTES/1;", "COMPLETING", (85, "taken", "")),
+    ],
+)
+def test_srun_s_good_word_is_not_enough(tmp_path: Path, said: str, state: str, end: tuple[int, str, str]) -> None:
+    """It ends with 0 where a node was lost."""
+    run(tmp_path, PLAIN, code=0, said=said, state=state)
+    assert last_event(tmp_path) == end
+
+
+def test_a_job_that_slurm_ends_tells_of_it(tmp_path: Path) -> None:
+    """SIGTERM comes to the script as well as to the ranks, which save."""
+    run(tmp_path, PLAIN, code=143, said="kill -TERM $PPID; echo 85 > $MPLUG2_EXIT_NOTES/0;", state="COMPLETING")
+    assert last_event(tmp_path) == (ExitCode.STOPPED, "taken", "")
 
 
 def test_what_a_person_named_is_never_interpreted(tmp_path: Path) -> None:
@@ -187,6 +257,12 @@ def test_without_scontrol_nothing_is_begun(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (ExitCode.MISTAKE, "")
     assert done.stderr.startswith("error: no scontrol on node1, by which") and done.stderr.count("\n") == 1
     assert [(event.event, event.code) for event in read_events(tmp_path)] == [("start", None), ("end", ExitCode.MISTAKE)]
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    """As a bound on the size of files has it too. Before the ranks start, who could not tell what they exit with."""
+    assert run(tmp_path, PLAIN, code=0, most_bytes=2**15) == ExitCode.MISTAKE
+    assert not (tmp_path / "srun.args").exists() and not (tmp_path / "scontrol.args").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

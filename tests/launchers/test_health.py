@@ -12,12 +12,12 @@ import torch
 from torch._C._distributed_c10d import HashStore
 
 from launchers import health_meeting
-from launchers.cluster import Device
-from launchers.health import look_at_node, say
+from launchers.cluster import Device, load_cluster
+from launchers.health import command, look_at_node, say
 from launchers.health_devices import look_at_device, name_of
 from launchers.health_task import Task, UnhealthyError, Verdict
-from launchers.launch_folder import LAUNCH
 from megatron_mplug2.errors import UserError
+from megatron_mplug2.observability.job_events import LAUNCH
 from tests.launchers.slurm_cluster import free_ports
 
 PROJECT = Path(__file__).parents[2]
@@ -127,6 +127,30 @@ def test_ranks_that_share_a_gpu(tmp_path: Path) -> None:
     with pytest.raises(UnhealthyError, match="its 2 ranks have 1 GPUs"):
         health_meeting.read_probes(task(2, 4), tmp_path)
     assert name_of(task(2, 4), torch.device("cpu")) != name_of(task(3, 4), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("body", "said", "code"),
+    [
+        (None, "mplug2-health ill node2 its check ended with 127 and gave no verdict, see the log of the batch script\n", 127),
+        ("exit 1", "mplug2-health ill node2 its check ended with 1 and gave no verdict, see the log of the batch script\n", 1),
+        ("echo a library; echo mplug2-health well node2; exit 1", "a library\nmplug2-health well node2\n", 1),
+        ("kill -KILL $$", "", 137),
+    ],
+    ids=["no such interpreter", "it crashes", "it has spoken", "it was killed while it waited"],
+)
+def test_a_task_that_cannot_speak_is_spoken_for(tmp_path: Path, body: str | None, said: str, code: int) -> None:
+    python = tmp_path / "python"
+    if body is not None:
+        python.write_text(f"#!/bin/sh\n{body}\n")
+        python.chmod(0o755)
+    slurm = load_cluster("slurm_8x8").slurm
+    assert slurm is not None
+    asked = command(str(python), tmp_path, slurm)
+    assert asked is not None
+    environ = {**os.environ, "SLURMD_NODENAME": "node2"}
+    done = subprocess.run(asked, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.returncode) == (said, code), done
 
 
 def test_a_reason_is_one_plain_line(capsys: pytest.CaptureFixture[str]) -> None:

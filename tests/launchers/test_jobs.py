@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from launchers.jobs import described, log_path, silence, status_of
-from launchers.launch_folder import EVENTS, Event, Launch, append_event, events_name, new_folder, read_launch, write_launch
+from launchers.jobs import described, log_path, silence, status_of, told
+from launchers.launch_folder import Launch, new_folder, read_launch, write_launch
 from launchers.queue import QueuedJob
 from launchers.summaries import summary_of
 from megatron_mplug2.errors import ExitCode, UserError
 from megatron_mplug2.launch_commands import app as jobs
+from megatron_mplug2.observability.job_events import EVENTS, Event, append_event, events_name
 
 FORGOTTEN = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
 NO_ACCOUNTING = "echo 'Slurm accounting storage is disabled' >&2; exit 1"
@@ -85,7 +86,7 @@ def test_a_job_that_could_not_write_is_told(run: Path, tmp_path: Path, monkeypat
     programs(tmp_path, monkeypatch, scontrol="echo JobState=FAILED")
     assert silence(status_of(run, [])) is None
     append_event(folder, Event(at=9, job=8, restarts=0, event="submit"))
-    assert silence(status_of(run, [])) == f"job 7 wrote nothing: {folder}/logs is not there, or its nodes cannot write into it"
+    assert silence(status_of(run, [])) == f"job 7 wrote nothing: {folder}/logs is not there or full, or its nodes cannot write into it"
     programs(tmp_path, monkeypatch, scontrol="echo JobState=CANCELLED")
     assert silence(status_of(run, [])) is None
 
@@ -184,3 +185,12 @@ def test_every_exit_code_has_words() -> None:
     for code in ExitCode:
         event = Event(at=1, job=7, restarts=0, event="end", code=code, next="end")
         assert described(event).startswith(f"job 7 start 0 ended with {code.value} ({code.name.lower().replace('_', ' ')})")
+
+
+def test_a_start_that_told_of_no_end_is_named() -> None:
+    """The node that ran the job's script was lost with it. Not the last one, which goes on; nor parts of an array beside one another."""
+    events = [Event(at=at, job=7, restarts=at, event="start", nodes="n") for at in (0, 1)]
+    lines = [line.split("  ", 1)[1] for line in told(events)]
+    gone = "job 7 start 0 has told of no end: its node was lost, or SLURM ended it"
+    assert lines == ["job 7 start 0 on n", gone, "job 7 start 1 on n"]
+    assert len(told([events[0], events[0].model_copy(update={"job": 8})])) == 2

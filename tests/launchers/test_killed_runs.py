@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from launchers.summaries import lines_of, summary_of
-from launchers.time_account import Part
 from megatron_mplug2.config.load import resolved_yaml
 from megatron_mplug2.observability.last_step import last_train_step
+from megatron_mplug2.observability.time_account import Part
 from tests.training.corpus import demo_config, make_corpus
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]

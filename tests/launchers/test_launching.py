@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from launchers.cluster import Device, SlurmConfig
-from launchers.launch_folder import CODE, Launch, launch_folders, locked, new_folder, read_events, read_launch, write_launch
+from launchers.launch_folder import CODE, Launch, launch_folders, locked, new_folder, read_launch, write_launch
 from launchers.launchable import Shape
 from launchers.launching import Request, Work, plan
 from launchers.snapshot import DIFF, GitState, git_state, take_snapshot
 from megatron_mplug2.errors import UserError
+from megatron_mplug2.observability.job_events import read_events
 
 PROJECT = Path(__file__).parents[2]
 LARGE = PROJECT / "configs/pretrain/large.yaml"
@@ -137,3 +138,19 @@ def test_two_commands_do_not_launch_at_once(tmp_path: Path) -> None:
         holder.communicate("\n", timeout=60)
     with locked(tmp_path):
         pass
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    """As a bound on the size of files has it too, in the middle of the snapshot."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "squeue").write_text("#!/bin/sh\n")
+    (programs / "squeue").chmod(0o755)
+    program = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({2**12}, {2**12})); from megatron_mplug2 import cli; cli.main()"
+    environ = {**os.environ, "PYTHONPATH": str(PROJECT), "PATH": f"{programs}:{os.environ['PATH']}"}
+    command = [sys.executable, "-c", program, "launch", str(LARGE), "--cluster", "slurm_8x8"]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"error: cannot write the launch into {tmp_path}/runs/large/launches/0001: ")
+    assert "File too large" in done.stderr and "that has room" in done.stderr and len(done.stderr) < 1000
+    assert [path.name for path in (tmp_path / "runs/large/launches").iterdir()] == [".lock"]

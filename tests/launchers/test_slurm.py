@@ -73,6 +73,7 @@ def test_a_mistake_is_not_requeued(slurm: Slurm, corpus: Path, tmp_path: Path) -
     assert (found.state, place.ends()) == ("FAILED", [(ExitCode.MISTAKE, "end")]), place.logs()
     said = place.mplug2("jobs", "logs", place.run)
     assert said.stdout.startswith("error: data.vocab=gone.txt cannot be read"), said
+    assert "ended with 2 (mistake), not requeued: data.vocab=gone.txt cannot be read" in place.mplug2("jobs", "status", place.run).stdout
 
 
 def test_a_job_that_keeps_failing_is_requeued_to_the_limit(slurm: Slurm, corpus: Path, tmp_path: Path) -> None:
@@ -94,7 +95,7 @@ def test_a_cancelled_job_stays_cancelled_until_it_is_resumed(slurm: Slurm, corpu
         done = place.mplug2("jobs", "cancel", place.run)
         assert done.returncode == 0, done.stderr
         assert place.ended().state == "CANCELLED"
-        assert ("requeue" in [after for _, after in place.ends()]) is False
+        assert place.ends()[-1] == (ExitCode.STOPPED, "taken"), place.logs()
         assert "has no job that waits or runs" in place.mplug2("jobs", "cancel", place.run).stderr
         done = place.mplug2("jobs", "resume", place.run)
         assert done.returncode == 0, done.stderr

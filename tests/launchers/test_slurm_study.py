@@ -16,9 +16,10 @@ from data_tools.stages.plan import Packing
 from data_tools.stages.shard import shard
 from data_tools.stages.stage import Effort
 from launchers import queue
-from launchers.launch_folder import launch_folders, read_events, read_launch
+from launchers.launch_folder import launch_folders, read_launch
 from megatron_mplug2.config.load import resolved_yaml
 from megatron_mplug2.errors import ExitCode
+from megatron_mplug2.observability.job_events import read_events
 from tests.data_tools.stages.corpora import listing_corpus, mixed_corpus, probed, tree
 from tests.launchers.slurm_cluster import needs_slurm, running_slurm
 from tests.training.corpus import demo_config, make_corpus

@@ -3,15 +3,17 @@
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from launchers.launch_folder import launch_folders, read_events
+from launchers.launch_folder import launch_folders
 from megatron_mplug2.errors import ExitCode
+from megatron_mplug2.observability.job_events import read_events
 from tests.launchers.faulty_rank import DYING, FIRST_AT, SECOND_AT
-from tests.launchers.slurm_cluster import Slurm, needs_slurm, running_slurm
+from tests.launchers.slurm_cluster import Slurm, needs_slurm, running_slurm, set_down
 from tests.launchers.slurm_runs import STEPS, Place
 from tests.training.corpus import make_corpus
 
@@ -20,7 +22,7 @@ pytestmark = [pytest.mark.long, needs_slurm, pytest.mark.timeout(900)]
 LOOKS_AT_NODES = f"""#!/bin/sh
 case "$*" in
   *launchers.health*) ;;
-  *) exit 0 ;; # the run itself
+  *) echo 0 > "$MPLUG2_EXIT_NOTES/$SLURM_PROCID"; exit 0 ;; # the run itself
 esac
 {{case}}
 exec "{sys.executable}" "$@"
@@ -106,6 +108,32 @@ def test_a_bad_node_is_named_and_left_out(slurm: Slurm, corpus: Path, tmp_path: 
     assert "start 0 failed its health check, node1 left out of the next start: it does not see /nowhere/launch.json" in shown, shown
 
 
+def test_a_node_without_the_interpreter_is_left_out(slurm: Slurm, corpus: Path, tmp_path: Path) -> None:
+    """It has nothing that could tell of it."""
+    place = two_nodes(tmp_path, corpus)
+    gone = 'if [ "$SLURMD_NODENAME" = node2 ]; then exec /nowhere/python "$@"; fi'
+    place.profile(place.stand_in(LOOKS_AT_NODES.format(case=gone)), tasks_per_node=1, health={"free_gb": 0})
+    assert place.launch().returncode == 0
+    assert place.ended().state == "COMPLETED", place.logs()
+    assert place.nodes_of_starts() == ["node[1-2]", "node[1,3]"], place.logs()
+    assert "node2 left out of the next start: its check ended with 127" in place.mplug2("jobs", "status", place.run).stdout
+
+
+def test_a_node_that_is_set_down_takes_no_run_for_finished(slurm: Slurm, corpus: Path, tmp_path: Path) -> None:
+    """By those who run the cluster, under a run of one rank: srun ends with 0 then. SLURM starts it again elsewhere."""
+    place = Place(tmp_path, corpus, "layout.data=1", "training.global_batch=4")
+    place.profile(place.faulty("first-node-dies"), tasks_per_node=1)
+    assert place.launch().returncode == 0
+    place.wait(lambda found: (place.run / DYING).exists())
+    with set_down((place.run / DYING).read_text()):
+        place.wait(lambda found: len(place.nodes_of_starts()) == 2)
+        assert (ExitCode.FINISHED, "end") not in place.ends(), place.logs()
+        found = place.ended()
+    assert (found.state, found.steps) == ("COMPLETED", STEPS), place.logs()
+    assert place.ends()[-1] == (ExitCode.FINISHED, "end")
+    place.check_samples()
+
+
 def test_a_check_that_fails_everywhere_ends_the_job(slurm: Slurm, corpus: Path, tmp_path: Path) -> None:
     place = two_nodes(tmp_path, corpus)
     place.profile(place.stand_in(LOOKS_AT_NODES.format(case="")), tasks_per_node=1, health={"free_gb": 1e9})
@@ -157,4 +185,26 @@ def test_the_death_of_a_node(corpus: Path, tmp_path: Path) -> None:
         assert [(start["step"], start["lost_steps"]) for start in place.history("start")] == [(0, 0), (5, FIRST_AT - 5)]
         events = read_events(launch_folders(place.run)[-1])
         assert [event.restarts for event in events if event.event == "start"] == [0, 1]
+        place.check_samples()
+
+
+def test_ranks_that_outlive_their_node(corpus: Path, tmp_path: Path) -> None:
+    """The network of the first one fails: the job begins elsewhere, while the old rank still has the run's folder for a while."""
+    with running_slurm(slurmd_timeout_s=10) as slurm:
+        place = two_nodes(tmp_path, corpus)
+        place.profile(place.faulty("first-node-dies"), tasks_per_node=1)
+        assert place.launch().returncode == 0
+        place.wait(lambda found: (place.run / DYING).exists())
+        old = slurm.cut_off((place.run / DYING).read_text(), "faulty_rank.py")
+        assert old
+        place.wait(lambda found: len(place.nodes_of_starts()) == 2)
+        time.sleep(20)
+        assert len(place.history("start")) == 1 and place.status().queued, place.logs()
+        for process in old:
+            process.kill()
+        found = place.ended()
+        assert (found.state, found.steps) == ("COMPLETED", STEPS), place.logs()
+        assert place.nodes_of_starts() == ["node[1-2]", "node[2-3]"]
+        shown = place.mplug2("jobs", "status", place.run).stdout
+        assert "start 0 has told of no end: its node was lost, or SLURM ended it" in shown, shown
         place.check_samples()

@@ -10,7 +10,8 @@ import yaml
 
 from launchers import queue
 from launchers.sweep.results import read_results
-from tests.launchers.slurm_cluster import Slurm, needs_slurm, running_slurm
+from megatron_mplug2.observability.job_events import events_in
+from tests.launchers.slurm_cluster import Slurm, needs_slurm, running_slurm, set_down
 from tests.launchers.slurm_runs import Place
 from tests.training.corpus import make_corpus
 
@@ -76,3 +77,27 @@ def test_a_sweep_as_arrays(slurm: Slurm, tmp_path: Path) -> None:
     assert [row.measured.steps for row in rows if row.measured] == [3, 3, 3]
     assert (place.folder / "my sweep/report/report.html").exists()
     assert not list(tmp_path.rglob("obeyed"))
+
+
+def test_a_node_that_is_set_down_fails_no_point(slurm: Slurm, tmp_path: Path) -> None:
+    """By those who run the cluster. SLURM starts the point again, though nobody else would."""
+    place = Place(tmp_path, make_corpus(tmp_path / "corpus"))
+    place.profile(place.stand_in(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n'))
+    tree = {"folder": "my sweep", "config": "run.yaml", "scaling": "strong", "batch": 8, "node_ranks": 2, "data": [1]}
+    tree |= {"microbatch": [2], "steps": 30, "warmup_steps": 1}
+    (place.folder / "sweep.yaml").write_text(yaml.safe_dump(tree))
+    assert place.mplug2("sweep", "run", "sweep.yaml", "--cluster", "cluster.yaml").returncode == 0
+    deadline = time.monotonic() + PATIENCE_S
+    while not list(place.folder.rglob("metrics.jsonl")):
+        assert time.monotonic() < deadline, logs(place)
+        time.sleep(0.1)
+    (job,) = queue.queued()
+    with set_down(job.nodes):
+        while queue.queued():
+            assert time.monotonic() < deadline, logs(place)
+            told = place.mplug2("sweep", "status", "sweep.yaml").stdout
+            assert "failed" not in told, (told, logs(place))
+    told = place.mplug2("sweep", "status", "sweep.yaml").stdout
+    assert told.split()[1] == "measured", (told, logs(place))
+    (events,) = place.folder.rglob("events-1.jsonl")
+    assert [event.restarts for event in events_in(events) if event.event == "start"] == [0, 1]

@@ -10,9 +10,9 @@ import pytest
 import torch.distributed as dist
 
 from launchers.local import launch
-from launchers.stop_signal import STOP_SIGNAL, mistaken_at_stop
+from launchers.stop_signal import STOP_SIGNAL, cut_short_at_stop
 from megatron_mplug2.config.schema import RunConfig
-from megatron_mplug2.errors import UserError
+from megatron_mplug2.errors import CutShortError
 from tests.launchers.test_local import config_of
 
 LIMIT_S = 60
@@ -32,20 +32,20 @@ def asked_at_work(config: RunConfig) -> None:
 
 
 def test_local_ranks_are_told_to_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match=r"^not resumed$"):
-        launch(config_of(tmp_path, "layout.data=2"), mistaken_at_stop(asked_at_work, "not resumed"))
+    with pytest.raises(CutShortError, match=r"^not resumed$"):
+        launch(config_of(tmp_path, "layout.data=2"), cut_short_at_stop(asked_at_work, "not resumed"))
     assert "Traceback" not in capfd.readouterr().err
 
 
 SCRIPT = """
 import os, time
-from launchers.stop_signal import STOP_SIGNAL, hold_back, mistaken_at_stop
-from megatron_mplug2.errors import UserError
+from launchers.stop_signal import STOP_SIGNAL, hold_back, cut_short_at_stop
+from megatron_mplug2.errors import CutShortError
 hold_back()
 os.kill(os.getpid(), STOP_SIGNAL)
 try:
-    mistaken_at_stop(time.sleep, "not resumed")(60)
-except UserError as error:
+    cut_short_at_stop(time.sleep, "not resumed")(60)
+except CutShortError as error:
     os.kill(os.getpid(), STOP_SIGNAL)
     print(error)
 """

@@ -9,12 +9,13 @@ import pytest
 import yaml
 
 from launchers.cluster import SlurmConfig, load_cluster
-from launchers.launch_folder import LAUNCHES, SCRIPT, Launch, append_event, events_name, new_folder, write_launch
+from launchers.launch_folder import SCRIPT, Launch, new_folder, write_launch
 from launchers.queue import QueuedJob
 from launchers.study import Study, load_study
 from launchers.study_slurm import Profiles, plan_study, scripts
 from launchers.study_state import Progress, StepState, states
 from megatron_mplug2.errors import UserError
+from megatron_mplug2.observability.job_events import LAUNCHES, append_event, events_name
 from tests.launchers.commands import event, read
 
 PROJECT = Path(__file__).parents[2]

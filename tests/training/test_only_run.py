@@ -61,6 +61,30 @@ def test_a_second_run_is_refused_on_every_rank_until_the_first_has_died(tmp_path
     assert run_ranks(2, told, run_dir) == ["", ""]
 
 
+def test_a_job_that_is_started_again_waits_for_its_former_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which live on, on a node that SLURM has lost; not for ever."""
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    context = multiprocessing.get_context("fork")
+    inside = context.Event()
+    former = context.Process(target=stay, args=(tmp_path, inside))
+    former.start()
+    assert inside.wait(60) and former.pid is not None
+    (rank,) = Path(f"/proc/{former.pid}/task/{former.pid}/children").read_text().split()
+    monkeypatch.setattr("megatron_mplug2.training.only_run.PATIENCE_S", 1.0)
+    assert "another run is using" in run_ranks(1, told, tmp_path)[0]
+    monkeypatch.setattr("megatron_mplug2.training.only_run.PATIENCE_S", 60.0)
+    ender = context.Process(target=kill_later, args=(int(rank),))
+    ender.start()
+    assert run_ranks(1, told, tmp_path) == [""]
+    ender.join(60)
+    former.join(60)
+
+
+def kill_later(pid: int) -> None:
+    time.sleep(2)
+    os.kill(pid, signal.SIGKILL)
+
+
 def test_a_worker_that_outlives_its_run_does_not_hold_the_folder(tmp_path: Path) -> None:
     assert run_ranks(1, told_while_a_worker_is_left, tmp_path) == [""]
 

@@ -24,7 +24,8 @@ from megatron_mplug2.evaluation.evaluate import RESULTS_NAME, SAMPLES_NAME, UNTR
 from megatron_mplug2.evaluation.samples import ShownSample
 from megatron_mplug2.observability.last_step import METRICS_NAME
 from megatron_mplug2.observability.report.metrics_file import Metrics, read_metrics
-from megatron_mplug2.observability.run_history import HISTORY_NAME, SUMMARY_NAME, read_history
+from megatron_mplug2.observability.run_history import HISTORY_NAME, read_history
+from megatron_mplug2.observability.run_summary import read_summary
 
 _MOST_DIGITS = 18
 """Of a whole number in a record."""
@@ -103,7 +104,7 @@ def _read(folder: Path, last_sign: float) -> Run:
         config_text=config_text,
         metrics=metrics,
         events=tuple(sorted(events, key=lambda event: event["at"])),
-        summary=_object(folder / SUMMARY_NAME),
+        summary=read_summary(folder),
         substitutions=_lines(folder / LEDGER, Substitution, skipped),
         checkpoints=_checkpoints(folder),
         contents=_contents(folder),

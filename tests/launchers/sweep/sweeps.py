@@ -46,7 +46,7 @@ def write_run(point: Point, *, step_s: float = 0.5, cores: int = 8, others: floa
     """A finished run on one machine, on which `others` cores did other work: its warm-up is ten times as slow. `begin`: steps that an
     earlier start has done."""
     run = point.run
-    history = RunHistory(run.run_dir, run.steps)
+    history = RunHistory(run.run_dir)
     with RunLog(run.run_dir, begin) as log:
         history.started(begin, run.layout, [0])
         for step in range(begin, run.steps):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from launchers.cluster import Launcher, SlurmConfig, load_cluster
-from launchers.launch_folder import LAUNCHES, LOGS, SCRIPT, Launch, append_event, events_name, new_folder, write_launch
+from launchers.launch_folder import LOGS, SCRIPT, Launch, new_folder, write_launch
 from launchers.queue import QueuedJob
 from launchers.sweep.arrays import SweepArray, plan_arrays, scripts
 from launchers.sweep.hosts import HOSTS
@@ -14,6 +14,7 @@ from launchers.sweep.points import Sweep
 from launchers.sweep.results import RESULTS, read_results
 from launchers.sweep.state import Progress, look
 from megatron_mplug2.errors import UserError
+from megatron_mplug2.observability.job_events import LAUNCHES, append_event, events_name
 from tests.launchers.commands import event
 from tests.launchers.sweep.sweeps import sweep_of, write_run
 
@@ -109,6 +110,18 @@ def test_a_sweep_goes_from_nothing_to_its_end(sweep: Sweep) -> None:
     assert len(look(sweep, no_slurm).rows()) == 2, "SLURM has no more to say"
     (again / SCRIPT).unlink()
     assert progress(sweep) == ["to do", "measured", "measured"], "half of a launch is none"
+
+
+def test_a_point_whose_node_was_lost_is_no_failure_while_slurm_has_it(sweep: Sweep) -> None:
+    """SLURM starts it again by itself."""
+    folder = launched(plan_arrays(sweep, FILE, sweep.points[:1], slurm())[0], 7)
+    job = QueuedJob(job="7", state="PENDING", reason="BeginTime", nodes="", script=folder / SCRIPT)
+    append_event(folder, event("end", code=143).model_copy(update={"next": "taken"}))
+    (folder / events_name(None)).rename(folder / events_name(1))
+    assert progress(sweep, job) == ["queued", "to do", "to do"]
+    assert look(sweep, lambda: [job]).points[0].detail == "job 7_1 waits (BeginTime)"
+    assert not read_results(sweep.folder).rows
+    assert progress(sweep) == ["failed", "to do", "to do"], "nor has SLURM"
 
 
 def test_a_measured_point_needs_no_folder(sweep: Sweep) -> None:

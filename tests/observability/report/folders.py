@@ -17,6 +17,7 @@ from megatron_mplug2.evaluation.samples import ShownAnswer, ShownSample, encoded
 from megatron_mplug2.observability.log import RunLog
 from megatron_mplug2.observability.metrics import StepMetrics, UseMetrics
 from megatron_mplug2.observability.run_history import FINISHED, RunHistory
+from megatron_mplug2.observability.run_summary import write_summary
 from megatron_mplug2.observability.sections import Section
 from megatron_mplug2.observability.stragglers import SectionTime
 from tests.observability.samples import metrics_of
@@ -98,16 +99,16 @@ def write_finished_run(folder: Path, *overrides: str, text: str = "") -> RunConf
     config = config_of(folder, *overrides)
     write_resolved(config, folder)
     starts = [0] if config.layout.pipeline == 1 else [0, 9]
-    RunHistory(folder, config.steps).started(0, config.layout, starts)
+    RunHistory(folder).started(0, config.layout, starts)
     write_steps(folder, 0, 620)
-    history = RunHistory(folder, config.steps)
+    history = RunHistory(folder)
     history.started(600, config.layout, starts)
     write_steps(folder, 600, config.steps)
     history.saving(800)
     history.bad_step(900, f"a spike {text}")
     history.saving(config.steps)
     history.ended(config.steps, FINISHED)
-    history.summarise(config.steps, productive_s=0.0, steps_left_out=1)
+    write_summary(folder, step=config.steps, steps=config.steps, productive_s=0.0, steps_left_out=1)
     Ledger(folder).write(tuple(substitution(position, f"the record of KEY is damaged {text}", text) for position in range(3)))
     results = {"step": config.steps, "qa": {"all": 97.3}, "retrieval": {"video": {"t2v": {"r1": 95.7, "chance_r1": 0.4}}}}
     (folder / "evaluation.json").write_text(json.dumps(results))

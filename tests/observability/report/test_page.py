@@ -63,7 +63,7 @@ def test_every_chart_has_its_units_and_values(tmp_path: Path) -> None:
 def test_a_run_that_is_going_on_or_was_killed(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     write_resolved(config, tmp_path)
-    RunHistory(tmp_path, config.steps).started(0, config.layout, [0])
+    RunHistory(tmp_path).started(0, config.layout, [0])
     page = page_of(tmp_path)
     assert "No end is written: it is running, or was killed" in page.text and "Nothing was logged yet" in page.text
     write_steps(tmp_path, 0, 100)
@@ -77,7 +77,7 @@ def test_scores_of_downstream_families(tmp_path: Path) -> None:
     """Of a run that was finetuned for one, also where their file is damaged."""
     config = config_of(tmp_path)
     write_resolved(config, tmp_path)
-    RunHistory(tmp_path, config.steps).started(0, config.layout, [0])
+    RunHistory(tmp_path).started(0, config.layout, [0])
     (tmp_path / "evaluation-video_retrieval.json").write_text('{"step": 40, "scores": ["R@1"]}')
     found = {"step": 40, "scores": {"exact match": 94.46, "exact match: <b>": 50.0}, "chance": {"exact match": 12.5}}
     (tmp_path / "evaluation-video_qa.json").write_text(json.dumps(found))
@@ -181,7 +181,7 @@ def test_the_command(tmp_path: Path) -> None:
 def test_a_hundred_thousand_logged_steps(tmp_path: Path) -> None:
     config = config_of(tmp_path, "schedule.1.steps=99750")
     write_resolved(config, tmp_path)
-    RunHistory(tmp_path, config.steps).started(0, LayoutConfig(), [0])
+    RunHistory(tmp_path).started(0, LayoutConfig(), [0])
     write_steps(tmp_path, 0, 400, every=1)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     with (tmp_path / "metrics.jsonl").open("w") as file:

@@ -6,8 +6,8 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any
 
-from launchers.launch_folder import SUBMITTED, Event
 from megatron_mplug2.observability import run_history
+from megatron_mplug2.observability.job_events import SUBMITTED, Event
 from megatron_mplug2.observability.spent import Use
 
 IN_GOOD_ORDER = (run_history.FINISHED, run_history.STOPPED)
@@ -69,7 +69,7 @@ class Account:
 
     @property
     def since_begin_s(self) -> float:
-        """Without the wait before the first start, of which the run itself knows nothing."""
+        """Without the wait before the first start."""
         return self.wall_s - sum(self.starts[0].seconds.get(part, 0.0) for part in (Part.AWAY, Part.QUEUE)) if self.starts else 0.0
 
     @property
@@ -110,7 +110,7 @@ class _Stay:
 def account(history: Sequence[Mapping[str, Any]], events: Sequence[Event], last_sign: float) -> Account:
     """`history`: of `run_history.read_history`. `events`: of all launches. `last_sign`: of a run that tells of no end."""
     lives = list(_lives(history, last_sign))
-    stays = _until_finished(_joined(_stays(events), lives))
+    stays = _until_its_word(_until_finished(_joined(_stays(events), lives)))
     for before, after in pairwise(stays):
         before.end = min(before.end, after.begin)
     submits = sorted(event.at for event in events if event.event == SUBMITTED)
@@ -180,6 +180,13 @@ def _until_finished(stays: list[_Stay]) -> list[_Stay]:
     """Without starts of a finished run, which had nothing to do."""
     lives = [(number, stay.life) for number, stay in enumerate(stays, 1) if stay.life is not None]
     return stays[: lives[-1][0]] if lives and lives[-1][1].reason == run_history.FINISHED else stays
+
+
+def _until_its_word(stays: list[_Stay]) -> list[_Stay]:
+    """The last start up to where the run said its end, if it has, so that the run itself tells the same."""
+    if stays and (life := stays[-1].life) is not None and life.reason != NO_END:
+        stays[-1].end = life.end
+    return stays
 
 
 def _waits(since: float, stay: _Stay, submits: Sequence[float]) -> dict[Part, float]:
