@@ -14,6 +14,7 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 
 from megatron_mplug2.data.bad_media import MAX_PIXELS, BadMedia
+from megatron_mplug2.data.sample_tables import lists_too_many
 from megatron_mplug2.data.timeline import Packet, Timeline, jumps_back, read_timeline
 
 # Containers, not playlists: a playlist would make FFmpeg open other files.
@@ -62,6 +63,8 @@ class VideoFile:
     def __init__(self, data: bytes) -> None:
         if not data:
             raise BadMedia("empty file")
+        if lists_too_many(data):
+            raise BadMedia("lists more frames than it has bytes")
         self._data = data
         self._open()
         try:

@@ -81,7 +81,19 @@ def endless_clip() -> bytes:
     return Drawn(frames=2, times=(0, 8 * 3600)).encoded()
 
 
+def listing(frames: int) -> bytes:
+    """Two frames; the table (ISO 14496-12, 8.7.3.2) says there are so many, of one byte each, and the one of their times agrees."""
+    data = bytearray(Drawn(frames=2).encoded())
+    sizes, times = data.index(b"stsz"), data.index(b"stts")
+    data[sizes + 8 : sizes + 16] = struct.pack(">II", 1, frames)
+    data[times + 12 : times + 16] = struct.pack(">I", frames)
+    chunks = data.index(b"stsc")
+    data[chunks + 16 : chunks + 20] = struct.pack(">I", frames)
+    return bytes(data)
+
+
 CLIPS = {
+    "more frames than bytes": listing(60_000_000),
     "empty": b"",
     "a text": b"no clip at all",
     "a playlist": b"#EXTM3U\n#EXTINF:10,\n/etc/passwd\n",
@@ -123,12 +135,14 @@ def test_content_decides_not_the_name_and_animations_show_their_first_frame() ->
 
 _BOUNDED = """
 import resource, sys
-from megatron_mplug2.data.decoding.contract import PictureRequest, Transform
+from megatron_mplug2.data.decoding.contract import ClipRequest, PictureRequest, Transform
 from megatron_mplug2.data.decoding.pyav import PyavDecoder
-from tests.data.test_hostile_media import PICTURES
+from tests.data.test_hostile_media import CLIPS, PICTURES
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for data in PICTURES.values():
     PyavDecoder().pictures([PictureRequest(data=data, transform=Transform(resolution=16))])
+for data in CLIPS.values():
+    PyavDecoder().clips([ClipRequest(data=data, frames=2, segment_shares=None, transform=Transform(resolution=16))])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
