@@ -1,6 +1,7 @@
 """`mplug2 data probe`: looks into every sample: are its texts there, what is its media, can it be decoded, what does it look like."""
 
 import stat
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
@@ -111,16 +112,23 @@ def has_texts(record: Record) -> bool:
 
 
 def stripped(record: Record) -> Record:
-    """Without blank captions, questions that lack a text or an answer, blank phrases, and regions that no phrase speaks of."""
-    told = (replace(region, phrases=tuple(phrase.strip() for phrase in region.phrases if phrase.strip())) for region in record.regions)
+    """Without blank captions, questions that lack a text or an answer, blank phrases, and regions that no phrase speaks of. What has
+    nothing to be seen, as characters without width, is blank."""
+    told = (replace(region, phrases=tuple(filter(None, map(_stripped, region.phrases)))) for region in record.regions)
     return replace(
         record,
-        captions=tuple(caption.strip() for caption in record.captions if caption.strip()),
-        questions=tuple(question for question in record.questions if question.question.strip() and question.answer.strip()),
+        captions=tuple(filter(None, map(_stripped, record.captions))),
+        questions=tuple(question for question in record.questions if _stripped(question.question) and _stripped(question.answer)),
         regions=tuple(region for region in told if region.phrases),
-        text=record.text.strip(),
-        second_text=record.second_text.strip(),
+        text=_stripped(record.text),
+        second_text=_stripped(record.second_text),
     )
+
+
+def _stripped(text: str) -> str:
+    """Empty where there is nothing but spaces and characters that control or format, which tokenizers leave out."""
+    seen = any(not one.isspace() and unicodedata.category(one) not in ("Cc", "Cf") for one in text)
+    return text.strip() if seen else ""
 
 
 def _decoded(stream: Task, data: bytes) -> tuple[MediaFacts, int]:

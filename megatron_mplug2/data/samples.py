@@ -192,7 +192,7 @@ class SampleReader:
         """A picture or clip, not decoded yet, with its texts; without media where they are not needed or `picture` is None. Grounding
         always needs `picture`: what is seen says where a box lies. Raises BadSample, OSError."""
         entry, record = manifest.entry(draws.index), read_record(manifest, draws.index)
-        captions = [caption for caption in record.captions if caption.strip()]
+        captions = [caption for caption in record.captions if self._tokenizer.says_something(caption)]
         asked, view = self._asked_of(manifest, picture, record, captions, draws)
         captions = captions or [""]
         media = media_request(manifest, picture, draws, self._data, record, view) if picture and needs_media else None
@@ -212,7 +212,8 @@ class SampleReader:
     ) -> tuple[list[Asked], View | None]:
         """k rows by the kind of family, and the view where it is not the drawn one. Raises BadSample."""
         lm = self._objectives.lm
-        questions = [question for question in record.questions if question.question.strip() and question.answer.strip()]
+        says = self._tokenizer.says_something
+        questions = [question for question in record.questions if says(question.question) and says(question.answer)]
         if self._labelling is not None:
             return [self._labelled(manifest, draws, record)], None
         if self._kind is FamilyKind.GROUNDING:

@@ -44,6 +44,10 @@ class Tokenizer:
         """Ids of a text alone, as many as it has."""
         return self._subwords.ids(text.encode(errors="replace").decode())  # both libraries refuse half a character (a lone surrogate)
 
+    def says_something(self, text: str) -> bool:
+        """Whether a text has any piece: blanks have none, nor have characters without width."""
+        return bool(self._cached(text))
+
     def encode(self, text: str, length: int) -> NDArray[np.int64]:
         """[length] `[CLS] X`, cut or padded."""
         return self.frame(self._cached(text), length)

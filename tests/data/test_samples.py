@@ -202,6 +202,7 @@ def test_texts_do_not_depend_on_media(tmp_path: Path) -> None:
     [
         (pair(0, picture(0), captions=0), "no caption"),
         (Sample(key="blank", media=picture(0), record=Record(captions=(" ", ""), attributes={})), "no caption"),
+        (Sample(key="unseen", media=picture(0), record=Record(captions=("\u200b", "\ufeff\u200d"), attributes={})), "no caption"),
     ],
 )
 def test_bad_samples(tmp_path: Path, sample: Sample, reason: str) -> None:

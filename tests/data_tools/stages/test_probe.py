@@ -10,9 +10,11 @@ from data_tools.splits import Split
 from data_tools.stages.listing import read_listing
 from data_tools.stages.listing_stage import Corpus
 from data_tools.stages.plan import Packing
+from data_tools.stages.probe import stripped
 from data_tools.stages.shard import Report, shard
 from data_tools.stages.stage import Effort
 from megatron_mplug2.data.manifest import Manifest
+from megatron_mplug2.data.record import Question, Record, Region
 from tests.data_tools.sharding import sharded
 from tests.data_tools.stages.corpora import image, jpeg, probed, write_listing
 
@@ -28,6 +30,22 @@ def test_what_is_no_plain_file_is_not_read(tmp_path: Path) -> None:
     found = read_listing(probed(write_listing(tmp_path / "listing", [good, *bad]), tmp_path / "out"))
     told = {sample.key: f"{sample.fault.reason}: {sample.fault.detail}" for sample in found if sample.fault}
     assert told == dict.fromkeys(("pipe", "zero", "folder"), "media file not readable: not a plain file")
+
+
+def test_texts_without_anything_to_be_seen_are_blank() -> None:
+    unseen = "\u200b \ufeff\u200d"
+    question, region = Question(question="what ?", answer="red"), Region(box=(0.0, 0.0, 1.0, 1.0), phrases=(unseen, " it"))
+    record = Record(
+        captions=(unseen, " a red square\u200b ", "", "\u200d"),
+        questions=(question, replace(question, answer=unseen), replace(question, question=unseen)),
+        regions=(region, replace(region, phrases=(unseen,))),
+        text=unseen,
+        second_text="\ufeff",
+        attributes={},
+    )
+    assert stripped(record) == Record(
+        captions=("a red square\u200b",), questions=(question,), regions=(replace(region, phrases=("it",)),), attributes={}
+    )
 
 
 def test_media_in_an_annotation_with_a_relative_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
