@@ -258,9 +258,8 @@ def _upright_rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
     except (FFmpegError, ValueError) as error:
         raise BadMedia(f"frame not convertible: {_reason(error)}") from None
     turns = quarter_turns(frame)
-    return (
-        np.rot90(pixels, turns).copy() if turns else np.ascontiguousarray(pixels)
-    )  # of one pixel a side, NumPy takes any order as contiguous
+    # Of one pixel a side, NumPy takes any order as contiguous.
+    return np.rot90(pixels, turns).copy() if turns else np.ascontiguousarray(pixels)
 
 
 def _reason(error: Exception) -> str:
