@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from data_tools.files_below import files_below
 from data_tools.sample import Sample
 from data_tools.splits import Split
 from megatron_mplug2.errors import UserError
@@ -87,10 +88,11 @@ def read_split_lists(lists: Mapping[Split, Path]) -> dict[str, Split]:
 
 
 def files_of(place: Path) -> list[Path]:
-    """The file itself, or every file below a folder, in the order of their names; hidden ones are passed over."""
+    """The file itself, or every file below a folder, in the order of their names; hidden ones are passed over. Raises UserError
+    where a folder cannot be read."""
     if not place.is_dir():
         return [place]
-    return sorted(path for path in place.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return [path for path in files_below(place, lambda name: not name.startswith(".")) if path.is_file()]
 
 
 def first_there(*files: Path) -> Path:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from data_tools.files_below import files_below, named
 from data_tools.sample import Look, Sample
 from data_tools.splits import Split
 from data_tools.stages.listing import LISTING, read_listing
@@ -49,7 +50,7 @@ def _samples(place: Path) -> Iterator[tuple[str, int, Task, int]]:
                 look = look_of(sample)
                 yield sample.key, look.media_id, sample.stream, look.look_hash
         return
-    folders = sorted(path.parent for path in place.rglob(MANIFEST))
+    folders = [path.parent for path in files_below(place, named(MANIFEST))]
     if not folders:
         raise UserError(f"--test {place} is neither a listing nor a folder of shards: name one that `mplug2 data probe` or `shard` made")
     for folder in folders:
