@@ -260,6 +260,8 @@ def classes(
 def _corpus(source: str, annotation: Path, media: Path, split: Split) -> "Corpus":
     from data_tools.stages.listing_stage import Corpus
 
+    if not media.is_dir():  # found out by samples, it would take as long as looking for each of them
+        raise UserError(f"--media {media} is no folder: name the one that the pictures or clips of {annotation} lie in")
     return Corpus(source=source, annotation=annotation, media=media, split=split)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from data_tools.files_below import files_below, named
 from data_tools.progress import track
 from data_tools.sources.tar_members import read_members
 from data_tools.stages.digest import file_sha256
@@ -27,8 +28,9 @@ _AGAIN = f"delete {MANIFEST}, then run `mplug2 data index` on its folder"
 
 
 def stream_folders(place: Path) -> list[Path]:
-    """The folders of streams under `place`, or `place` itself. Raises UserError when there are none."""
-    folders = sorted(path.parent for path in place.rglob(MANIFEST))
+    """The folders of streams under `place`, or `place` itself. Raises UserError when there are none, and where a folder cannot be
+    read."""
+    folders = [path.parent for path in files_below(place, named(MANIFEST))]
     if not folders:
         raise UserError(f"{place} holds no {MANIFEST}: name a folder made by `mplug2 data shard`")
     return folders
@@ -52,7 +54,7 @@ def verify(place: Path, part: Part = _WHOLE, workers: int = 1) -> list[str]:
 
 def _unfinished(place: Path, folders: set[Path]) -> list[str]:
     """Folders below `place` whose tars no manifest names: a writer is at work, was ended, or the manifest was lost."""
-    lone = sorted({tar.parent for tar in place.rglob("*.tar")} - folders)
+    lone = sorted({tar.parent for tar in files_below(place, lambda name: name.endswith(".tar"))} - folders)
     return [f"{folder}: tars without a {MANIFEST}: run `mplug2 data shard` to its end, or `mplug2 data index {folder}`" for folder in lone]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
 
 from data_tools.commands import app as data
 from launchers.exit_notes import write_exit_note
@@ -164,7 +165,11 @@ def main() -> None:
 def _run() -> tuple[int, str]:
     """Its exit code, and why in one line; an empty one where nothing went wrong."""
     try:
-        app()
+        code = app(standalone_mode=False)
+    except TyperException as error:
+        why = _wrongly_called(error)
+        typer.echo(why, err=True)
+        return error.exit_code, why
     except (UserError, RankError) as error:
         typer.echo(f"error: {error}", err=True)
         return error.exit_code, str(error)
@@ -172,7 +177,16 @@ def _run() -> tuple[int, str]:
         if not isinstance(end.code, int):  # a text is printed by the interpreter
             raise
         return end.code, ""
-    return ExitCode.FINISHED, ""
+    return (code if isinstance(code, int) else ExitCode.FINISHED), ""
+
+
+def _wrongly_called(error: TyperException) -> str:
+    """A line, as of any mistake; of a command without a word its help."""
+    said, context = error.format_message(), getattr(error, "ctx", None)
+    if context is None or said == context.get_help():
+        return said
+    line = " ".join(said.replace("Value error, ", "").split()).rstrip(".")
+    return f"error: {line} (`{context.command_path} --help` tells more)"
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from megatron_mplug2.errors import UserError
 from tests.checkpoint.test_newest import flip
 from tests.checkpoint.test_storage import Touch
 from tests.checkpoint.toy import Setup, Toy
+from tests.plain_user import as_plain_user, needs_plain_user
 from tests.ranks import run_ranks
 
 CONFIG = "name: toy\nlayout:\n  tensor: 2\n  pipeline: 1\n  data: 1\n  zero1: false\n"
@@ -124,3 +125,14 @@ def test_there_is_no_checkpoint(tmp_path: Path) -> None:
         assert refusal(name, tmp_path) == f"no checkpoint in {tmp_path}: name a run's folder, or a checkpoint's"
     assert refusal("inspect", tmp_path) == f"no checkpoint in {tmp_path}: name a run's folder, or a checkpoint's"
     assert refusal("verify", tmp_path / "step-00000001") == f"no checkpoint in {tmp_path}/step-00000001"
+
+
+@needs_plain_user
+def test_a_folder_that_cannot_be_read_is_not_one_without_checkpoints(run: Path) -> None:
+    folder = store.checkpoint_folder(run)
+    folder.chmod(0)
+    try:
+        done = as_plain_user("checkpoint", "list", run)
+    finally:
+        folder.chmod(0o755)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: cannot read {folder}: Permission denied\n")

@@ -77,10 +77,35 @@ def test_data_are_looked_at_before_ranks_start(tmp_path: Path) -> None:
     assert done.stderr == "error: data/shards/train/text has no manifest.json: make the folder with `mplug2 data shard`\n"
 
 
-def test_a_wrong_argument_exits_with_2() -> None:
-    done = run("pretrain")
-    assert done.returncode == 2
-    assert "Missing argument 'CONFIG'" in done.stderr and "Traceback" not in done.stderr
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("pretrain",), "Missing argument 'CONFIG' (`mplug2 pretrain --help` tells more)"),
+        (
+            ("data", "shard", "listing", "a", "--ou", "b"),
+            "No such option: --ou (Possible options: --out) (`mplug2 data shard --help` tells more)",
+        ),
+        (("nosuch",), "No such command 'nosuch' (`mplug2 --help` tells more)"),
+        (
+            ("data", "filter", "listing", "a", "--out", "b", "--duplicates", "looks"),
+            "Invalid value for '--duplicates': 'looks' is not one of 'keep', 'content', 'look' (`mplug2 data filter --help` tells more)",
+        ),
+        (
+            ("data", "probe", "coco", "captions.json", "--media", "nowhere", "--out", "b"),
+            "--media nowhere is no folder: name the one that the pictures or clips of captions.json lie in",
+        ),
+        (("data", "sources", "qqqq"), "unknown source 'qqqq': there are listing, webdataset"),
+    ],
+)
+def test_a_command_that_is_called_wrongly_says_so_in_one_line(words: tuple[str, ...], said: str) -> None:
+    done = run(*words, program=("-c", "import sys; from megatron_mplug2 import cli; sys.argv[0] = 'mplug2'; cli.main()"))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done
+    assert done.stderr.startswith(f"error: {said}")
+
+
+def test_a_group_without_a_command_shows_its_help() -> None:
+    done = run("data")
+    assert done.returncode == 2 and "Commands:" in done.stderr and "verify" in done.stderr and "error" not in done.stderr
 
 
 RAISE = """

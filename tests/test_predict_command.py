@@ -21,9 +21,11 @@ from megatron_mplug2.config.load import resolved_yaml
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.conversion.checkpoints import checkpoint_to_folder
+from megatron_mplug2.conversion.official import folder_to_official
 from megatron_mplug2.data.evaluation_batches import evaluation_batches
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.tokenizer import Tokenizer
+from megatron_mplug2.errors import UserError
 from megatron_mplug2.evaluation import model
 from megatron_mplug2.evaluation.generation.speaker import Speaker
 from tests.checkpoint.test_newest import flip
@@ -166,6 +168,12 @@ def test_damaged_exported_folders(trained: Trained, exported: Path, tmp_path: Pa
     assert damaged("config.json", b"[]").endswith("config.json does not tell its beam search: export the model again")
     weights = (exported / "model.safetensors").read_bytes()
     assert "model.safetensors" in damaged("model.safetensors", weights[:-100])
+
+
+def test_a_released_file_that_cannot_be_written_is_one_line(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"^cannot write .*file/x\.pth: (File exists|Not a directory)$"):
+        folder_to_official(exported, tmp_path / "file/x.pth")
 
 
 def test_bad_files(trained: Trained, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_tools.files_below import files_below, named
 from data_tools.keyed_sample import KeyedSample
 from data_tools.progress import track
 from data_tools.report.tally import StreamTally
@@ -130,7 +131,7 @@ def _of_shards(place: Path, picks: int) -> Contents:
 
 def _add_left_out(contents: Contents, place: Path) -> None:
     """What `mplug2 data shard` wrote down below a folder; examples where the listing lies beside it."""
-    for file in sorted(place.rglob(REPORT)):
+    for file in files_below(place, named(REPORT)):
         counts = Counter(contents.left_out)
         counts.update(Report.load(file.parent).left_out)
         contents.left_out.update(counts)

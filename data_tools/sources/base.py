@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from data_tools.files_below import files_below, unreadable_folder
 from data_tools.sample import Sample
 from data_tools.splits import Split
 from megatron_mplug2.errors import UserError
@@ -122,15 +123,11 @@ def read_split_lists(lists: Mapping[Split, Path]) -> dict[str, Split]:
 
 
 def files_of(place: Path) -> list[Path]:
-    """The file itself, or every file below a folder, in the order of their names; hidden ones are passed over, links to folders not
-    followed. Raises UserError for a folder below that cannot be read: what is in it would be missing without a word."""
+    """The file itself, or every file below a folder, in the order of their names; hidden ones are passed over. Raises UserError
+    where a folder cannot be read."""
     if not place.is_dir():
         return [place]
-    try:
-        below = [Path(folder, name) for folder, _, names in os.walk(place, onerror=_raised) for name in names]
-        return sorted(path for path in below if not path.name.startswith(".") and path.is_file())
-    except OSError as error:
-        raise unreadable_folder(error) from None
+    return [path for path in files_below(place, lambda name: not name.startswith(".")) if path.is_file()]
 
 
 def folders_in(place: Path) -> list[Path]:
@@ -139,14 +136,6 @@ def folders_in(place: Path) -> list[Path]:
         return sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
         raise unreadable_folder(error) from None
-
-
-def unreadable_folder(error: OSError) -> UserError:
-    return UserError(f"cannot read the folder {error.filename}: {error.strerror}; make it readable, or take it away")
-
-
-def _raised(error: OSError) -> None:
-    raise error
 
 
 def first_there(*files: Path) -> Path:

@@ -122,5 +122,6 @@ def _summary(name: str) -> str:
 
 def _check(name: str) -> None:
     if name not in _SOURCES:
-        near = difflib.get_close_matches(name, _SOURCES, n=1, cutoff=0)[0]
-        raise UserError(f"unknown source {name!r}: did you mean {near!r}? There are {', '.join(_SOURCES)}")
+        near = difflib.get_close_matches(name, _SOURCES, n=1)
+        hint = f"did you mean {near[0]!r}? There" if near else "there"
+        raise UserError(f"unknown source {name!r}: {hint} are {', '.join(_SOURCES)}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate, chain
 from pathlib import Path
 
+from data_tools.files_below import files_below, named
 from data_tools.sample import Sample
 from data_tools.stages.choices import Duplicates
 from data_tools.stages.duplicates import Verdict, verdicts
@@ -126,7 +127,7 @@ def _digest(place: Path) -> str:
         return listing_digest(place)
     digest = hashlib.sha256()
     try:
-        for file in sorted(place.rglob(MANIFEST)):
+        for file in files_below(place, named(MANIFEST)):
             digest.update(file.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {place}: {error.strerror or error}") from None

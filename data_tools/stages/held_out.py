@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from data_tools.files_below import files_below, named
 from data_tools.progress import track
 from data_tools.sample import Half, Look, Sample
 from data_tools.splits import Split
@@ -67,7 +68,7 @@ def _samples(place: Path) -> Iterator[tuple[str, Task, Look]]:
             if not sample.fault and sample.split is not Split.TRAIN:
                 yield sample.key, sample.stream, look_of(sample)
         return
-    folders = sorted(path.parent for path in place.rglob(MANIFEST))
+    folders = [path.parent for path in files_below(place, named(MANIFEST))]
     if not folders:
         raise UserError(f"--test {place} is neither a listing nor a folder of shards: name one that `mplug2 data probe` or `shard` made")
     for folder in folders:

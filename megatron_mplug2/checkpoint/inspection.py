@@ -56,8 +56,12 @@ class Contents:
 
 
 def checkpoints_folder(place: Path) -> Path:
-    """Where the checkpoints of a run's folder, or of the folder of checkpoints itself, are. Raises UserError where there is none."""
+    """Where the checkpoints of a run's folder, or of the folder of checkpoints itself, are.
+
+    Raises UserError where there is none, and where a folder cannot be read.
+    """
     for folder in (store.checkpoint_folder(place), place):
+        newest.check_readable(folder)
         if any(folder.glob("step-*")):
             return folder
     raise UserError(f"no checkpoint in {place}: name a run's folder, or a checkpoint's")

@@ -1,5 +1,6 @@
 """Which checkpoint a run goes on from: the newest good one, the same on every rank, with a word on each newer one that is not."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,8 +53,19 @@ class Choice:
     """A line for each newer checkpoint that was skipped, and for other traces of a kill."""
 
 
+def check_readable(folder: Path) -> None:
+    """Raises UserError for a folder that may not be looked into: it would seem to have no checkpoint."""
+    try:
+        os.scandir(folder).close()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise UserError(f"cannot read {folder}: {error.strerror}") from None
+
+
 def listing(folder: Path) -> Listing:
-    """Raises UserError where a checkpoint is of a newer format."""
+    """Raises UserError where a checkpoint is of a newer format, or the folder cannot be read."""
+    check_readable(folder)
     damaged, unfinished = [], []
     complete = [Candidate(path=path, step=content.step, content=content) for path, content in commit.by_age(folder)]
     known = {candidate.path for candidate in complete}

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -74,10 +75,17 @@ def folder_to_official(folder: Path, out: Path) -> Report:
         torch.save({"model": tensors}, partial)
         partial.rename(out)
     except (OSError, RuntimeError) as error:  # torch.save hides a full disk in a RuntimeError
-        raise UserError(f"cannot write {out}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"cannot write {out}: {_reason(error)}") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # also where its folder is none
+            partial.unlink(missing_ok=True)
     return report
+
+
+def _reason(error: OSError | RuntimeError) -> str:
+    """Of torch.save's own text the system's word, where it has one."""
+    system = error.strerror if isinstance(error, OSError) else None
+    return system or str(error).splitlines()[0].rpartition("strerror: ")[2]
 
 
 def _config(state_dict: Mapping[str, object], model: Path | None, bert_config: Path | None) -> ModelConfig:

@@ -41,8 +41,13 @@ def shards(whole: Path, tmp_path: Path) -> Path:
 
 def test_whole_shards(whole: Path) -> None:
     assert verify(whole) == verify(whole / "test/text") == verify(whole, workers=3) == []
-    with pytest.raises(UserError, match=r"holds no manifest\.json"):
+    with pytest.raises(UserError, match=r"cannot read .*nowhere: No such file or directory"):
         verify(whole / "nowhere")
+
+
+def test_a_folder_without_shards(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no manifest\.json"):
+        verify(tmp_path)
 
 
 def test_a_cut_tar_is_one_line(shards: Path) -> None:
