@@ -14,7 +14,9 @@ def files_below(place: Path, wanted: Callable[[str], bool]) -> list[Path]:
     def told(error: OSError) -> None:
         if isinstance(error, FileNotFoundError) and error.filename != str(place):
             return  # a writer at work has just taken it away
-        raise unreadable_folder(error) if isinstance(error, PermissionError) else UserError(f"cannot read {error.filename}: {error.strerror}")
+        if isinstance(error, PermissionError):
+            raise unreadable_folder(error)
+        raise UserError(f"cannot read {error.filename}: {error.strerror}")
 
     walk = os.walk(place, onerror=told)
     return sorted(Path(folder) / name for folder, _, names in walk for name in names if wanted(name))
