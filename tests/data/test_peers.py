@@ -69,11 +69,11 @@ def line_on_rank(corpus: Path, run_dir: Path) -> str:
 
 
 def test_an_error_of_the_rank_that_reads_ends_all(tmp_path: Path) -> None:
-    write_corpus(tmp_path / "corpus", images=8)  # a batch takes them all: none is left for a substitute
+    write_corpus(tmp_path / "corpus", images=8)  # a batch takes them all, and the others of it are as bad
     tar = tmp_path / "corpus" / "image_text" / "00000.tar"
     tar.write_bytes(bytes(tar.stat().st_size))
     lines = set(run_ranks(2, line_on_rank, tmp_path / "corpus", tmp_path / "run"))
-    assert len(lines) == 1 and "so are all 0 samples tried in its place" in lines.pop()
+    assert len(lines) == 1 and "so are all 7 samples tried in its place" in lines.pop()
 
 
 def found_on_rank() -> list[int]:

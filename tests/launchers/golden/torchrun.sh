@@ -18,29 +18,30 @@ set -e -o pipefail
 launch=/shared/runs/large/launches/0001
 job=$SLURM_JOB_ID
 restarts=${SLURM_RESTART_COUNT:-0}
+reason= # of an end, ready for JSON
 notes=$launch/exits/$SLURM_JOB_ID.$restarts
-if ! mkdir -p "$notes"; then
-  echo "error: cannot write into $launch: run_dir must be on storage that the nodes share; mplug2 jobs resume starts it again" >&2
+if ! { mkdir -p "$notes" && printf %65536d 0 > "$notes/.room" && : > "$notes/.room"; }; then
+  echo "error: cannot write into $launch: run_dir must be on storage that the nodes share and that has room;"     "mplug2 jobs resume starts it again" >&2
   exit 2
 fi
 event() { # event, exit code, what comes next; which nodes, where not all; why
   printf '{"at": %s, "job": %s, "restarts": %s, "event": "%s", "code": %s, "next": "%s", "nodes": "%s", "why": "%s"}\n' \
     "$(date +%s)" "$SLURM_JOB_ID" "$restarts" "$1" "$2" "$3" "${4:-$SLURM_JOB_NODELIST}" "${5:-}" >> "$launch/events.jsonl"
 }
+taken() { # whether SLURM is ending the job itself; a controller that is away says nothing
+  case $(squeue --noheader --jobs "$job" --format %T) in
+    RUNNING | "") return 1 ;;
+  esac
+}
 leave() { # exit code, requeue or end, nodes that the next start is to leave out
   local next=$2 excluded
+  # A job that was cancelled or preempted meanwhile is not this script's to start again.
+  if [ "$next" = requeue ] && taken; then next=taken; fi
   if [ "$next" = requeue ] && [ "$restarts" -ge 20 ]; then next=limit; fi
-  if [ "$next" = requeue ]; then
-    # A job that was cancelled or preempted meanwhile is not this script's to start again. A controller that is away says nothing.
-    case $(squeue --noheader --jobs "$job" --format %T) in
-      RUNNING | "") ;;
-      *) next=end ;;
-    esac
-  fi
-  event end "$1" "$next"
+  event end "$1" "$next" "" "$reason"
   if [ "$next" = limit ]; then echo "error: started 20 times again, which is requeue_limit: not requeued" >&2; fi
   if [ "$next" = requeue ]; then
-    trap '' TERM # comes with a requeue
+    trap '' TERM # comes with a requeue, and is not awaited
     for pause in 0 10 60 120 end; do
       if [ $pause = end ]; then
         echo "error: SLURM did not take the job back (see above): mplug2 jobs resume starts it again" >&2
@@ -58,6 +59,8 @@ leave() { # exit code, requeue or end, nodes that the next start is to leave out
   exit "$1"
 }
 event start null run
+asked= # by SLURM, which is about to kill this script: for it to tell of its end before, when its step has gone
+trap asked=1 TERM
 trap 'event end $? end' ERR # a set-up that fails would fail again: no requeue
 if ! command -v scontrol > /dev/null; then
   echo "error: no scontrol on $SLURMD_NODENAME, by which this job is started again: a container belongs into the cluster's profile" >&2
@@ -71,7 +74,7 @@ export TORCH_NCCL_ASYNC_ERROR_HANDLING=1
 port() { # of this start, by its use
   echo $((20000 + (SLURM_JOB_ID + 97 * restarts + $1) % 10000))
 }
-export PYTHONPATH=$launch/code${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1 MPLUG2_EXIT_NOTES=$notes
+export PYTHONPATH=$launch/code${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1 MPLUG2_EXIT_NOTES=$notes MPLUG2_LAUNCH=$launch
 # Named here, since a container has no scontrol.
 MPLUG2_NODES=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -s -d ' ')
 : "${MASTER_ADDR:=${MPLUG2_NODES%% *}}"
@@ -84,9 +87,20 @@ said=$(MASTER_PORT=$(port 48) timeout --kill-after=30 240 \
   --cpus-per-task=96 \
   --kill-on-bad-exit=0 \
   --wait=20 \
-  python3 -m launchers.health /shared/runs/large/launches/0001 --device=gpu --free-gb=1 --timeout-s=120) || true
+  sh -c 'said=$("$@")
+code=$?
+case $said in
+  *"mplug2-health "*) printf "%s\n" "$said" ;;
+  *)
+    if [ $code -ne 137 ]; then
+      echo "mplug2-health ill $SLURMD_NODENAME its check ended with $code and gave no verdict, see the log of the batch script"
+    fi
+    ;;
+esac
+exit $code' sh python3 -m launchers.health /shared/runs/large/launches/0001 --device=gpu --free-gb=1 --timeout-s=120) || true
 rm -rf "$launch/health"
 echo "$said" >&2
+if [ -n "$asked" ]; then leave 143 requeue; fi
 said=$(grep '^mplug2-health ' <<< "$said") || true
 if [ "$(grep -c '^mplug2-health well ' <<< "$said")" -ne 4 ]; then
   bad=$(awk '$2 == "ill" {print $3}' <<< "$said" | sort -u)
@@ -121,15 +135,29 @@ srun \
   sh -c 'exec python3 -m launchers.torchrun --nnodes=4 --nproc-per-node=8 --max-restarts=0 --node-rank="$SLURM_NODEID" --master-addr="$MASTER_ADDR" --master-port="$MASTER_PORT" -m megatron_mplug2.cli "$@"' sh pretrain /shared/runs/large/launches/0001/config.yaml || code=$?
 
 # A rank that ends takes the others with it, and srun then tells of those that it killed: what a rank said itself weighs more.
-if [ "$code" -ne 0 ]; then
-  for said in 2 65 85 75 1; do
-    if grep -qsx "$said" "$notes"/*; then
-      code=$said
-      break
-    fi
+for said in 2 65 86 85 75 1; do
+  note=$(cd "$notes" && ls -tr | xargs -r grep -lsx "$said" | head -n 1) || true
+  if [ -n "$note" ]; then # of the rank that said it first
+    code=$said reason=$(sed -n 's/^why: //p' "$notes/$note")
+    break
+  fi
+done
+# srun is content, too, with ranks that SLURM takes away together with their node, and is so before SLURM tells of it.
+if [ "$code" -eq 0 ] && ! grep -qsx 0 "$notes"/*; then
+  echo "error: srun ended well, and no rank has said that it did" >&2
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
+    if taken; then break; fi
+    sleep 1
   done
+  leave 143 requeue
 fi
 case $code in
   0 | 2 | 65) leave "$code" end ;;
+  86)
+    case $(scontrol show job "$SLURM_JOB_ID") in
+      *PreemptTime=[0-9]*) leave "$code" requeue ;;
+      *) leave "$code" end ;; # the time limit, which would come again
+    esac
+    ;;
   *) leave "$code" requeue ;;
 esac
