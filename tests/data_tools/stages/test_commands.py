@@ -90,7 +90,8 @@ def test_media_that_were_missing(stage: str, tmp_path: Path) -> None:
     """With none of them there, the command is run again, even with another --media; with some, the folder is to be deleted first."""
     annotation, pictures, out = karpathy(tmp_path), tmp_path / "pictures", tmp_path / "out"
     words = (stage, "karpathy", annotation, "--out", out)
-    nothing = data(*words, "--media", tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    nothing = data(*words, "--media", tmp_path / "empty")
     assert isinstance(nothing.exception, UserError) and "check the annotation and --media" in str(nothing.exception)
     pictures.mkdir()
     for number in range(2):
