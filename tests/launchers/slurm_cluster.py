@@ -76,23 +76,12 @@ class Slurm:
 
     def kill_node(self, name: str) -> None:
         """All of its processes, its daemon first, as a power cut does."""
-        for process in self.cut_off(name):
-            with suppress(psutil.Error):
-                process.kill()
-
-    def cut_off(self, name: str, program: str = "") -> list[psutil.Process]:
-        """Ends its daemon and all of its processes but those whose command line has `program`; gives these back. Of an empty one, all."""
         self._nodes[name].kill()
         self._nodes[name].wait()
-        left = []
         for process in _own_processes(self._place):
             with suppress(psutil.Error):
                 if process.environ().get("SLURMD_NODENAME") == name or _serves(process, self._place / f"spool-{name}"):
-                    if any(program in word for word in process.cmdline()):
-                        left.append(process)
-                    else:
-                        process.kill()
-        return left
+                    process.kill()
 
 
 @contextmanager

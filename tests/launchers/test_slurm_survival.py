@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -185,26 +184,4 @@ def test_the_death_of_a_node(corpus: Path, tmp_path: Path) -> None:
         assert [(start["step"], start["lost_steps"]) for start in place.history("start")] == [(0, 0), (5, FIRST_AT - 5)]
         events = read_events(launch_folders(place.run)[-1])
         assert [event.restarts for event in events if event.event == "start"] == [0, 1]
-        place.check_samples()
-
-
-def test_ranks_that_outlive_their_node(corpus: Path, tmp_path: Path) -> None:
-    """The network of the first one fails: the job begins elsewhere, while the old rank still has the run's folder for a while."""
-    with running_slurm(slurmd_timeout_s=10) as slurm:
-        place = two_nodes(tmp_path, corpus)
-        place.profile(place.faulty("first-node-dies"), tasks_per_node=1)
-        assert place.launch().returncode == 0
-        place.wait(lambda found: (place.run / DYING).exists())
-        old = slurm.cut_off((place.run / DYING).read_text(), "faulty_rank.py")
-        assert old
-        place.wait(lambda found: len(place.nodes_of_starts()) == 2)
-        time.sleep(20)
-        assert len(place.history("start")) == 1 and place.status().queued, place.logs()
-        for process in old:
-            process.kill()
-        found = place.ended()
-        assert (found.state, found.steps) == ("COMPLETED", STEPS), place.logs()
-        assert place.nodes_of_starts() == ["node[1-2]", "node[2-3]"]
-        shown = place.mplug2("jobs", "status", place.run).stdout
-        assert "start 0 has told of no end: its node was lost, or SLURM ended it" in shown, shown
         place.check_samples()
