@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from itertools import accumulate, chain
 from pathlib import Path
 
-from data_tools.files_below import files_below, named
 from data_tools.sample import Sample
 from data_tools.stages.choices import Duplicates
 from data_tools.stages.duplicates import Verdict, verdicts
-from data_tools.stages.held_out import HeldOut, look_of
+from data_tools.stages.held_out import HeldOut, look_of, shard_folders
 from data_tools.stages.listing import (
     LISTING,
     ChunkFile,
@@ -127,8 +126,8 @@ def _digest(place: Path) -> str:
         return listing_digest(place)
     digest = hashlib.sha256()
     try:
-        for file in files_below(place, named(MANIFEST)):
-            digest.update(file.read_bytes())
+        for folder in shard_folders(place):
+            digest.update((folder / MANIFEST).read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {place}: {error.strerror or error}") from None
     return digest.hexdigest()

@@ -61,6 +61,14 @@ def _look_hashes(look: Look) -> list[int]:
     return [look_hash for look_hash in hashes if look_hash]
 
 
+def shard_folders(place: Path) -> list[Path]:
+    """Those of a test set, sorted. Raises UserError where there is none, or a folder cannot be read."""
+    folders = [path.parent for path in files_below(place, named(MANIFEST))] if place.is_dir() else []
+    if not folders:
+        raise UserError(f"--test {place} is neither a listing nor a folder of shards: name one that `mplug2 data probe` or `shard` made")
+    return folders
+
+
 def _samples(place: Path) -> Iterator[tuple[str, Task, Look]]:
     """Key, stream and look of each."""
     if (place / LISTING).exists():
@@ -68,10 +76,7 @@ def _samples(place: Path) -> Iterator[tuple[str, Task, Look]]:
             if not sample.fault and sample.split is not Split.TRAIN:
                 yield sample.key, sample.stream, look_of(sample)
         return
-    folders = [path.parent for path in files_below(place, named(MANIFEST))]
-    if not folders:
-        raise UserError(f"--test {place} is neither a listing nor a folder of shards: name one that `mplug2 data probe` or `shard` made")
-    for folder in folders:
+    for folder in shard_folders(place):
         if folder.parent.name != Split.TRAIN:
             manifest = Manifest.load(folder)
             stream = STREAMS[manifest.kind]

@@ -159,7 +159,7 @@ def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     (cut / "train" / "image_text" / "00000.tar").write_bytes(b"")
     for folder, out, told in (
         (tmp_path / "empty", "a.html", "holds no manifest.json"),
-        (tmp_path / "nowhere", "a.html", "holds no manifest.json"),
+        (tmp_path / "nowhere", "a.html", "nowhere: No such file or directory"),
         (damaged, "a.html", "is not readable as a corpus"),
         (cut, "a.html", "has 0 bytes instead of"),
         (stream, "taken.html", "exists already"),
