@@ -40,7 +40,7 @@ def test_by_torchrun_s_rank(tmp_path: Path) -> None:
 def test_a_defect_leaves_one_too(tmp_path: Path) -> None:
     """srun would tell of the ranks that it killed because of this one."""
     environ = {**os.environ, "PYTHONPATH": str(PROJECT), FOLDER: str(tmp_path), "SLURM_PROCID": "3"}
-    program = "import sys; from megatron_mplug2 import cli; cli.app = lambda: [][1]; cli.main()"
+    program = "import sys; from megatron_mplug2 import cli; cli.app = lambda **settings: [][1]; cli.main()"
     done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == ExitCode.FAILED and "IndexError" in done.stderr
     assert (tmp_path / "3").read_text() == "1\nwhy: IndexError: list index out of range\n"
