@@ -34,11 +34,11 @@ GPU_SCALE = 4
 """Sides of products are so many times longer there."""
 
 
-def product_tflops(dtype: torch.dtype, repeats: int = REPEATS) -> dict[str, float]:
+def product_tflops(dtype: torch.dtype) -> dict[str, float]:
     """Rate of the fastest of `PRODUCTS`, in TFLOP/s: of `torch.mm`, and of oneDNN where that takes MKL's kernels, in fp32 on a CPU."""
-    rates = {TORCH_MM: max(_product_rate(dtype, size, repeats, _by_torch) for size in PRODUCTS)}
+    rates = {TORCH_MM: max(_product_rate(dtype, size, _by_torch) for size in PRODUCTS)}
     if dtype is torch.float32 and not on_gpu() and has_onednn():
-        rates[ONEDNN] = max(_product_rate(dtype, size, repeats, _by_onednn) for size in PRODUCTS)
+        rates[ONEDNN] = max(_product_rate(dtype, size, _by_onednn) for size in PRODUCTS)
     return rates
 
 
@@ -56,11 +56,11 @@ def _by_onednn(left: torch.Tensor, right: torch.Tensor) -> Callable[[], Any]:
     return lambda: product(left, weight)
 
 
-def _product_rate(dtype: torch.dtype, size: tuple[int, int, int], repeats: int, by: Product) -> float:
+def _product_rate(dtype: torch.dtype, size: tuple[int, int, int], by: Product) -> float:
     rows, inner, columns = (side * (GPU_SCALE if on_gpu() else 1) for side in size)
     place = torch.device("cuda" if on_gpu() else "cpu")
     left, right = torch.randn(rows, inner, device=place, dtype=dtype), torch.randn(inner, columns, device=place, dtype=dtype)
-    return 2e-12 * rows * inner * columns / _median(by(left, right), repeats)
+    return 2e-12 * rows * inner * columns / _median(by(left, right))
 
 
 def copy_gb_s() -> float:
@@ -68,13 +68,13 @@ def copy_gb_s() -> float:
     place = torch.device("cuda" if on_gpu() else "cpu")
     source = torch.zeros(COPIED, dtype=torch.uint8, device=place)
     target = torch.empty_like(source)
-    return 2e-9 * COPIED / _median(lambda: target.copy_(source), REPEATS)
+    return 2e-9 * COPIED / _median(lambda: target.copy_(source))
 
 
-def _median(work: Callable[[], Any], repeats: int) -> float:
-    """Seconds; the first two runs warm up."""
+def _median(work: Callable[[], Any]) -> float:
+    """Seconds of a run, of `REPEATS` after two that warm up."""
     seconds = []
-    for number in range(2 + repeats):
+    for number in range(2 + REPEATS):
         start = time.perf_counter()
         work()
         if on_gpu():
@@ -99,7 +99,7 @@ def _reducing(rank: int, port: int, found: Any) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     tensor = torch.zeros(REDUCED // 4)
-    seconds = _median(lambda: dist.all_reduce(tensor), REPEATS)
+    seconds = _median(lambda: dist.all_reduce(tensor))
     if rank == 0:
         found.put(1e-9 * REDUCED / seconds)
     dist.destroy_process_group()

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.config.schema import RunConfig
-from megatron_mplug2.data.decode import FULL_VIEW, decode_video
+from megatron_mplug2.data.decode import decode_video
+from megatron_mplug2.data.decoding.contract import FULL_VIEW
 from megatron_mplug2.data.evaluation_batches import last_phase
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.streams import open_stream

@@ -52,7 +52,7 @@ class Request:
         return (self.work, str(self.config), *self.overrides, *self.options)
 
 
-def request_of(command: Command, nodes: int | None = None) -> Request:
+def request_of(command: Command, nodes: int | None) -> Request:
     """Of one of the commands in `Work`."""
     config, overrides = command.values["config"], command.values["overrides"]
     answers = command.values.get("answers")

@@ -32,7 +32,7 @@ class QueuedJob:
     script: Path
 
 
-def submit(script: Path, after: Sequence[str] = ()) -> str:
+def submit(script: Path, after: Sequence[str]) -> str:
     """Hands a batch script over; returns the job's number, of an array the one that all its tasks share.
 
     The job starts when all those of `after` have ended well, and is cancelled once one of them has not. Raises RefusedError with what

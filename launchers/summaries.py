@@ -12,8 +12,9 @@ from launchers.launch_folder import Launch, launch_folders, read_launch, record_
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.observability.job_events import TRAINING, Event, read_events
 from megatron_mplug2.observability.last_step import last_train_step
-from megatron_mplug2.observability.run_history import HISTORY_NAME, counted, last_sign, read_history
+from megatron_mplug2.observability.run_history import HISTORY_NAME, last_sign, read_history
 from megatron_mplug2.observability.time_account import Account, Part, account
+from megatron_mplug2.wording import counted
 
 MOST_LETTERS = 60
 """Of a reason in the table."""

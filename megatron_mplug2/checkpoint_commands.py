@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from megatron_mplug2.errors import UserError
+from megatron_mplug2.wording import counted, printable
 
 if TYPE_CHECKING:
     from megatron_mplug2.checkpoint.inspection import Contents
@@ -41,9 +42,9 @@ def verify(place: Annotated[Path, typer.Argument(metavar="RUN_OR_CHECKPOINT", he
     for fault in faults:
         typer.echo(fault, err=True)
     if faults:
-        told = f"{place} has {_counted(len(faults), 'fault')} (listed above)"
+        told = f"{place} has {counted(len(faults), 'fault')} (listed above)"
         raise UserError(f"{told}: a run goes on from the newest checkpoint without one")
-    typer.echo(f"{place}: {_counted(len(checkpoints), 'checkpoint')}, all bytes as written")
+    typer.echo(f"{place}: {counted(len(checkpoints), 'checkpoint')}, all bytes as written")
 
 
 @app.command()
@@ -75,20 +76,11 @@ def _summary(contents: "Contents") -> list[str]:
         "config:",
         *(f"  {line}" for line in contents.state.config.splitlines()),
     ]
-    return [_printable(line) for line in lines]
+    return [printable(line) for line in lines]
 
 
 def _weights(contents: "Contents") -> list[str]:
     return [
-        _printable(f"{name}  {'x'.join(map(str, tensor.size)) or 'scalar'}  {str(tensor.dtype).removeprefix('torch.')}")
+        printable(f"{name}  {'x'.join(map(str, tensor.size)) or 'scalar'}  {str(tensor.dtype).removeprefix('torch.')}")
         for name, tensor in contents.weights().items()
     ]
-
-
-def _printable(text: str) -> str:
-    """A stranger's text without what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"

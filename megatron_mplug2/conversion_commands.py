@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from megatron_mplug2.errors import UserError
+from megatron_mplug2.wording import printable
 
 if TYPE_CHECKING:
     from megatron_mplug2.conversion.released import Report
@@ -91,7 +92,7 @@ def inspect(place: Annotated[Path, typer.Argument(metavar="PLACE", help="A relea
     from megatron_mplug2.conversion.contents import describe
 
     for line in describe(place):
-        typer.echo("".join(letter if letter.isprintable() else "\ufffd" for letter in line))  # nothing that a terminal would obey
+        typer.echo(printable(line))
 
 
 def _tell(report: "Report", out: Path) -> None:

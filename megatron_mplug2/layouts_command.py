@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from megatron_mplug2.config.load import load_config
 from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.errors import UserError
+from megatron_mplug2.wording import counted
 
 if TYPE_CHECKING:
     from megatron_mplug2.planner.hardware import Cluster
@@ -90,7 +91,7 @@ def _head(run: RunConfig, cluster: "Cluster") -> Iterator[str]:
 
     gpu, efficiency = cluster.gpu, cluster.gpu.efficiency
     rest = cluster.gpus % cluster.node
-    nodes = f"{cluster.nodes} {'node' if cluster.nodes == 1 else 'nodes'} of {cluster.node}{f', the last with {rest}' if rest else ''}"
+    nodes = f"{counted(cluster.nodes, 'node')} of {cluster.node}{f', the last with {rest}' if rest else ''}"
     links = f"{gpu.inside.name}, {gpu.outside.name}" if cluster.nodes > 1 else gpu.inside.name
     yield f"{run.name} on {cluster.gpus} {gpu.name} ({nodes}), global batch {run.training.global_batch}, {run.training.precision}"
     if gpu.measured is not None:

@@ -8,7 +8,7 @@ from typer import Typer
 from typer.testing import CliRunner, Result
 
 from megatron_mplug2 import bench_command
-from megatron_mplug2.errors import UserError
+from tests.refused import line_of
 
 APP = Typer()
 APP.command()(bench_command.bench)
@@ -36,9 +36,7 @@ def command(*arguments: str) -> Result:
 
 
 def refusal(*arguments: str) -> str:
-    done = command(*arguments)
-    assert isinstance(done.exception, UserError) and "\n" not in str(done.exception), done.exception
-    return str(done.exception)
+    return line_of(command(*arguments))
 
 
 def test_a_result_goes_where_it_is_asked_for(checkout: Path, tmp_path: Path) -> None:

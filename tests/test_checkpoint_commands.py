@@ -15,12 +15,12 @@ from megatron_mplug2.checkpoint.state import RunState
 from megatron_mplug2.checkpoint.storage import INDEX
 from megatron_mplug2.checkpoint_commands import app
 from megatron_mplug2.config.layout import LayoutConfig
-from megatron_mplug2.errors import UserError
 from tests.checkpoint.test_newest import flip
 from tests.checkpoint.test_storage import Touch
 from tests.checkpoint.toy import Setup, Toy
 from tests.plain_user import as_plain_user, needs_plain_user
 from tests.ranks import run_ranks
+from tests.refused import line_of
 
 CONFIG = "name: toy\nlayout:\n  tensor: 2\n  pipeline: 1\n  data: 1\n  zero1: false\n"
 
@@ -43,9 +43,7 @@ def command(*arguments: str | Path) -> Result:
 
 
 def refusal(*arguments: str | Path) -> str:
-    done = command(*arguments)
-    assert isinstance(done.exception, UserError) and "\n" not in str(done.exception), done.exception
-    return str(done.exception)
+    return line_of(command(*arguments))
 
 
 def test_list(run: Path) -> None:

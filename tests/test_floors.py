@@ -13,7 +13,7 @@ PACKAGE = "megatron_mplug2"
 ROOTS = (PACKAGE, "launchers", "data_tools")
 
 FLOORS = (
-    ("errors",),
+    ("errors", "wording"),
     ("config",),
     ("data", "parallel"),
     ("models", "objectives", "checkpoint", "pages", "data_tools"),

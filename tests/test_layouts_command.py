@@ -7,12 +7,12 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner, Result
 
-from megatron_mplug2.errors import UserError
 from megatron_mplug2.layouts_command import chosen_config
 from megatron_mplug2.plan_command import plan
 from megatron_mplug2.planner.layouts import microbatches
 from megatron_mplug2.planner.profile import profile_tree
 from tests.planner.machine import PROFILE
+from tests.refused import line_of
 
 APP = Typer()
 APP.command()(plan)
@@ -24,9 +24,7 @@ def command(*arguments: str) -> Result:
 
 
 def refusal(*arguments: str) -> str:
-    done = command(*arguments)
-    assert isinstance(done.exception, UserError) and "\n" not in str(done.exception), done.exception
-    return str(done.exception)
+    return line_of(command(*arguments))
 
 
 def test_layouts_of_base(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner, Result
 
-from megatron_mplug2.errors import UserError
 from megatron_mplug2.plan_command import plan
+from tests.refused import line_of
 
 PROJECT = Path(__file__).parents[1]
 APP = Typer()
@@ -19,9 +19,7 @@ def command(config: str, *arguments: str) -> Result:
 
 
 def refusal(config: str, *arguments: str) -> str:
-    done = command(config, *arguments)
-    assert isinstance(done.exception, UserError) and "\n" not in str(done.exception), done.exception
-    return str(done.exception)
+    return line_of(command(config, *arguments))
 
 
 def table(lines: list[str], title: str) -> list[str]:

@@ -9,7 +9,7 @@ from data_tools.report.sheet import Sheet
 from data_tools.report.tally import StreamTally
 from data_tools.sample import Reason
 from megatron_mplug2.config.schedule import Task
-from megatron_mplug2.pages.markup import amount, shown, table
+from megatron_mplug2.pages.markup import amount, apart, shown, table
 from megatron_mplug2.pages.shell import encoded, page
 
 _TOP_WORDS = 40
@@ -88,7 +88,7 @@ def _stream(name: str, tally: StreamTally, picks: list[Pick], sheet: Sheet) -> I
 def _words(title: str, words: list[tuple[str, int]]) -> str:
     if not words:
         return ""
-    return f'<p class="words"><b>{title}:</b> {" ".join(f"<span><bdi>{shown(word)}</bdi> {count:,}</span>" for word, count in words)}</p>'
+    return f'<p class="words"><b>{title}:</b> {" ".join(f"<span>{apart(word)} {count:,}</span>" for word, count in words)}</p>'
 
 
 def _left_out(contents: Contents) -> str:
@@ -98,9 +98,7 @@ def _left_out(contents: Contents) -> str:
     for reason, count in sorted(contents.left_out.items(), key=lambda one: (-one[1], one[0])):
         stage = next((stage for stage, reasons in _STAGES.items() if reason in reasons), "")
         examples = contents.faults[reason].items() if reason in contents.faults else []
-        said = "<br>".join(
-            f"<bdi>{shown(sample.key, 80)}</bdi> {shown(sample.fault.detail if sample.fault else '')}".strip() for sample in examples
-        )
+        said = "<br>".join(f"{apart(sample.key, 80)} {shown(sample.fault.detail if sample.fault else '')}".strip() for sample in examples)
         rows.append((shown(reason), stage, f"{count:,}", said))
     told = table(("reason", "by", "samples", "for instance"), rows)
     return f'<h2>Left out</h2><div class="left-out">{told}</div>'

@@ -7,14 +7,16 @@ from pathlib import Path
 from data_tools.report.contents import Pick
 from megatron_mplug2.config.data import DataConfig
 from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.coordinates import fault_of, in_square
-from megatron_mplug2.data.decode import FULL_VIEW, BadMedia, View, decode_image, decode_video
+from megatron_mplug2.data.decode import decode_image, decode_video
+from megatron_mplug2.data.decoding.contract import FULL_VIEW, View
 from megatron_mplug2.data.draws import Purpose, SampleDraws
 from megatron_mplug2.data.probing import picture_facts
 from megatron_mplug2.data.record import Region
 from megatron_mplug2.data.samples import draw_view
 from megatron_mplug2.pages.boxes import BoxKind, DrawnBox, boxed
-from megatron_mplug2.pages.markup import shown
+from megatron_mplug2.pages.markup import apart, shown
 from megatron_mplug2.pages.picture import levels, picture_source
 
 SIDE = 160
@@ -61,7 +63,7 @@ class Sheet:
         texts = [*record.captions[:_SHOWN_CAPTIONS], record.text, *([record.label] if record.label else [])]
         texts += [f"{question.question} {question.answer}" for question in record.questions[:1]]
         texts += [phrase for region in record.regions[:1] for phrase in region.phrases[:_SHOWN_CAPTIONS]]
-        lines = "".join(f"<p><bdi>{shown(text)}</bdi></p>" for text in texts if text)
+        lines = "".join(f"<p>{apart(text)}</p>" for text in texts if text)
         strip = ""
         if pick.task is not Task.TEXT:
             try:

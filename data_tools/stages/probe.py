@@ -11,7 +11,9 @@ from data_tools.sample import Half, Look, MediaPlace, Reason, Sample
 from data_tools.stages.listing_stage import Spot
 from data_tools.stages.text_ids import text_ids
 from megatron_mplug2.config.schedule import Task
-from megatron_mplug2.data.decode import FULL_VIEW, BadMedia, decode_image, decode_video
+from megatron_mplug2.data.bad_media import BadMedia
+from megatron_mplug2.data.decode import decode_image, decode_video
+from megatron_mplug2.data.decoding.contract import FULL_VIEW
 from megatron_mplug2.data.manifest import content_id
 from megatron_mplug2.data.media_facts import MediaFacts
 from megatron_mplug2.data.probing import clip_facts, picture_facts

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from megatron_mplug2.wording import counted
+
 _EVERY_S = 30.0
 """Seconds between two lines where no terminal looks on, such as in a job's log."""
 
@@ -40,7 +42,7 @@ class Tally:
 
     def __str__(self) -> str:
         samples = f"{self._samples} samples, " if self._samples else ""
-        return f"{self._what}: {samples}{self._pieces} {'piece' if self._pieces == 1 else 'pieces'} done"
+        return f"{self._what}: {samples}{counted(self._pieces, 'piece')} done"
 
 
 @contextmanager

@@ -4,24 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from megatron_mplug2.data.bad_media import BadMedia
-from megatron_mplug2.data.decoding.contract import FULL_VIEW, ClipRequest, PictureRequest, Transform, View
-from megatron_mplug2.data.decoding.pictures import PICTURE_FORMATS
+from megatron_mplug2.data.decoding.contract import ClipRequest, PictureRequest, Transform, View
 from megatron_mplug2.data.decoding.pyav import decode_clip, decode_picture
-from megatron_mplug2.data.frame_sampling import frame_indices
-from megatron_mplug2.data.video_file import VideoFacts, VideoFile
-
-__all__ = [
-    "FULL_VIEW",
-    "PICTURE_FORMATS",
-    "BadMedia",
-    "VideoFacts",
-    "View",
-    "decode_image",
-    "decode_video",
-    "frame_indices",
-    "probe_video",
-]
 
 
 def decode_image(data: bytes, resolution: int, view: View) -> torch.Tensor:
@@ -36,9 +20,3 @@ def decode_video(data: bytes, frames: int, resolution: int, view: View, segment_
     """
     transform = Transform(resolution=resolution, view=view)
     return decode_clip(ClipRequest(data=data, frames=frames, segment_shares=segment_shares, transform=transform))
-
-
-def probe_video(data: bytes) -> VideoFacts:
-    """A clip's facts without decoding it. Raises BadMedia."""
-    with VideoFile(data) as video:
-        return video.facts

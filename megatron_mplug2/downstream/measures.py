@@ -2,7 +2,6 @@
 already."""
 
 from collections.abc import Iterator
-from itertools import takewhile
 from typing import TypeVar
 
 import torch
@@ -10,7 +9,6 @@ import torch
 from megatron_mplug2.config.downstream import FamilyKind
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.config.schema import RunConfig
-from megatron_mplug2.data.evaluation_batches import Unreadable, evaluation_batches
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.streams import open_stream
@@ -23,7 +21,7 @@ from megatron_mplug2.evaluation.generation.speaker import Speaker
 from megatron_mplug2.evaluation.inference import Inference
 from megatron_mplug2.evaluation.metrics.exact_match import same
 from megatron_mplug2.evaluation.questions import Answer
-from megatron_mplug2.evaluation.validation import RETRIEVAL
+from megatron_mplug2.evaluation.validation import RETRIEVAL, first_batches
 from megatron_mplug2.objectives.weighted import of_task, weighted
 from megatron_mplug2.training.interface import TrainingEngine
 
@@ -118,18 +116,7 @@ class _Look:
 
     def _batches(self) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Indices and pixels, the same samples at any layout."""
-        batches = evaluation_batches(
-            self._config,
-            Split.VALIDATION,
-            self._task,
-            data_rank=self._topology.data_rank,
-            data_size=self._topology.data_size,
-            batch=BATCH,
-            unreadable=Unreadable.LEAVE_OUT,
-        )
-        # Indices rise, so nothing comes after the first batch that is wholly beyond.
-        wanted = takewhile(lambda batch: not len(batch.indices) or int(batch.indices[0]) < self._samples, batches)
-        for batch in wanted:
+        for batch in first_batches(self._config, self._task, self._topology, self._samples, BATCH):
             kept = batch.indices < self._samples
             if kept.any():
                 yield batch.indices[kept].tolist(), batch.media[kept]

@@ -20,7 +20,7 @@ from megatron_mplug2.evaluation.families.evaluate import FamilyEvaluation
 from megatron_mplug2.evaluation.families.findings import Findings, Kind, Prediction
 from megatron_mplug2.evaluation.samples import SIDE, SeenSample, seen
 from megatron_mplug2.pages.boxes import BoxKind, DrawnBox, boxed, mark
-from megatron_mplug2.pages.markup import shown, table
+from megatron_mplug2.pages.markup import apart, shown, table
 from megatron_mplug2.pages.shell import page, replace_page
 
 SHOWN = 12
@@ -142,19 +142,19 @@ def _boxed(frames: _Frames, prediction: Prediction) -> str:
 def _facts(prediction: Prediction, frames: _Frames) -> Iterator[tuple[str, str, str]]:
     """Name, markup and class of each."""
     if prediction.asked:
-        yield "asked", _text(prediction.asked), ""
+        yield "asked", apart(prediction.asked), ""
     right = "right" if prediction.score >= 100 and prediction.kind is not Kind.CAPTION else "said"
     if prediction.found is not None:
-        yield _told(prediction), _strip(frames, prediction.found) + _text(prediction.said), right
+        yield _told(prediction), _strip(frames, prediction.found) + apart(prediction.said), right
         if prediction.found != prediction.index:
-            yield "its own", _strip(frames, prediction.index) + _text(prediction.key), ""
+            yield "its own", _strip(frames, prediction.index) + apart(prediction.key), ""
         return
-    yield _told(prediction), _text(prediction.said or "nothing"), right
+    yield _told(prediction), apart(prediction.said or "nothing"), right
     references = list(dict.fromkeys(prediction.references))
     more = f"<br>and {len(references) - REFERENCES} more" if len(references) > REFERENCES else ""
     yield (
         f"{mark(BoxKind.RIGHT) if prediction.kind is Kind.BOX else ''}right",
-        "<br>".join(_text(reference) for reference in references[:REFERENCES]) + more,
+        "<br>".join(apart(reference) for reference in references[:REFERENCES]) + more,
         "",
     )
 
@@ -176,7 +176,3 @@ def _told(prediction: Prediction) -> str:
                 if prediction.score
                 else "found; no right one among the candidates"
             )
-
-
-def _text(text: str) -> str:
-    return f"<bdi>{shown(text)}</bdi>"

@@ -14,9 +14,9 @@ T = TypeVar("T")
 class EvaluationProgress:
     """Speaks on one rank of a run; silent on the others."""
 
-    def __init__(self, *, speaks: bool, console: Console | None = None) -> None:
+    def __init__(self, *, speaks: bool) -> None:
         self._speaks = speaks
-        self._console = console or Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False)
 
     def over(self, batches: Iterable[T], what: str, total: int) -> Iterator[T]:
         """The batches, counted."""

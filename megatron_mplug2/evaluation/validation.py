@@ -1,5 +1,6 @@
 """A light look at retrieval while training goes on: contrastive features of a few validation samples."""
 
+from collections.abc import Iterator
 from itertools import takewhile
 
 import torch
@@ -12,6 +13,7 @@ from megatron_mplug2.evaluation.gather import gather_samples
 from megatron_mplug2.evaluation.inference import Inference
 from megatron_mplug2.evaluation.metrics.recall import recall
 from megatron_mplug2.evaluation.ranking import Identities, candidates
+from megatron_mplug2.parallel.topology import Topology
 
 BATCH = 32
 RETRIEVAL = ("t2v_r1", "v2t_r1")
@@ -24,18 +26,8 @@ def validation_retrieval(inference: Inference, config: RunConfig, task: Task, sa
     Collective over the world. Raises UserError for unusable data.
     """
     topology = inference.context.topology
-    batches = evaluation_batches(
-        config,
-        Split.VALIDATION,
-        task,
-        data_rank=topology.data_rank,
-        data_size=topology.data_size,
-        batch=min(BATCH, samples),
-        unreadable=Unreadable.LEAVE_OUT,
-    )
-    # Indices rise, so nothing comes after the first batch that is wholly beyond.
-    wanted = takewhile(lambda batch: not len(batch.indices) or int(batch.indices[0]) < samples, batches)
-    found = [_features(inference, batch, task, samples) for batch in wanted]
+    batches = first_batches(config, task, topology, samples, batch=min(BATCH, samples))
+    found = [_features(inference, batch, task, samples) for batch in batches]
     width = config.model.contrastive_width
     features = torch.cat([torch.empty(0, 2, width, device=inference.device), *(rows for rows, _ in found)])
     ids = torch.cat([torch.empty(0, 3, dtype=torch.int64), *(ids for _, ids in found)]).to(inference.device)
@@ -44,6 +36,22 @@ def validation_retrieval(inference: Inference, config: RunConfig, task: Task, sa
     similarity = features[:, 1] @ features[:, 0].T
     hits = Identities(media=ids[:, 1], meaning=ids[:, 2]).hits()
     return dict(zip(RETRIEVAL, (_r1(similarity, hits), _r1(similarity.T, hits)), strict=True))
+
+
+def first_batches(config: RunConfig, task: Task, topology: Topology, samples: int, batch: int) -> Iterator[EvaluationBatch]:
+    """This rank's batches of the validation split, up to the last one that may hold one of the split's first `samples`. Samples that cannot
+    be read are left out. Raises UserError for unusable data."""
+    batches = evaluation_batches(
+        config,
+        Split.VALIDATION,
+        task,
+        data_rank=topology.data_rank,
+        data_size=topology.data_size,
+        batch=batch,
+        unreadable=Unreadable.LEAVE_OUT,
+    )
+    # Indices rise, so nothing comes after the first batch that is wholly beyond.
+    return takewhile(lambda one: not len(one.indices) or int(one.indices[0]) < samples, batches)
 
 
 def _features(inference: Inference, batch: EvaluationBatch, task: Task, samples: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,7 +15,7 @@ from megatron_mplug2.models.microbatch import Microbatch
 from megatron_mplug2.models.shapes import Stream
 from megatron_mplug2.objectives import contrastive, instruction_lm, masked_lm, matching
 from megatron_mplug2.objectives.result import Objective
-from megatron_mplug2.objectives.weighted import EVERY, contrasts
+from megatron_mplug2.objectives.weighted import contrasts
 
 TEXT_EMBEDDING, DECODER_EMBEDDING = "text.embedding", "decoder.embedding"
 
@@ -29,7 +29,7 @@ class MaskedLMUnit(Unit):
 
     name = "heads.mlm"
 
-    def __init__(self, config: ModelConfig, objectives: frozenset[Objective] = EVERY) -> None:
+    def __init__(self, config: ModelConfig, objectives: frozenset[Objective]) -> None:
         self._vocab_size, self._objectives = config.text.vocab_size, objectives
 
     def build(self, context: ModelContext, built: Mapping[str, nn.Module]) -> LanguageModelHead:
@@ -71,7 +71,7 @@ class ContrastUnit(Unit):
 
     name = "heads.contrast"
 
-    def __init__(self, objectives: frozenset[Objective] = EVERY) -> None:
+    def __init__(self, objectives: frozenset[Objective]) -> None:
         self._objectives = objectives
 
     def build(self, context: ModelContext, built: Mapping[str, nn.Module]) -> ContrastiveHead:
@@ -123,7 +123,7 @@ class MatchingUnit(Unit):
 
     name = "heads.matching"
 
-    def __init__(self, objectives: frozenset[Objective] = EVERY) -> None:
+    def __init__(self, objectives: frozenset[Objective]) -> None:
         self._objectives = objectives
 
     def build(self, context: ModelContext, built: Mapping[str, nn.Module]) -> MatchingHead:
@@ -153,7 +153,7 @@ class InstructionLMUnit(Unit):
 
     name = "heads.lm"
 
-    def __init__(self, config: ModelConfig, objectives: frozenset[Objective] = EVERY) -> None:
+    def __init__(self, config: ModelConfig, objectives: frozenset[Objective]) -> None:
         self._vocab_size, self._objectives = config.text.vocab_size, objectives
 
     def build(self, context: ModelContext, built: Mapping[str, nn.Module]) -> LanguageModelHead:

@@ -18,7 +18,6 @@ from megatron_mplug2.models.shapes import Stream
 from megatron_mplug2.models.universal import UniversalLayer
 from megatron_mplug2.models.vision import VisionBlock, VisionEmbedding, VisionOutput
 from megatron_mplug2.objectives.result import Objective
-from megatron_mplug2.objectives.weighted import EVERY
 
 
 @dataclass
@@ -146,7 +145,7 @@ class FusionUnit(Unit):
     """The first one pairs texts with pictures; only unpermuted tokens travel between stages."""
 
     index: int
-    objectives: frozenset[Objective] = EVERY
+    objectives: frozenset[Objective]
 
     def __post_init__(self) -> None:
         self.name = f"fusion.layers.{self.index}"
@@ -167,7 +166,7 @@ class FusionUnit(Unit):
 
 @dataclass
 class DecoderEmbeddingUnit(Unit):
-    objectives: frozenset[Objective] = EVERY
+    objectives: frozenset[Objective]
     name: str = "decoder.embedding"
 
     def build(self, context: ModelContext, built: Mapping[str, nn.Module]) -> BertEmbedding:
@@ -194,7 +193,7 @@ def decoder_memory(streams: Streams, micro: Microbatch) -> torch.Tensor:
 @dataclass
 class DecoderLayerUnit(Unit):
     index: int
-    objectives: frozenset[Objective] = EVERY
+    objectives: frozenset[Objective]
 
     def __post_init__(self) -> None:
         self.name = f"decoder.layers.{self.index}"

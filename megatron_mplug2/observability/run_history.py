@@ -110,11 +110,6 @@ class RunHistory:
         replace_text(self._run_dir / HISTORY_NAME, "".join(json.dumps(line) + "\n" for line in self._events))
 
 
-def counted(number: int, what: str) -> str:
-    """Such as "1 start" and "2 starts"."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def begin_of(start: Mapping[str, Any]) -> float:
     """When the command of a START event began; where nobody wrote that down, when it was ready for its first step. Seconds since 1970."""
     began, at = start.get("began"), float(start["at"])

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from megatron_mplug2.observability.job_events import training_events
-from megatron_mplug2.observability.run_history import Event, counted, last_sign, read_history, replace_text
+from megatron_mplug2.observability.run_history import Event, last_sign, read_history, replace_text
 from megatron_mplug2.observability.time_account import Account, account
+from megatron_mplug2.wording import counted
 
 SUMMARY_NAME = "run_summary.json"
 

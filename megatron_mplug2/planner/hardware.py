@@ -105,7 +105,6 @@ NVLINK_5 = Link(name="NVLink 5", bandwidth=900 * GB, latency=NVLINK_HOP)  # 1.8 
 
 HDR = Link(name="InfiniBand HDR", bandwidth=25 * GB, latency=NETWORK_HOP)  # 200 Gb/s, 8 a node: NVIDIA DGX A100 data sheet
 NDR = Link(name="InfiniBand NDR", bandwidth=50 * GB, latency=NETWORK_HOP)  # 400 Gb/s, 8 a node: DGX H100, H200 and B200 data sheets
-XDR = Link(name="InfiniBand XDR", bandwidth=100 * GB, latency=NETWORK_HOP)  # 800 Gb/s: NVIDIA Quantum-X800 data sheet; in none of `GPUS`
 
 GPUS = {
     gpu.name: gpu

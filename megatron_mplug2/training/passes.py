@@ -33,7 +33,7 @@ def run_features(engine: "Engine", micros: Sequence[Microbatch]) -> list[torch.T
         return _run(engine, micros, group, forward_only=True)
 
 
-def run_microbatches(engine: "Engine", micros: Sequence[Microbatch], *, forward_only: bool = False) -> None:
+def run_microbatches(engine: "Engine", micros: Sequence[Microbatch], *, forward_only: bool) -> None:
     """Forward and backward of all microbatches (1F1B); leaves complete gradients in the parameters' `main_grad`."""
     group = engine.topology.groups.pp if engine.topology.pipeline_size > 1 else None
     with torch.set_grad_enabled(not forward_only):

@@ -38,6 +38,7 @@ LAYOUTS = {
     "pp2 dp2 zero1": LayoutConfig(pipeline=2, data=2),
     "tp2 pp2 dp2 zero1": LayoutConfig(tensor=2, pipeline=2, data=2),
 }
+DP2 = Setup(layout=LAYOUTS["dp2 zero1"])
 
 
 @dataclass(frozen=True, kw_only=True)

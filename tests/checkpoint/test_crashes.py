@@ -14,11 +14,10 @@ from megatron_mplug2.checkpoint import commit, store
 from megatron_mplug2.checkpoint.background import BackgroundSaver
 from megatron_mplug2.errors import UserError
 from tests.checkpoint.kills import BY_RANK_0, COMMITTED, PHASES, killed_at
-from tests.checkpoint.runs import FIRST, LAYOUTS, load, save, state_of, train_save_train
+from tests.checkpoint.runs import DP2, FIRST, LAYOUTS, load, save, state_of
 from tests.checkpoint.toy import Setup, Toy
 from tests.ranks import run_ranks
 
-DP2 = Setup(layout=LAYOUTS["dp2 zero1"])
 ALL = (0, 1)
 SHORT = [
     ("before", (1,), False),
@@ -34,13 +33,6 @@ CASES = [
     for phase, victims, background in product(PHASES, [(0,), (1,), ALL], [False, True])
     if victims == (0,) or phase not in BY_RANK_0
 ]
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("saved")
-    run_ranks(2, train_save_train, folder, DP2)
-    return folder
 
 
 @pytest.fixture

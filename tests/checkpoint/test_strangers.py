@@ -10,18 +10,9 @@ from megatron_mplug2.checkpoint import store
 from megatron_mplug2.checkpoint.commit import Retention
 from megatron_mplug2.checkpoint.commit_file import COMMIT, checksum, read_commit
 from megatron_mplug2.config.layout import LayoutConfig
-from tests.checkpoint.runs import LAYOUTS, refusal, state_of, train_save_train
+from tests.checkpoint.runs import DP2, LAYOUTS, refusal, state_of, train_save_train
 from tests.checkpoint.toy import Setup, Toy
 from tests.ranks import run_ranks
-
-DP2 = Setup(layout=LAYOUTS["dp2 zero1"])
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("saved")
-    run_ranks(2, train_save_train, folder, DP2)
-    return folder
 
 
 @pytest.mark.parametrize(

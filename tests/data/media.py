@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from megatron_mplug2.data.video_file import VideoFacts, VideoFile
+
 Pixels = NDArray[np.uint8]
 
 
@@ -51,3 +53,9 @@ def grey_clip(
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
         return path.read_bytes()
+
+
+def facts_of(data: bytes) -> VideoFacts:
+    """Of a clip, without decoding it. Raises BadMedia."""
+    with VideoFile(data) as video:
+        return video.facts

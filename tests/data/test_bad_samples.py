@@ -1,61 +1,25 @@
 """Bad samples in a run: what takes their place, on which ranks, and after a resume."""
 
 import json
-import shutil
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch.distributed as dist
 
 from megatron_mplug2.config.data import DatasetConfig
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.interleave import training_order
 from megatron_mplug2.data.ledger import LEDGER, Ledger
-from megatron_mplug2.data.loader import Loader
-from megatron_mplug2.data.manifest import Manifest, MediaKind
-from megatron_mplug2.data.peers import Peers
+from megatron_mplug2.data.manifest import MediaKind
 from megatron_mplug2.data.quarantine import RETRY_PAUSES_S
-from megatron_mplug2.data.sampler import Sampler
-from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.state import DataState
 from megatron_mplug2.data.substitution import Fault
 from megatron_mplug2.errors import UserError
-from tests.data.corpus import make_config, pair, picture, write_corpus, write_stream
-from tests.ranks import run_ranks
-
-BAD = (3, 11, 12)
-SCHEDULE = [{"steps": 10, "image_text": 1.0, "resolution": 16}]
-
-
-def make_corpus(folder: Path, bad: tuple[int, ...] = BAD, size: int = 40) -> Path:
-    write_corpus(folder, texts=1, images=1, videos=1)
-    shutil.rmtree(folder / "image_text")
-    samples = [pair(number, b"damaged %d" % number if number in bad else picture(number)) for number in range(size)]
-    write_stream(folder / "image_text", MediaKind.IMAGE, samples)
-    return folder
-
-
-def config_of(corpus: Path, run_dir: Path, **changes: Any) -> RunConfig:
-    return make_config(corpus, run_dir, **{"schedule": SCHEDULE, **changes})
-
-
-def make_loader(config: RunConfig, data_rank: int = 0, data_size: int = 1, **arguments: Any) -> Loader:
-    return Loader(config, Split.TRAIN, data_rank=data_rank, data_size=data_size, **{"needs_media": True, **arguments})
-
-
-def ids_of(loader: Loader) -> list[list[int]]:
-    """Sample ids of each step."""
-    return [[int(one) for batch in batches for one in batch.sample_ids] for _, batches in loader]
-
-
-def planned_ids(size: int = 40) -> list[list[int]]:
-    drawn = Sampler(seed=5, task=Task.IMAGE_TEXT, size=size).at(np.arange(80)).indices
-    return drawn.reshape(10, 8).tolist()
+from tests.data.bad_corpus import BAD, config_of, ids_of, make_corpus, make_loader, planned_ids, storage_fault
+from tests.data.corpus import pair, picture, write_stream
 
 
 def test_bad_content_is_replaced_and_written_down(tmp_path: Path) -> None:
@@ -183,17 +147,6 @@ def test_a_sample_without_any_other(tmp_path: Path) -> None:
         next(iter(make_loader(config)))
 
 
-def storage_fault(corpus: Path, index: int) -> int:
-    """Spoils a picture's bytes on disk."""
-    manifest = Manifest.load(corpus / "image_text")
-    data = manifest.media(index)
-    tar = next((corpus / "image_text").glob("*.tar"))
-    spoilt = tar.read_bytes().replace(data, bytes(len(data)))
-    with tar.open("r+b") as file:  # in place: loaders hold it open
-        file.write(spoilt)
-    return index
-
-
 def restore(corpus: Path, intact: Path) -> None:
     with next((corpus / "image_text").glob("*.tar")).open("r+b") as file:
         file.write(next((intact / "image_text").glob("*.tar")).read_bytes())
@@ -255,62 +208,3 @@ def test_a_ledger_of_other_data_is_not_repeated(tmp_path: Path) -> None:
     expected = ids_of(make_loader(config_of(other, tmp_path / "run2", training__microbatch=8)))
     with_ledger = make_loader(config_of(other, tmp_path / "run", training__microbatch=8), ledger=Ledger(config.run_dir))
     assert ids_of(with_ledger) == expected
-
-
-def load_on_rank(corpora: list[Path], run_dir: Path) -> tuple[list[list[int]], dict[str, Any]]:
-    """One epoch in a world of data 2 x pipeline 2: ranks 0 and 1 have the vision encoder."""
-    rank = dist.get_rank()
-    schedule = [{"steps": 5, "image_text": 1.0, "resolution": 16}]
-    config = config_of(corpora[rank], run_dir, training__microbatch=4, data__workers=rank % 2, schedule=schedule)
-    ledger = Ledger(run_dir) if rank == 0 else None
-    loader = make_loader(config, rank % 2, 2, needs_media=rank < 2, peers=Peers(dist.new_group()), ledger=ledger)
-    ids = [batch.sample_ids.tolist() for _, (batch,) in loader]
-    return ids, loader.state_after(4).model_dump(mode="json", exclude={"datasets"})  # the ranks' folders have different names
-
-
-def test_all_ranks_of_a_replica_see_the_same_samples(tmp_path: Path) -> None:
-    """Bad content is known to the ranks that decode; a damaged record hits rank 2 alone, a damaged picture rank 1 alone."""
-    corpora = [make_corpus(tmp_path / f"node{rank}") for rank in range(4)]
-    planned = planned_ids()[:5]
-    hit = [next(one for one in planned[2][part] if one not in BAD) for part in (slice(4), slice(4, 8))]
-    damage_record(corpora[2], hit[0])
-    storage_fault(corpora[1], hit[1])
-    (ids0, state0), (ids1, state1), (ids2, state2), (ids3, state3) = run_ranks(4, load_on_rank, corpora, tmp_path / "run")
-    assert ids0 == ids2 and ids1 == ids3
-    assert state0 == state1 == state2 == state3 and state0["substituted"] == 5
-    assert sorted(one["index"] for one in state0["substitutions"]) == sorted(hit)
-    for step, planned_step in enumerate(planned):
-        for one, wanted in zip(ids0[step] + ids1[step], planned_step, strict=True):
-            assert (one not in planned_step) if wanted in (*BAD, *hit) else one == wanted
-    events = [json.loads(line) for line in (tmp_path / "run" / LEDGER).read_text().splitlines()]
-    assert sorted(event["index"] for event in events) == sorted((*BAD, *hit))
-
-
-def damage_record(corpus: Path, index: int) -> None:
-    record = Manifest.load(corpus / "image_text").record(index).to_json()
-    tar = next((corpus / "image_text").glob("*.tar"))
-    tar.write_bytes(tar.read_bytes().replace(record, b"?" * len(record)))
-
-
-def line_on_rank(corpora: list[Path], run_dir: Path) -> str:
-    """The error that a pipeline of two ranks ends in; rank 0 has the vision encoder."""
-    rank = dist.get_rank()
-    loader = make_loader(config_of(corpora[rank], run_dir), needs_media=rank == 0, peers=Peers(dist.new_group()))
-    with pytest.raises(UserError) as error:
-        ids_of(loader)
-    return str(error.value)
-
-
-def test_a_rank_that_cannot_read_what_the_others_agreed_on(tmp_path: Path) -> None:
-    corpora = [make_corpus(tmp_path / f"node{rank}") for rank in range(2)]
-    alone = Ledger(tmp_path / "alone")
-    ids_of(make_loader(config_of(corpora[0], tmp_path / "alone"), ledger=alone))
-    damage_record(corpora[1], alone.events[0].substitute)
-    lines = set(run_ranks(2, line_on_rank, corpora, tmp_path / "run"))
-    assert len(lines) == 1 and lines.pop().startswith(f"a rank cannot read samples of step {alone.events[0].position // 8} ")
-
-
-def test_an_error_on_one_rank_is_told_by_all(tmp_path: Path) -> None:
-    corpora = [make_corpus(tmp_path / "node0", bad=tuple(range(40))), make_corpus(tmp_path / "node1")]
-    lines = set(run_ranks(2, line_on_rank, corpora, tmp_path / "run"))
-    assert len(lines) == 1 and "so are all 16 samples tried in its place" in lines.pop()

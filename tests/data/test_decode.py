@@ -10,19 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from megatron_mplug2.data.bad_media import MAX_PIXELS
-from megatron_mplug2.data.decode import (
-    FULL_VIEW,
-    BadMedia,
-    View,
-    decode_image,
-    decode_video,
-    frame_indices,
-    probe_video,
-)
+from megatron_mplug2.data.bad_media import MAX_PIXELS, BadMedia
+from megatron_mplug2.data.decode import decode_image, decode_video
+from megatron_mplug2.data.decoding.contract import FULL_VIEW, View
 from megatron_mplug2.data.decoding.pixels import DEVIATION, MEAN, normalised
+from megatron_mplug2.data.frame_sampling import frame_indices
 from megatron_mplug2.data.video_file import VideoFile
-from tests.data.media import Pixels, encoded, gradient, grey_clip
+from tests.data.media import Pixels, encoded, facts_of, gradient, grey_clip
 from tests.shared import SHARED, needs_shared
 
 LEVELS = [10 * number + 5 for number in range(24)]
@@ -202,7 +196,7 @@ def test_damaged_pictures(form: str) -> None:
 @pytest.mark.parametrize("form", ["mp4", "matroska", "avi"])
 def test_clip_frames(form: str) -> None:
     data = grey_clip(LEVELS, form=form)
-    facts = probe_video(data)
+    facts = facts_of(data)
     assert (facts.frames, facts.width, facts.height, facts.fps) == (24, 64, 48, 8.0)
     assert levels_of(decode_video(data, 4, 16, FULL_VIEW, None)) == [2, 8, 14, 20]
     assert levels_of(decode_video(data, 4, 16, FULL_VIEW, [0.0, 0.99, 0.5, 0.99])) == [0, 10, 14, 22]
@@ -221,7 +215,7 @@ def test_no_clip(data: bytes) -> None:
 
 def test_picture_and_sound_are_no_clip() -> None:
     with pytest.raises(BadMedia):
-        probe_video(encoded(gradient(), "JPEG"))
+        facts_of(encoded(gradient(), "JPEG"))
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("aac", rate=16000)
@@ -230,14 +224,14 @@ def test_picture_and_sound_are_no_clip() -> None:
         container.mux(stream.encode(sound))
         container.mux(stream.encode(None))
     with pytest.raises(BadMedia, match="no video stream"):
-        probe_video(file.getvalue())
+        facts_of(file.getvalue())
 
 
 def test_cut_off_clip_is_bad_only_where_needed() -> None:
     data = grey_clip(LEVELS, options={"movflags": "+faststart"}, keyframe_every=6)  # the table of frames lies in front
     with VideoFile(data) as video:
         cut = data[: video._stream.index_entries[21].pos + 1]
-    assert probe_video(cut).frames == 24
+    assert facts_of(cut).frames == 24
     assert levels_of(decode_video(cut, 4, 16, FULL_VIEW, [0.0, 0.0, 0.0, 0.0])) == [0, 6, 12, 18]
     with pytest.raises(BadMedia, match="frame 19 is"):
         decode_video(cut, 24, 16, FULL_VIEW, None)
@@ -264,7 +258,7 @@ def test_real_clips() -> None:
     assert SHARED is not None
     for path in sorted((SHARED / "corpora/real/video/videos").iterdir()):
         data = path.read_bytes()
-        assert probe_video(data).frames > 100
+        assert facts_of(data).frames > 100
         media = decode_video(data, 4, 32, FULL_VIEW, [0.1, 0.2, 0.3, 0.4])
         assert media.shape == (3, 4, 32, 32) and media.float().std() > 10
 

@@ -6,7 +6,8 @@ import torch
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.batch import PairBatch, TextBatch
-from megatron_mplug2.data.decode import FULL_VIEW, decode_image, decode_video
+from megatron_mplug2.data.decode import decode_image, decode_video
+from megatron_mplug2.data.decoding.contract import FULL_VIEW
 from megatron_mplug2.data.evaluation_batches import EvaluationBatch, evaluation_batches, validation_steps
 from megatron_mplug2.data.ledger import Ledger
 from megatron_mplug2.data.manifest import Manifest, MediaKind

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from megatron_mplug2.data.bad_media import BadMedia
-from megatron_mplug2.data.decode import FULL_VIEW, decode_video
+from megatron_mplug2.data.decode import decode_video
+from megatron_mplug2.data.decoding.contract import FULL_VIEW
 from megatron_mplug2.data.media_facts import MediaFacts
 from megatron_mplug2.data.probing import clip_facts, picture_facts
 from tests.data.media import encoded, gradient, grey_clip

@@ -8,8 +8,8 @@ from megatron_mplug2.config.objectives import Averaging
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.batch import IGNORED
-from megatron_mplug2.data.decode import FULL_VIEW, decode_image, decode_video
-from megatron_mplug2.data.decoding.contract import Decoded
+from megatron_mplug2.data.decode import decode_image, decode_video
+from megatron_mplug2.data.decoding.contract import FULL_VIEW, Decoded
 from megatron_mplug2.data.decoding.pyav import PyavDecoder
 from megatron_mplug2.data.draws import SampleDraws
 from megatron_mplug2.data.manifest import Manifest, MediaKind

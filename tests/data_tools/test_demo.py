@@ -17,8 +17,10 @@ from data_tools.demo.poses import SIDE, STEPS, Pose, poses
 from data_tools.demo.scene import MOTIONS, ORDERS, PICTURES, Color, Look, Motion, MotionScene, Scene, Shape, Size
 from data_tools.demo.wording import record
 from data_tools.splits import Split
-from megatron_mplug2.data.decode import FULL_VIEW, decode_image, decode_video, probe_video
+from megatron_mplug2.data.decode import decode_image, decode_video
+from megatron_mplug2.data.decoding.contract import FULL_VIEW
 from megatron_mplug2.errors import UserError
+from tests.data.media import facts_of
 from tests.data.test_decode import pixels_of
 from tests.data_tools.stages.corpora import forked, status_of
 
@@ -94,7 +96,7 @@ def test_layout(tmp_path: Path) -> None:
         for sample in samples:
             data = (tmp_path / "a" / sample["file"]).read_bytes()
             if sample["stream"] == "video_text":
-                facts = probe_video(data)
+                facts = facts_of(data)
                 assert (facts.frames, facts.width, facts.height, facts.fps) == (8, SIDE, SIDE, 8.0)
             else:
                 assert decode_image(data, 32, FULL_VIEW).shape == (3, 1, 32, 32)

@@ -1,6 +1,5 @@
 """Families with a closed list as a person runs them, on drawn corpora in the public ones' layouts: trained, judged, resumed, evaluated."""
 
-import gc
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,8 +20,8 @@ from megatron_mplug2.training.engines import make_engine
 from tests.config.test_finetune_configs import FOLDER
 from tests.data.labelled import labelled_config, sample
 from tests.downstream.drawn import VOCABULARY, Drawn, drawn
-from tests.downstream.test_finetune import lines, run
-from tests.training import test_resume as runs
+from tests.downstream.finetuning import lines, run
+from tests.training import runs
 
 STEPS = {
     Family.IMAGE_CLASSIFICATION: 20,
@@ -32,13 +31,6 @@ STEPS = {
     Family.PAIR_ENTAILMENT: 30,
 }
 """Of a batch of 16, twice as many as a family was seen to need."""
-
-
-@pytest.fixture(autouse=True)
-def no_groups_left() -> None:
-    """Process groups that an earlier test left to the garbage collector go here, where their threads are: in a forked run, where they are
-    not, their end would wait for ever."""
-    gc.collect()
 
 
 def config_of(family: Family, corpus: Drawn, folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -74,7 +66,7 @@ def test_texts_are_trained_resumed_and_judged(tmp_path: Path) -> None:
     assert first.keys() == {"kind", "step", *figures(straight)}
     assert {f"{family}/{name}" for name in ("accuracy", "F1", "Matthews")} < first.keys()
     assert lines(begun, "validation") == [first, second]
-    assert runs._figures(straight) == runs._figures(begun)
+    assert runs.figures_of(straight) == runs.figures_of(begun)
     run(straight, evaluate)
     found, by_chance = scores(straight, trained=True)
     assert list(found) == ["accuracy", "F1", "Matthews"] and by_chance["accuracy"] == 50

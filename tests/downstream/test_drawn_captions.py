@@ -30,8 +30,8 @@ from megatron_mplug2.training import checkpoints, loop
 from megatron_mplug2.training.engines import make_engine
 from tests.config.test_finetune_configs import FOLDER
 from tests.data_tools.sharding import sharded
-from tests.downstream.test_finetune import run
-from tests.training import test_resume as runs
+from tests.downstream.finetuning import run
+from tests.training import runs
 from tests.training.corpus import DEMO
 
 DRAWN = ("downstream.caption_loss=cider", "objectives.lm.averaging=sum", "objectives.lm.instructions=8", "optimizer.lr=3e-4")
@@ -146,13 +146,13 @@ def test_drawn_captions_are_the_same_on_two_ranks_and_after_a_kill(corpus: Path,
     run(two)
     runs.run_until(killed, 5, runs.kill, finetune)
     run(killed)
-    expected, found = runs._figures(one), runs._figures(two)
+    expected, found = runs.figures_of(one), runs.figures_of(two)
     assert sorted(expected) == sorted(found) == list(range(8))
     for step, figures in expected.items():
         for name in ("loss/lm", "grad_norm"):
             assert found[step][name] == pytest.approx(figures[name], rel=1e-3, abs=1e-4), (step, name)
     assert all(float(figures["loss/lm"]) != 0 for figures in expected.values())
-    assert runs._figures(killed) == found
+    assert runs.figures_of(killed) == found
 
 
 def test_what_does_not_go_with_drawn_captions() -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from megatron_mplug2.checkpoint import commit
 from megatron_mplug2.downstream.finetune import finetune
-from tests.downstream.test_finetune import config_of, lines, run
-from tests.training import test_resume as runs
+from tests.downstream.finetuning import config_of, lines, run
+from tests.training import runs
 from tests.training.corpus import make_corpus
 
 STEPS = 20
@@ -31,7 +31,7 @@ def test_engines_answer_questions_with_the_same_losses_over_a_kill(tmp_path: Pat
         killed_after = commit.latest(config.run_dir / "checkpoints")
         assert killed_after is not None and killed_after < STEPS
         run(config)
-        figures = runs._figures(config)
+        figures = runs.figures_of(config)
         assert sorted(figures) == list(range(STEPS))
         losses[engine] = [float(figures[step]["loss/lm"]) for step in range(STEPS)]
         assert len(lines(config, "validation")) == 1

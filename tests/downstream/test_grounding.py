@@ -13,9 +13,9 @@ from megatron_mplug2.downstream.finetune import finetune
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.evaluation.evaluate import evaluate, evaluate_untrained
 from tests.data.test_grounding import grounding_config, make_grounding_corpus
-from tests.downstream.test_finetune import lines, run
+from tests.downstream.finetuning import lines, run
 from tests.test_predict_command import command
-from tests.training import test_resume as runs
+from tests.training import runs
 
 FIGURE = "accuracy at IoU 0.5"
 STEPS = 220

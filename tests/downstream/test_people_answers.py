@@ -19,8 +19,8 @@ from megatron_mplug2.data.tokenizer import Tokenizer
 from megatron_mplug2.objectives.counts import local_counts
 from megatron_mplug2.objectives.result import Objective
 from tests.data_tools.sharding import sharded
-from tests.downstream.test_finetune import config_of, lines, run
-from tests.training import test_resume as runs
+from tests.downstream.finetuning import config_of, lines, run
+from tests.training import runs
 
 PICTURES = 8
 SAID = {
@@ -89,7 +89,7 @@ def test_it_trains_the_same_on_two_ranks_and_learns_the_most_frequent(corpus: Pa
     one, two = (vqa_config(corpus, tmp_path / name, [*faster, layout]) for name, layout in (("1", "layout.data=1"), ("2", "layout.data=2")))
     run(one)
     run(two)
-    expected, found = runs._figures(one), runs._figures(two)
+    expected, found = runs.figures_of(one), runs.figures_of(two)
     for step in range(20):
         assert found[step]["loss/lm"] == pytest.approx(expected[step]["loss/lm"], rel=1e-4)
     (last,) = lines(one, "validation")

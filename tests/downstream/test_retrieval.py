@@ -1,6 +1,5 @@
 """Retrieval as a person finetunes it, on the demo's drawn pictures and clips from nothing: trained over a kill, evaluated, above chance."""
 
-import gc
 import json
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from megatron_mplug2.downstream.finetune import finetune
 from megatron_mplug2.evaluation.evaluate import FamilyNames, evaluate, evaluate_untrained
 from tests.config.test_finetune_configs import FOLDER
 from tests.data_tools.sharding import sharded
-from tests.downstream.test_finetune import lines, run
-from tests.training import test_resume as runs
+from tests.downstream.finetuning import lines, run
+from tests.training import runs
 
 STEPS = 200
 FIGURES = {Family.IMAGE_RETRIEVAL: ("text finds picture, R@1", 20), Family.VIDEO_RETRIEVAL: ("text finds clip, R@10", 8)}
@@ -40,7 +39,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("family", FIGURES)
 def test_retrieval_beats_chance_and_its_own_start(family: Family, corpus: Path, tmp_path: Path) -> None:
-    gc.collect()  # process groups of earlier tests end here, where their threads are
     task, (name, points) = family.task, FIGURES[family]
     streams = [
         f"data.{split}.{stream}=[{corpus}/shards/{split}/{stream}]" if stream == task else f"data.{split}.{stream}=[]"

@@ -25,7 +25,7 @@ def prediction(index: int, score: float, text: str = "", kind: Kind = Kind.ANSWE
     return Prediction(index=index, key=f"pair-{index}{text}", kind=kind, asked=asked, said=text, references=references, score=score)
 
 
-def evaluation(family: Family, kind: Kind, text: str = "") -> FamilyEvaluation:
+def evaluation(family: Family, kind: Kind, text: str) -> FamilyEvaluation:
     """Of three clips or pictures that can be decoded."""
     predictions = tuple(prediction(index, score, text, kind) for index, score in ((0, 40.0), (3, 100.0), (4, 0.0)))
     scores = (Score(name="exact match", value=46.66, chance=20.0), Score(name=f"exact match: {text}", value=50.0))

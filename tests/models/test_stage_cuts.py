@@ -13,9 +13,9 @@ def all_cuts(units: int, stages: int) -> Iterator[tuple[int, ...]]:
     return ((0, *starts) for starts in combinations(range(1, units), stages - 1))
 
 
-def drawn_passes(seed: int, count: int = 4, units: int = 11) -> tuple[Pass, ...]:
+def drawn_passes(seed: int) -> tuple[Pass, ...]:
     """Units that are idle in some passes and dear in others, as text, pictures and clips make them."""
-    draws = np.random.default_rng(seed)
+    draws, count, units = np.random.default_rng(seed), 4, 11
     idle = draws.random((count, units)) < 0.4
     costs = np.where(idle, 0, draws.integers(1, 9, (count, units)))
     weights = draws.random(count) + 0.1

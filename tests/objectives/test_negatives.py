@@ -10,9 +10,9 @@ GROUP = 8
 LOG_TEMPERATURE = torch.tensor(0.5).log()
 
 
-def features(rows: int, width: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def features(rows: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    vision, text = (F.normalize(torch.randn(rows, width, generator=generator), dim=1) for _ in range(2))
+    vision, text = (F.normalize(torch.randn(rows, 5, generator=generator), dim=1) for _ in range(2))
     return vision, text
 
 

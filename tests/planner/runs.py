@@ -12,12 +12,12 @@ from megatron_mplug2.planner.hardware import GPUS, Cluster
 from tests.models.sizes import CONFIGS
 
 
-def run(*overrides: str, name: str = "base") -> RunConfig:
-    return load_config(CONFIGS.parent / f"pretrain/{name}.yaml", overrides)
+def run(*overrides: str) -> RunConfig:
+    return load_config(CONFIGS.parent / "pretrain/base.yaml", overrides)
 
 
-def cluster(gpus: int, name: str = "H100") -> Cluster:
-    return Cluster(gpu=GPUS[name], gpus=gpus, node=8)
+def cluster(gpus: int) -> Cluster:
+    return Cluster(gpu=GPUS["H100"], gpus=gpus, node=8)
 
 
 def shape_of(config: RunConfig, task: Task) -> BatchShape:

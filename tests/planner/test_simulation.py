@@ -15,8 +15,9 @@ from megatron_mplug2.planner.simulation import (
 )
 
 
-def even(stages: int, forward: float = 1.0, backward: float = 2.0, message: float = 0.0) -> PassTimes:
-    return PassTimes(forward=(forward,) * stages, backward=(backward,) * stages, messages=(message,) * (stages - 1))
+def even(stages: int, message: float = 0.0) -> PassTimes:
+    """A backward pass takes 2, a forward pass 1."""
+    return PassTimes(forward=(1.0,) * stages, backward=(2.0,) * stages, messages=(message,) * (stages - 1))
 
 
 def begins(timeline: Timeline, stage: int) -> str:

@@ -12,16 +12,11 @@ from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.training import loop
 from megatron_mplug2.training.health_state import HealthState
-from tests.training.corpus import demo_config, make_corpus
+from tests.training.corpus import demo_config
 from tests.training.faults import break_off, fault_at, put_nan
 
 LIMIT = pytest.raises(UserError, match=r"2 bad steps in a row, training\.bad_step_limit=2")
 REASON = "a loss or gradient is no number"
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def text_run(corpus: Path, run_dir: Path, *overrides: str) -> RunConfig:

@@ -6,7 +6,7 @@ from pathlib import Path
 from data_tools.tokenizer import train_tokenizer
 from data_tools.tokenizer_kind import TokenizerKind
 from tests.training.corpus import demo_config, make_corpus
-from tests.training.test_resume import run_to_the_end
+from tests.training.runs import run_to_the_end
 
 
 def test_a_run_learns_with_a_sentencepiece_vocabulary(tmp_path: Path) -> None:

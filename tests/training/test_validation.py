@@ -9,8 +9,8 @@ from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.ledger import Ledger
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.split import Split
-from tests.training.corpus import demo_config, make_corpus
-from tests.training.test_resume import run_to_the_end
+from tests.training.corpus import demo_config
+from tests.training.runs import run_to_the_end
 
 OFTEN = ("training.validate_every=3", "training.validation_batches=2", "schedule.0.steps=6", "training.checkpoint_every=100")
 LOSSES = {
@@ -19,11 +19,6 @@ LOSSES = {
     *(f"{task}/loss/{objective}" for task in ("image_text", "video_text") for objective in ("vlc", "vlm", "lm")),
 }
 RETRIEVAL = {f"{task}/retrieval/{figure}" for task in ("image_text", "video_text") for figure in ("t2v_r1", "v2t_r1")}
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def lines(config: RunConfig, kind: str) -> list[dict[str, float]]:

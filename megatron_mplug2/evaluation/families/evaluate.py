@@ -52,7 +52,7 @@ def evaluate_family(
     family: Family,
     split: Split,
     progress: EvaluationProgress,
-    answers: AnswerList | None = None,
+    answers: AnswerList | None,
 ) -> FamilyEvaluation:
     """Evaluates a model on a split; questions are answered from `answers` where there are some. Collective over the world.
 

@@ -7,7 +7,7 @@ import numpy as np
 from megatron_mplug2.observability.report.axis import short
 from megatron_mplug2.observability.report.run_folder import Run
 from megatron_mplug2.observability.report.timeline import Kind, duration, moment, spans
-from megatron_mplug2.pages.markup import shown
+from megatron_mplug2.pages.markup import apart, shown
 
 _LAST_POINTS = 20
 """Logged steps that the present throughput is the median of."""
@@ -33,7 +33,7 @@ def state(run: Run) -> str:
         return f"Finished {when}."
     if last.kind is Kind.STOPPED:
         return f"Stopped {when}; the same command goes on from there."
-    return f"Ended {when}: <bdi>{shown(run.events[-1].get('reason', ''), 600)}</bdi>"
+    return f"Ended {when}: {apart(run.events[-1].get('reason', ''), 600)}"
 
 
 def tiles(run: Run) -> str:

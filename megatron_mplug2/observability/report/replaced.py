@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from megatron_mplug2.data.substitution import Substitution
-from megatron_mplug2.pages.markup import shown, table
+from megatron_mplug2.pages.markup import apart, shown, table
 
 MOST_REASONS = 50
 _EXAMPLES = 2
@@ -22,7 +22,7 @@ def replaced(found: Sequence[Substitution]) -> str:
         if len(examples[kind]) < _EXAMPLES:
             examples[kind].append(one)
     rows = [
-        (f"{count:,}", kind[0], f"<bdi>{shown(kind[1])}</bdi>", "<br>".join(_place(one) for one in examples[kind]))
+        (f"{count:,}", kind[0], apart(kind[1]), "<br>".join(_place(one) for one in examples[kind]))
         for kind, count in counts.most_common(MOST_REASONS)
     ]
     more = f"<p>And {len(counts) - MOST_REASONS} reasons more.</p>" if len(counts) > MOST_REASONS else ""
@@ -35,4 +35,4 @@ def reason_of(one: Substitution) -> str:
 
 
 def _place(one: Substitution) -> str:
-    return f"<bdi>{shown(one.key, 80)}</bdi> in {shown(one.dataset, 60)}/{shown(one.shard, 60)} ({one.split}, {one.task})"
+    return f"{apart(one.key, 80)} in {shown(one.dataset, 60)}/{shown(one.shard, 60)} ({one.split}, {one.task})"

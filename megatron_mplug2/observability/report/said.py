@@ -8,7 +8,7 @@ from megatron_mplug2.evaluation.figures import figures
 from megatron_mplug2.evaluation.metrics.exact_match import same
 from megatron_mplug2.evaluation.samples import ShownSample
 from megatron_mplug2.observability.report.run_folder import Run
-from megatron_mplug2.pages.markup import shown, table
+from megatron_mplug2.pages.markup import apart, shown, table
 
 MOST_BYTES = 4_000_000
 """Of all frames in a page, as it holds them."""
@@ -84,28 +84,24 @@ def _facts(sample: ShownSample, before: ShownSample | None) -> Iterator[str]:
     truth = next(iter(sample.captions), "")
     right = sample.said is not None and any(same(sample.said, caption) for caption in sample.captions)
     if sample.said is not None:
-        yield _fact("said", _text(sample.said or "nothing"), "right" if right else "")
+        yield _fact("said", apart(sample.said or "nothing"), "right" if right else "")
     if truth and not right:
-        yield _fact("truth", _text(truth), "")
+        yield _fact("truth", apart(truth), "")
     if before is not None and before.said is not None:
-        yield _fact("said before training", _text(before.said or "nothing"), "faint")
+        yield _fact("said before training", apart(before.said or "nothing"), "faint")
     for answer in sample.answers:
         found = same(answer.said, answer.answer)
-        told = _text(answer.said or "nothing") + ("" if found else f" (truth: {_text(answer.answer)})")
+        told = apart(answer.said or "nothing") + ("" if found else f" (truth: {apart(answer.answer)})")
         if answer.said_reversed is not None:
-            told += f"; played backwards: {_text(answer.said_reversed or 'nothing')}"
-        yield _fact(_text(answer.question), told, "right" if found else "wrong")
+            told += f"; played backwards: {apart(answer.said_reversed or 'nothing')}"
+        yield _fact(apart(answer.question), told, "right" if found else "wrong")
     yield _fact("retrieval", _retrieval(sample), "")
 
 
 def _retrieval(sample: ShownSample) -> str:
     ranks = f"found by its text at rank {sample.text_place}, finds its text at rank {sample.media_place} of {sample.gallery}"
-    return ranks if sample.media_place == 1 or not sample.found else f"{ranks}; before it: {_text(sample.found)}"
+    return ranks if sample.media_place == 1 or not sample.found else f"{ranks}; before it: {apart(sample.found)}"
 
 
 def _fact(name: str, value: str, kind: str) -> str:
     return f"<dt>{name}</dt><dd class='{kind}'>{value}</dd>"
-
-
-def _text(text: str) -> str:
-    return f"<bdi>{shown(text)}</bdi>"

@@ -35,17 +35,17 @@ LIMIT_S = 120
 """Seconds that anything here is waited for."""
 
 
-def grey_steps(times_ms: Sequence[int], levels: Sequence[int], *, size: tuple[int, int] = (64, 48)) -> bytes:
+def grey_steps(times_ms: Sequence[int], levels: Sequence[int]) -> bytes:
     """An MP4 with a flat grey frame of each level, shown from its time on; the last one for 40 ms."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": "10"})
-        stream.width, stream.height = size
+        stream.width, stream.height = 64, 48
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, 1000)
         stream.codec_context.thread_count = 1
         for at, level in zip(times_ms, levels, strict=True):
-            frame = av.VideoFrame.from_ndarray(np.full((size[1], size[0], 3), level, np.uint8), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), level, np.uint8), format="rgb24")
             frame.pts, frame.time_base, frame.duration = at, Fraction(1, 1000), 40
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -98,8 +98,8 @@ def image(place: Path, data: bytes, *captions: str, split: Split = Split.TRAIN) 
     return Sample(split=split, stream=Task.IMAGE_TEXT, key=place.stem, media=MediaPlace(path=place.absolute()), record=record)
 
 
-def video(place: Path, data: bytes, *captions: str, split: Split = Split.TRAIN) -> Sample:
-    return replace(image(place, data, *captions, split=split), stream=Task.VIDEO_TEXT)
+def video(place: Path, data: bytes, *captions: str) -> Sample:
+    return replace(image(place, data, *captions), stream=Task.VIDEO_TEXT)
 
 
 def text(key: str, words: str, split: Split = Split.TRAIN) -> Sample:
@@ -151,9 +151,9 @@ def pictures(folder: Path, count: int) -> list[Sample]:
     return [image(folder / f"picture{number}.jpg", jpeg(number), f"picture {number}") for number in range(count)]
 
 
-def packed(listing: Path, out: Path, packing: Packing | None = None, effort: Effort | None = None) -> int:
+def packed(listing: Path, out: Path, packing: Packing | None = None) -> int:
     """A listing as shards in `out`; returns what `shard` does."""
-    return shard(listing_corpus(listing), out, packing or Packing(), effort or Effort())
+    return shard(listing_corpus(listing), out, packing or Packing(), Effort())
 
 
 def faults(listing: Path) -> dict[str, str]:

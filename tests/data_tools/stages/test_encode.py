@@ -12,7 +12,8 @@ from data_tools.stages import encode
 from data_tools.stages.choices import Encoder
 from data_tools.stages.encode import Recipe, block_size, encode_clip
 from megatron_mplug2.data.bad_media import BadMedia
-from megatron_mplug2.data.decode import FULL_VIEW, decode_video
+from megatron_mplug2.data.decode import decode_video
+from megatron_mplug2.data.decoding.contract import FULL_VIEW
 from megatron_mplug2.data.decoding.pixels import normalised
 from megatron_mplug2.data.probing import clip_facts
 from megatron_mplug2.errors import UserError

@@ -29,7 +29,7 @@ from tests.data_tools.stages.corpora import faults, image, jpeg, probed, tree, w
 CLIP = MediaFacts(codec="h264", width=640, height=360, frames=250, fps=25.0, duration_s=10.0)
 
 
-def known(key: str, *captions: str, content: int = 0, look: int = 0, split: Split = Split.TRAIN, facts: MediaFacts = CLIP) -> Sample:
+def known(key: str, *captions: str, content: int = 0, look: int = 0, split: Split = Split.TRAIN) -> Sample:
     """A clip whose media is never read: a number stands for its content (a new one for 0)."""
     media_id = content or content_id("media", key.encode())
     return Sample(
@@ -38,7 +38,7 @@ def known(key: str, *captions: str, content: int = 0, look: int = 0, split: Spli
         key=key,
         media=MediaPlace(path=Path("/none") / key),
         record=Record(captions=captions or ("some words",), attributes={}),
-        look=Look(facts=facts, size=1000, media_id=media_id, look_hash=look),
+        look=Look(facts=CLIP, size=1000, media_id=media_id, look_hash=look),
     )
 
 

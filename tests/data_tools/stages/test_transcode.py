@@ -19,7 +19,8 @@ from data_tools.stages.shrink import shrink_picture
 from data_tools.stages.stage import Effort, run_stage
 from data_tools.stages.transcode import transcode_stage
 from megatron_mplug2.data.bad_media import BadMedia
-from megatron_mplug2.data.decode import FULL_VIEW, decode_image, decode_video
+from megatron_mplug2.data.decode import decode_image, decode_video
+from megatron_mplug2.data.decoding.contract import FULL_VIEW
 from megatron_mplug2.data.decoding.pixels import normalised
 from megatron_mplug2.data.record import Region
 from tests.data.media import encoded, gradient

@@ -1,6 +1,5 @@
 """What an evaluation of a family with a closed list writes, on real folders of real media, that no layout changes it, and bad input."""
 
-import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +11,10 @@ from launchers.local import launch
 from megatron_mplug2.config.downstream import Family
 from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.errors import UserError
-from megatron_mplug2.evaluation.evaluate import FamilyNames, evaluate_untrained
+from megatron_mplug2.evaluation.evaluate import evaluate_untrained
 from tests.data.corpus import Sample
 from tests.data.labelled import CLASSES, label_of, labelled_config, sample
+from tests.evaluation.families.written import written
 
 SAMPLES = 13
 BAD = 6
@@ -35,15 +35,9 @@ def on(config: RunConfig, ranks: int) -> RunConfig:
 
 
 def evaluated(config: RunConfig) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Results without what tells of the layout, and predictions; there is a page too, and nothing half-written."""
     launch(config, evaluate_untrained)
     assert config.downstream is not None
-    names = FamilyNames.of(config.downstream.family, trained=False)
-    results = json.loads((config.run_dir / names.results).read_text())
-    assert "</html>" in (config.run_dir / names.page).read_text()
-    assert not [path for path in config.run_dir.iterdir() if path.name.startswith(".")]
-    del results["config"]
-    return results, [json.loads(line) for line in (config.run_dir / names.predictions).read_text().splitlines()]
+    return written(config, config.downstream.family)
 
 
 def right(lines: list[dict[str, Any]]) -> float:

@@ -1,6 +1,5 @@
 """What an evaluation of a family writes, on real folders of real media, that no layout changes it, and what bad input says."""
 
-import json
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -17,9 +16,10 @@ from megatron_mplug2.data.manifest import MediaKind
 from megatron_mplug2.data.record import Question
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.evaluation.answer_list import AnswerList, read_answers
-from megatron_mplug2.evaluation.evaluate import FamilyNames, evaluate, evaluate_untrained
+from megatron_mplug2.evaluation.evaluate import evaluate, evaluate_untrained
 from tests.data.corpus import Sample, picture, write_stream
 from tests.evaluation.families.corpus import BAD, SAMPLES, family_config, sample, with_question, write_splits
+from tests.evaluation.families.written import written
 from tests.evaluation.test_evaluate import save_changed
 
 USABLE = [number for number in range(SAMPLES) if number != BAD]
@@ -32,16 +32,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_splits(folder)
     (folder / "answers.txt").write_text("\n".join(["red", "small", "large", "blue circle", "circle", "a red square"]))
     return folder
-
-
-def written(config: RunConfig, family: Family, *, trained: bool = False) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Results without what tells of the layout, and predictions; there is a page too, and nothing half-written."""
-    names = FamilyNames.of(family, trained=trained)
-    results = json.loads((config.run_dir / names.results).read_text())
-    assert "</html>" in (config.run_dir / names.page).read_text()
-    assert not [path for path in config.run_dir.iterdir() if path.name.startswith(".")]
-    del results["config"]
-    return results, [json.loads(line) for line in (config.run_dir / names.predictions).read_text().splitlines()]
 
 
 def evaluated(corpus: Path, run_dir: Path, family: Family, answers: AnswerList | None = None, **changes: Any) -> Any:

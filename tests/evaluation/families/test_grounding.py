@@ -1,6 +1,5 @@
 """The evaluation of grounding: boxes by hand, and a random model on shards in RefCOCO's layout."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 
 from launchers.local import launch
+from megatron_mplug2.config.downstream import Family
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.data.coordinates import Box
@@ -23,7 +23,8 @@ from megatron_mplug2.observability.sections import SectionClock
 from megatron_mplug2.training.engines import make_engine
 from tests.data.corpus import Sample, picture, write_stream
 from tests.data.test_grounding import SIZES, grounding_config, make_grounding_corpus
-from tests.downstream.test_finetune import run
+from tests.downstream.finetuning import run
+from tests.evaluation.families.written import written
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +51,7 @@ def test_each_phrase_is_asked_once_on_any_layout(corpus: Path, tmp_path: Path) -
         keys = [f"layout.data={size}", "training.global_batch=12", "training.microbatch=2"]
         config = grounding_config(corpus, tmp_path / str(size), keys)
         launch(config, evaluate_untrained)
-        results = json.loads((config.run_dir / "evaluation-image_grounding-untrained.json").read_text())
-        lines = (config.run_dir / "predictions-image_grounding-untrained.jsonl").read_text().splitlines()
-        assert "</html>" in (config.run_dir / "evaluation-image_grounding-untrained.html").read_text()
-        return results | {"config": None}, [json.loads(line) for line in lines]
+        return written(config, Family.IMAGE_GROUNDING)
 
     results, lines = evaluated(1)
     assert [line["kind"] for line in lines] == ["box"] * 4 * (SIZES["testA"] + SIZES["testB"])
