@@ -54,6 +54,7 @@ CHANGEABLE: Mapping[str, str] = {
     "data.staging": "as above",
     "data.workers": "the order of samples and their augmentation do not depend on who decodes them",
     "data.prefetch": "as above",
+    "data.sample_timeout_s": "when a sample that hangs is given up; which ones were is written down, and goes on",
     "data.bad_sample_limit": "decides when a run gives up, not what it computes",
 }
 """Dotted keys (`*` stands for all below) with the reason why each may change."""

@@ -24,6 +24,7 @@ def test_another_layout_resumes() -> None:
         "data.vocab=moved/vocab.txt",
         "data.train.text=[moved]",
         "data.workers=0",
+        "data.sample_timeout_s=600",
         "training.recompute=full",
         "training.checkpoint_every=7",
     ]
