@@ -63,6 +63,8 @@ def predict(
     """
     if question is not None and not question.strip():
         raise UserError("--question is empty: leave it out for a caption")
+    if place.is_file():
+        raise UserError(f"{place} is a file: name a run, a checkpoint or a folder; `mplug2 convert official` makes one of a released .pth")
 
     from megatron_mplug2.conversion.exported_model import exported_config, is_exported
     from megatron_mplug2.evaluation.choice import choice_of
@@ -71,7 +73,7 @@ def predict(
     exported = is_exported(place)
     asked = Decoding(mode=mode or _DEFAULT.mode, beams=beams, temperature=temperature, top_p=top_p, seed=seed)
     decoding = replace(asked, mode=_mode_of(place)) if exported and mode is None else asked
-    run = _alone(exported_config(place) if exported else recorded_config(place), vocab)
+    run = _alone(exported_config(place, vocab) if exported else recorded_config(place), vocab)
     choice = choice_of(run, question, answers)
     with_model = _with_exported_model if exported else _with_trained_model
     if choice is None:

@@ -84,8 +84,10 @@ def folder_to_official(folder: Path, out: Path) -> Report:
 
 def _reason(error: OSError | RuntimeError) -> str:
     """Of torch.save's own text the system's word, where it has one."""
-    system = error.strerror if isinstance(error, OSError) else None
-    return system or str(error).splitlines()[0].rpartition("strerror: ")[2]
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    _, named, system = str(error).splitlines()[0].rpartition("strerror: ")
+    return system if named else "it was not written whole; is the disk full?"
 
 
 def _config(state_dict: Mapping[str, object], model: Path | None, bert_config: Path | None) -> ModelConfig:

@@ -54,8 +54,11 @@ def _grouped(weights: Sequence[LazyWeight]) -> Iterator[list[LazyWeight]]:
 
 
 def _write(path: Path, weights: Iterable[LazyWeight]) -> None:
-    # "format" is asked for by transformers.
-    save_file({weight.name: weight.read().contiguous() for weight in weights}, path, metadata={"format": "pt"})
+    tensors = {weight.name: weight.read().contiguous() for weight in weights}
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})  # which transformers asks for
+    except SafetensorError as error:  # of a full disk too
+        raise OSError(str(error)) from None
     path.chmod(0o644)  # it makes private files
 
 
