@@ -12,9 +12,6 @@ from megatron_mplug2.conversion.released_file import is_dead, numbered, released
 from megatron_mplug2.conversion.released_rules import Rule, Source, rules
 from megatron_mplug2.errors import UserError
 
-STORED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-"""Types that weights may have in a file."""
-
 FUSION = "fusion_encoder.encoder.layer"
 
 MISSING = (
@@ -130,11 +127,7 @@ def check_whole(weights: Sequence[LazyWeight], config: ModelConfig) -> tuple[Rul
 def _check(source: Source, tensors: Mapping[str, torch.Tensor]) -> None:
     if source.name not in tensors:
         raise UserError(f"no {source.name} in the file: it isn't a released mPLUG-2 checkpoint, or of another size than the model")
-    tensor, found = tensors[source.name], tuple(tensors[source.name].shape)
-    if tensor.dtype not in STORED:
-        raise UserError(
-            f"{source.name} is {tensor.dtype}, but weights are {', '.join(map(str, STORED))}: the file is quantised or no model's"
-        )
+    found = tuple(tensors[source.name].shape)
     if found != source.shape:
         sizes = f"{list(found)} in the file, {list(source.shape)} in the model"
         raise UserError(f"{source.name} is {sizes}: choose the model config that the file is of")

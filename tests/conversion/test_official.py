@@ -160,7 +160,7 @@ def resized(file: Path, place: Path) -> None:
 
 
 def quantised(file: Path, place: Path) -> None:
-    name = "text_encoder.encoder.layer.0.attention.self.query.weight"
+    name = "text_encoder.embeddings.word_embeddings.weight"
     state = load(Released.VQA)["state_dict"]
     torch.save({"model": state | {name: state[name].to(torch.int8)}}, file)
 
@@ -171,7 +171,7 @@ WRONG: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "a list": (lambda file, _: torch.save([torch.zeros(1)], file), "holds a list"),
     "another model": (lambda file, _: torch.save({"encoder.weight": torch.zeros(3, 3)}, file), "isn't a released mPLUG-2 checkpoint"),
     "a wrong shape": (resized, "text_encoder.encoder.layer.0.attention.self.query.weight is"),
-    "quantised": (quantised, "text_encoder.encoder.layer.0.attention.self.query.weight is torch.int8, but weights are torch.float32, "),
+    "quantised": (quantised, "text.embedding.word.weight is torch.int8, but weights are torch.float32, "),
     "missing": (lambda _, __: None, "No such file"),
 }
 
