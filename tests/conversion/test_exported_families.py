@@ -31,6 +31,7 @@ from tests.data.corpus import Sample, picture
 from tests.data.labelled import CLASSES, labelled_config, sample
 from tests.data.test_grounding import SIZES, grounding_config, make_grounding_corpus
 from tests.evaluation.test_choose import probabilities, samples_of
+from tests.test_predict_command import command
 from tests.training.cases import randomise
 
 TOLERANCE = 1e-5
@@ -138,6 +139,18 @@ def test_classes_are_told_elsewhere_as_by_the_evaluation(told: Told, family: Fam
 def test_boxes_are_said_elsewhere_as_in_the_evaluation(told: Told) -> None:
     found = told.elsewhere[Family.IMAGE_GROUNDING]["said"]
     assert found == told.by_run[Family.IMAGE_GROUNDING] and len(set(found)) > 1
+
+
+def test_predict_says_boxes_as_the_evaluation(told: Told) -> None:
+    """What is no box, of a random model, stays as it is said."""
+    place, expected = told.place / Family.IMAGE_GROUNDING, told.by_run[Family.IMAGE_GROUNDING]
+    lines = [json.loads(line) for line in (place / "run/predictions-image_grounding.jsonl").read_text().splitlines()]
+    shards = Manifest.load(place / "corpus/shards/test/image_text")
+    for number in (0, len(lines) - 1):
+        (place / "asked.png").write_bytes(shards.media(lines[number]["index"]))
+        for model_of in (place / "run", place / "folder"):
+            done = command(model_of, place / "asked.png", "--question", lines[number]["asked"])
+            assert (done.code, done.out) == (0, f"{expected[number]}\n"), done
 
 
 def test_what_transformers_has_saved_again_is_the_same_model(told: Told, tmp_path: Path) -> None:
