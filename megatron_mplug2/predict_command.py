@@ -31,7 +31,8 @@ _ANSWERS = typer.Option(
     metavar="FILE", help="Choose among these answers, or classes, one on each line, also instead of a run's own classes"
 )
 _MODE = typer.Option(
-    help="How words are chosen: as the released code does, with its quirks, where a folder is from a released file; else standard"
+    help="How words are chosen: as the released code does, with its quirks, where a folder is from a released file; greedy for boxes; "
+    "else standard"
 )
 _BEAMS = typer.Option(help="Sequences that beam search keeps (standard, released)")
 _TEMPERATURE = typer.Option(help="Below 1 likelier words are drawn, above 1 less likely ones (sample)")
@@ -63,6 +64,8 @@ def predict(
     """
     if question is not None and not question.strip():
         raise UserError("--question is empty: leave it out for a caption")
+    if place.is_file():
+        raise UserError(f"{place} is a file: name a run, a checkpoint or a folder; `mplug2 convert official` makes one of a released .pth")
 
     from megatron_mplug2.conversion.exported_model import exported_config, is_exported
     from megatron_mplug2.evaluation.choice import choice_of
@@ -70,8 +73,8 @@ def predict(
 
     exported = is_exported(place)
     asked = Decoding(mode=mode or _DEFAULT.mode, beams=beams, temperature=temperature, top_p=top_p, seed=seed)
-    decoding = replace(asked, mode=_mode_of(place)) if exported and mode is None else asked
-    run = _alone(exported_config(place) if exported else recorded_config(place), vocab)
+    run = _alone(exported_config(place, vocab) if exported else recorded_config(place), vocab)
+    decoding = replace(asked, mode=_usual_mode(place, run)) if mode is None else asked
     choice = choice_of(run, question, answers)
     with_model = _with_exported_model if exported else _with_trained_model
     if choice is None:
@@ -169,10 +172,14 @@ def _with_exported_model(folder: Path, run: "RunConfig", work: _Work) -> None:
     launch(run, on_its_rank)
 
 
-def _mode_of(folder: Path) -> Mode:
-    from megatron_mplug2.conversion.exported_model import search_of
+def _usual_mode(place: Path, run: "RunConfig") -> Mode:
+    """As an evaluation decodes: a box in its likeliest tokens."""
+    from megatron_mplug2.config.downstream import FamilyKind
+    from megatron_mplug2.conversion.exported_model import is_exported, search_of
 
-    return Mode(search_of(folder).value)
+    if run.downstream is not None and run.downstream.family.kind is FamilyKind.GROUNDING:
+        return Mode.GREEDY
+    return Mode(search_of(place).value) if is_exported(place) else _DEFAULT.mode
 
 
 def _alone(config: "RunConfig", vocab: Path | None) -> "RunConfig":

@@ -20,7 +20,7 @@ from megatron_mplug2.checkpoint.state import RunState
 from megatron_mplug2.config.load import resolved_yaml
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.config.schema import RunConfig
-from megatron_mplug2.conversion.checkpoints import checkpoint_to_folder
+from megatron_mplug2.conversion.checkpoints import checkpoint_to_folder, folder_to_checkpoint
 from megatron_mplug2.conversion.official import folder_to_official
 from megatron_mplug2.data.evaluation_batches import evaluation_batches
 from megatron_mplug2.data.split import Split
@@ -165,9 +165,26 @@ def test_damaged_exported_folders(trained: Trained, exported: Path, tmp_path: Pa
         return refusal(folder, trained.pictures[0])
 
     assert damaged("processor_config.json", b"{}").endswith("is damaged (KeyError: 'image_instruction'): export the model again")
-    assert damaged("config.json", b"[]").endswith("config.json does not tell its beam search: export the model again")
+    assert damaged("config.json", b"[]").endswith("config.json has no model_type 'mplug2': name a folder that `mplug2 convert` wrote")
     weights = (exported / "model.safetensors").read_bytes()
     assert "model.safetensors" in damaged("model.safetensors", weights[:-100])
+
+
+def test_exported_folders_that_are_not_whole(trained: Trained, exported: Path, tmp_path: Path) -> None:
+    folder, file = tmp_path / "folder", trained.pictures[0]
+    shutil.copytree(exported, folder)
+    vocab = (folder / "vocab.txt").rename(tmp_path / "moved.txt")
+    copied = "neither vocab.txt nor sentencepiece.model: copy it from the folder that the model was loaded from"
+    assert refusal(folder, file) == f"{folder} has {copied}"
+    assert command(folder, file, "--vocab", vocab).out == command(exported, file).out
+    (folder / "processor_config.json").unlink()
+    assert refusal(folder, file).endswith(
+        "processor_config.json cannot be read (No such file or directory): a processor is saved beside its model"
+    )
+    weights = exported / "model.safetensors"
+    assert refusal(weights, file).startswith(f"{weights} is a file: name a run, a checkpoint or a folder; ")
+    folder_to_checkpoint(exported, tmp_path / "imported")
+    assert refusal(tmp_path / "imported", file).endswith("was made by `mplug2 convert`, not by a run: name the folder that it was made of")
 
 
 def test_a_released_file_that_cannot_be_written_is_one_line(exported: Path, tmp_path: Path) -> None:

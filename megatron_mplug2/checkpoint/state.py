@@ -22,3 +22,8 @@ class RunState(BaseModel):
     """What decides about bad steps, the steps that were left out, and the time spent (`training.health_state`)."""
     best_step: int | None = Field(default=None, ge=0)
     """Steps of the run's best checkpoint so far, which stays; None where the run does not look for one (`downstream.best`)."""
+
+    @property
+    def of_run(self) -> bool:
+        """Whether a run wrote it, not a conversion, which has a model and no more."""
+        return self.data.get("steps") is not None

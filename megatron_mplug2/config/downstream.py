@@ -95,9 +95,9 @@ class ClassesConfig(Frozen):
     """The closed list that a family of classification or entailment chooses from, and how an evaluation looks at it."""
 
     file: Path
-    """A text file with a class on each line, in the words of the samples' labels; `mplug2 data classes` writes it from shards. Of two
-    classes the last is the one that F1 is about. Where all are numbers, a label is taught as the nearest of them, and the model's answer is
-    their mean by probability."""
+    """A text file with a class on each line, in the words of the samples' labels, as `mplug2 data classes` writes it from shards; or the
+    config.json of an exported model, for its `id2label`. Of two classes the last is the one that F1 is about. Where all are numbers, a
+    label is taught as the nearest of them, and the model's answer is their mean by probability."""
     prompts: tuple[str, ...] = ()
     """Zero-shot: texts with {} for the class, such as "a photo of a {}". An evaluation then takes the class whose texts are most like the
     picture or clip by VLC, as CLIP does (Radford et al. 2021, section 3.1), instead of what the decoder says; nothing is finetuned."""

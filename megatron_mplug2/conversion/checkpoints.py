@@ -19,6 +19,7 @@ from megatron_mplug2.checkpoint.inspection import Contents
 from megatron_mplug2.checkpoint.pieces import Piece
 from megatron_mplug2.checkpoint.state import RunState
 from megatron_mplug2.checkpoint.storage import StoredTensors
+from megatron_mplug2.config.downstream import FamilyKind
 from megatron_mplug2.config.load import parse_resolved
 from megatron_mplug2.config.model import ModelConfig
 from megatron_mplug2.config.schedule import PhaseConfig, Task
@@ -31,7 +32,9 @@ from megatron_mplug2.conversion.huggingface.weight_files import read_weights
 from megatron_mplug2.conversion.lazy import LazyWeight
 from megatron_mplug2.conversion.official import ANSWER_TOKENS, CAPTION_TOKENS
 from megatron_mplug2.conversion.released import MISSING, Report, check_whole
+from megatron_mplug2.data.coordinates import longest_text
 from megatron_mplug2.data.evaluation_batches import last_phase
+from megatron_mplug2.data.labelling import labelling_of
 from megatron_mplug2.data.tokenizer import Tokenizer
 from megatron_mplug2.errors import UserError
 
@@ -50,25 +53,7 @@ def checkpoint_to_folder(place: Path, out: Path) -> Report:
     contents = _verified(place)
     config = _run_config(contents)
     weights = _stored(contents)
-    settings = ModelSettings(
-        model=config.model,
-        pretraining_heads=True,
-        search=Search.STANDARD,
-        # As far as the decoder was taught.
-        caption_tokens=(CAPTION_TOKENS[0], min(CAPTION_TOKENS[1], config.data.target_length - 1)),
-        answer_tokens=(ANSWER_TOKENS[0], min(ANSWER_TOKENS[1], config.data.target_length - 1)),
-    )
-    last, lm = _last_phase(config), config.objectives.lm
-    processor = ProcessorSettings(
-        resolution=last.resolution,
-        frames=last.frames,
-        text_length=config.data.text_length,
-        target_length=config.data.target_length,
-        clip_resize=config.data.test_transform,
-        image_instruction=lm.image_instruction,
-        video_instruction=lm.video_instruction,
-        caption_prompt=None,
-    )
+    settings, processor = _model_settings(config), _processor_settings(config)
     parameters = sum(weight.size.numel() for weight in weights)
     results = _results(contents.checkpoint.parent.parent / _evaluation_name(config), contents.state.step)
     card = model_card(f"mPLUG-2, {config.name}", settings, processor, parameters, _facts(config, contents), results)
@@ -114,7 +99,7 @@ def _verified(place: Path) -> Contents:
 
 
 def _run_config(contents: Contents) -> RunConfig:
-    if contents.state.data.get("steps") is None:
+    if not contents.state.of_run:
         raise UserError(f"{contents.checkpoint} was made by `mplug2 convert`, not by a run: load the folder that it was made of")
     source = f"the config in {contents.checkpoint}"
     try:
@@ -126,6 +111,44 @@ def _run_config(contents: Contents) -> RunConfig:
     if contents.state.data.get("vocabulary", fingerprint) != fingerprint:
         raise UserError(f"{contents.checkpoint} was trained with another vocabulary than {config.data.vocab}: put that one back")
     return config
+
+
+def _model_settings(config: RunConfig) -> ModelSettings:
+    """As the run's evaluation decodes: a box in its likeliest tokens, captions and answers by beam search.
+
+    Raises UserError where its list of classes cannot be read.
+    """
+    longest = config.data.target_length - 1  # as far as the decoder was taught
+    family = config.downstream.family if config.downstream is not None else None
+    grounds = family is not None and family.kind is FamilyKind.GROUNDING
+    answer = (1, longest_text(config.schedule[-1].resolution) + 1) if grounds else ANSWER_TOKENS
+    labelling = labelling_of(config)
+    return ModelSettings(
+        model=config.model,
+        pretraining_heads=True,
+        search=Search.STANDARD,
+        beams=1 if grounds else ModelSettings.beams,
+        caption_tokens=(CAPTION_TOKENS[0], min(CAPTION_TOKENS[1], longest)),
+        answer_tokens=(answer[0], min(answer[1], longest)),
+        family=family,
+        classes=labelling.classes.names if labelling is not None else (),
+    )
+
+
+def _processor_settings(config: RunConfig) -> ProcessorSettings:
+    last, lm, data = _last_phase(config), config.objectives.lm, config.data
+    of_texts = config.downstream is not None and config.downstream.family.task is Task.TEXT
+    return ProcessorSettings(
+        resolution=last.resolution,
+        frames=last.frames,
+        text_length=data.document_length if of_texts else data.text_length,
+        target_length=data.target_length,
+        clip_resize=data.test_transform,
+        image_instruction=lm.image_instruction,
+        video_instruction=lm.video_instruction,
+        caption_prompt=None,
+        pictures=config.pictures,
+    )
 
 
 def _stored(contents: Contents) -> list[LazyWeight]:
@@ -162,8 +185,10 @@ def _last_phase(config: RunConfig) -> PhaseConfig:
 
 def _facts(config: RunConfig, contents: Contents) -> dict[str, str]:
     tasks = ", ".join(f"{phase.steps:,} steps of {phase.frames} frames at {phase.resolution} pixels" for phase in config.schedule)
+    finetuned = {} if config.downstream is None else {"finetuned for": config.downstream.family.value.replace("_", " ")}
     return {
         "run": config.name,
+        **finetuned,
         "checkpoint": f"step {contents.state.step:,} of {config.steps:,}",
         "schedule": tasks,
         "global batch": f"{config.training.global_batch:,}",

@@ -4,14 +4,20 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from megatron_mplug2.checkpoint import store
+from megatron_mplug2.checkpoint.commit_file import COMMIT
 from megatron_mplug2.config.model import ModelConfig
-from megatron_mplug2.conversion.huggingface.settings import model_config
+from megatron_mplug2.conversion.huggingface.settings import CONFIG, family_of, model_config
 from megatron_mplug2.conversion.huggingface.weight_files import read_weights
 from megatron_mplug2.conversion.released import plan_released
 from megatron_mplug2.conversion.released_file import open_torch
 from megatron_mplug2.conversion.released_sizes import config_from_released
 from megatron_mplug2.conversion.report import table
+from megatron_mplug2.data.class_list import read_classes
 from megatron_mplug2.errors import UserError
+
+_SHOWN = 5
+"""Most classes that are named."""
 
 
 def describe(place: Path) -> list[str]:
@@ -20,10 +26,12 @@ def describe(place: Path) -> list[str]:
     Raises:
         UserError: it is neither.
     """
+    if store.checkpoint_folder(place).is_dir() or (place / COMMIT).is_file():
+        raise UserError(f"{place} is of a run: `mplug2 checkpoint inspect {place}` tells what is in it")
     if place.is_dir():
         config = model_config(place)
         sizes = [(weight.name, weight.size.numel()) for weight in read_weights(place)]
-        return [f"folder for transformers: {place}", *_model(config), *_parameters(sizes)]
+        return [f"folder for transformers: {place}", *_model(config), *_family(place), *_parameters(sizes)]
     try:
         content = open_torch(place)
         config = config_from_released(content)
@@ -43,6 +51,15 @@ def _model(config: ModelConfig) -> Iterator[str]:
     yield f"text: {text.layers} layers of width {text.hidden}, {text.universal_layers} of them universal, {text.vocab_size} pieces"
     yield f"fusion layers: {config.fusion_layers}"
     yield f"decoder layers: {config.decoder_layers}"
+
+
+def _family(folder: Path) -> Iterator[str]:
+    family = family_of(folder)
+    if family is not None:
+        yield f"finetuned for: {family}"
+    if family is not None and family.classifies:
+        names = read_classes(folder / CONFIG).names
+        yield f"classes: {len(names):,} ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})"
 
 
 def _parameters(sizes: Iterable[tuple[str, int]]) -> Iterator[str]:

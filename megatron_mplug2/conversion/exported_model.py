@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from megatron_mplug2.config.downstream import ClassesConfig, DownstreamConfig
 from megatron_mplug2.config.schema import RunConfig
-from megatron_mplug2.conversion.huggingface.settings import CONFIG, PROCESSOR, Search, model_config
+from megatron_mplug2.conversion.huggingface.settings import CONFIG, PROCESSOR, Search, content_of, family_of, model_config
 from megatron_mplug2.conversion.huggingface.tokenizer_files import vocabulary_file
 from megatron_mplug2.conversion.huggingface.weight_files import read_weights
 from megatron_mplug2.conversion.released import check_whole
@@ -21,23 +22,27 @@ _SAMPLES = 2
 
 
 def is_exported(place: Path) -> bool:
-    return (place / CONFIG).is_file() and (place / PROCESSOR).is_file()
+    """Whether it is a folder for transformers: a run has no such file."""
+    return (place / CONFIG).is_file()
 
 
 def search_of(folder: Path) -> Search:
     """Raises UserError where its config is damaged."""
+    content = content_of(folder)
     try:
-        return Search(json.loads((folder / CONFIG).read_bytes())["search"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return Search(content["search"])
+    except (ValueError, KeyError):
         raise UserError(f"{folder / CONFIG} does not tell its beam search: export the model again") from None
 
 
-def exported_config(folder: Path) -> RunConfig:
-    """Of a run that would take pictures, clips and texts as the folder's processor does; it cannot be trained with.
+def exported_config(folder: Path, vocab: Path | None = None) -> RunConfig:
+    """Of a run that would take pictures, clips and texts as the folder's processor does, finetuned for what the folder's was; it cannot be
+    trained with. `vocab`: in the place of the folder's own.
 
     Raises UserError where the folder is damaged.
     """
     model = model_config(folder)
+    family = family_of(folder)
     try:
         said = json.loads((folder / PROCESSOR).read_bytes())
         asked = {kind: said[f"{kind}_instruction"] for kind in ("image", "video")}
@@ -47,7 +52,7 @@ def exported_config(folder: Path) -> RunConfig:
             "run_dir": folder,
             "model": model.model_dump(),
             "data": {
-                "vocab": vocabulary_file(folder),
+                "vocab": vocab or vocabulary_file(folder),
                 "train": {task: [str(folder)] for task in ("image_text", "video_text")},
                 "text_length": said["text_length"],
                 "document_length": said["text_length"],
@@ -59,10 +64,17 @@ def exported_config(folder: Path) -> RunConfig:
             "objectives": {"vlm": {"group": _SAMPLES}, "lm": lm},
             "optimizer": {"warmup_steps": 0},
         }
-        return RunConfig.model_validate(tree)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        run = RunConfig.model_validate(tree)
+    except OSError as error:
+        raise UserError(f"{folder / PROCESSOR} cannot be read ({error.strerror}): a processor is saved beside its model") from None
+    except (ValueError, KeyError, TypeError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
         raise UserError(f"{folder / PROCESSOR} is damaged ({reason}): export the model again") from None
+    if family is None:
+        return run
+    classes = ClassesConfig(file=folder / CONFIG) if family.classifies else None
+    # Not in the tree: a run that is trained for a family has other objectives and streams.
+    return run.model_copy(update={"downstream": DownstreamConfig(family=family, classes=classes)})
 
 
 def load_exported(folder: Path, weights: Sequence[Weight], topology: Topology) -> None:

@@ -1,7 +1,7 @@
 """A released .pth to a folder that transformers loads, and back."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from megatron_mplug2.config.model import ModelConfig
 from megatron_mplug2.conversion.huggingface.card import model_card
 from megatron_mplug2.conversion.huggingface.folder import write_folder
 from megatron_mplug2.conversion.huggingface.settings import ModelSettings, ProcessorSettings, Search, model_config
-from megatron_mplug2.conversion.huggingface.weight_files import read_weights
+from megatron_mplug2.conversion.huggingface.weight_files import DTYPES, read_weights
+from megatron_mplug2.conversion.lazy import LazyWeight
 from megatron_mplug2.conversion.released import Report, plan_released, to_released
 from megatron_mplug2.conversion.released_file import open_torch
 from megatron_mplug2.conversion.released_sizes import BertSizes, config_from_released
@@ -39,9 +40,10 @@ def official_to_folder(path: Path, out: Path, vocab: Path, *, model: Path | None
     try:
         config = _config(state_dict, model, bert_config)
         plan = plan_released(state_dict, config)
+        weights = plan.weights()
+        _check_types(weights)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    weights = plan.weights()
     settings = ModelSettings(
         model=config, pretraining_heads=False, search=Search.RELEASED, caption_tokens=CAPTION_TOKENS, answer_tokens=ANSWER_TOKENS
     )
@@ -82,10 +84,19 @@ def folder_to_official(folder: Path, out: Path) -> Report:
     return report
 
 
+def _check_types(weights: Sequence[LazyWeight]) -> None:
+    for weight in weights:
+        if weight.dtype not in DTYPES.values():
+            known = ", ".join(map(str, DTYPES.values()))
+            raise UserError(f"{weight.name} is {weight.dtype}, but weights are {known}: take a file that is not quantised")
+
+
 def _reason(error: OSError | RuntimeError) -> str:
     """Of torch.save's own text the system's word, where it has one."""
-    system = error.strerror if isinstance(error, OSError) else None
-    return system or str(error).splitlines()[0].rpartition("strerror: ")[2]
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    _, named, system = str(error).splitlines()[0].rpartition("strerror: ")
+    return system if named else "it was not written whole; is the disk full?"
 
 
 def _config(state_dict: Mapping[str, object], model: Path | None, bert_config: Path | None) -> ModelConfig:

@@ -1,5 +1,6 @@
 """The closed list of classes that a family of classification or entailment chooses from, one on each line of a text file."""
 
+import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,14 +39,33 @@ class ClassList:
 
 
 def read_classes(path: Path) -> ClassList:
-    """Raises UserError as `read_list`, and where two classes are one number."""
-    classes = ClassList(path=path, names=read_list(path, "class", "classes"))
+    """Of a text file, or of the `id2label` in an exported model's config.json.
+
+    Raises UserError as `read_list`, and where two classes are one number.
+    """
+    classes = ClassList(path=path, names=_labels(path) if path.suffix == ".json" else read_list(path, "class", "classes"))
     found: dict[float, str] = {}
     for name, number in zip(classes.names, classes.numbers or (), strict=False):
         if number in found:
             raise UserError(f"{path}: {found[number]} and {name} are one number: leave one of them")
         found[number] = name
     return classes
+
+
+def _labels(path: Path) -> tuple[str, ...]:
+    try:
+        labels = json.loads(path.read_bytes())["id2label"]
+        names = tuple(plain(labels[str(place)]) for place in range(len(labels)))
+    except OSError as error:
+        raise UserError(f"cannot read the classes in {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        names = ()
+    if len(set(names)) < max(len(names), 2) or "" in names:
+        raise UserError(
+            f"{path} has no id2label with two or more classes, each once, numbered from 0: name the config.json of an exported model "
+            "that classifies, or a text file with one class on each line"
+        )
+    return names
 
 
 def number_of(text: str) -> float | None:

@@ -59,4 +59,7 @@ def recorded_config(place: Path) -> RunConfig:
         UserError: there is none, or this version cannot read its config.
     """
     checkpoint = inspection.checkpoint_of(place)
-    return parse_resolved(store.read_run(checkpoint).config, str(checkpoint / store.RUN))
+    state = store.read_run(checkpoint)
+    if not state.of_run:
+        raise UserError(f"{checkpoint} was made by `mplug2 convert`, not by a run: name the folder that it was made of")
+    return parse_resolved(state.config, str(checkpoint / store.RUN))

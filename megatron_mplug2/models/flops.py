@@ -82,19 +82,19 @@ def _self_block(length: int, batch: int, width: int, ffn: int) -> Work:
     return products + _attention(batch, length, length, width)
 
 
-def _cross(length: int, batch: int, memory: int, memory_batch: int, width: int) -> Work:
-    """Cross-attention of [length, batch] to [memory, memory_batch], whose keys and values are projected once a memory row."""
-    rows = length * batch
-    products = 2 * _linear(rows, width, width) + _linear(memory * memory_batch, width, 2 * width)
-    return products + _attention(batch, length, memory, width)
+def _cross_products(length: int, batch: int, memory: int, memory_batch: int, width: int) -> Work:
+    """Projections of a cross-attention of [length, batch] to [memory, memory_batch]; keys and values once a memory row."""
+    return 2 * _linear(length * batch, width, width) + _linear(memory * memory_batch, width, 2 * width)
 
 
 def _text_block(length: int, batch: int, config: RunConfig) -> Work:
     return _self_block(length, batch, config.model.text.hidden, config.model.text.ffn)
 
 
-def _text_cross(length: int, batch: int, memory: int, memory_batch: int, config: RunConfig) -> Work:
-    return _cross(length, batch, memory, memory_batch, config.model.text.hidden)
+def _text_cross(length: int, batch: int, memory: int, config: RunConfig) -> Work:
+    """Each row attends to a memory of its own."""
+    width = config.model.text.hidden
+    return _cross_products(length, batch, memory, batch, width) + _attention(batch, length, memory, width)
 
 
 @singledispatch
@@ -142,20 +142,24 @@ def _universal(unit: UniversalUnit, shape: BatchShape, config: RunConfig) -> Wor
         return text
     queries, visual, batch = config.model.text.queries, shape.visual_length, shape.samples
     stream, memory = (visual, queries) if unit.last else (queries, visual)
-    return text + _text_block(stream, batch, config) + _text_cross(stream, batch, memory, batch, config)
+    return text + _text_block(stream, batch, config) + _text_cross(stream, batch, memory, config)
 
 
 @_work.register
 def _fusion(unit: FusionUnit, shape: BatchShape, config: RunConfig) -> Work:
-    length, batch = shape.text_length, shape.fused_rows
-    return _text_block(length, batch, config) + _text_cross(length, batch, shape.visual_length, shape.samples, config)
+    """All texts of a picture are queries side by side, in one attention; those that attend to another's are in a second one."""
+    length, batch, memory, width = shape.text_length, shape.fused_rows, shape.visual_length, config.model.text.hidden
+    apart = shape.negative_pictures
+    beside = _attention(shape.samples, length * ((batch - apart) // shape.samples), memory, width)
+    attended = beside + _attention(apart, length, memory, width) if apart else beside
+    return _text_block(length, batch, config) + _cross_products(length, batch, memory, shape.samples, width) + attended
 
 
 @_work.register
 def _decoder_layer(unit: DecoderLayerUnit, shape: BatchShape, config: RunConfig) -> Work:
     length, batch = shape.target_length, shape.decoder_rows
     memory = shape.text_length + (0 if shape.task is Task.TEXT else shape.visual_length)
-    return _text_block(length, batch, config) + _text_cross(length, batch, memory, batch, config)
+    return _text_block(length, batch, config) + _text_cross(length, batch, memory, config)
 
 
 @_work.register

@@ -13,6 +13,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ _CPU_TYPE_NAMES = {
 }
 
 
+@cache  # every dropout asks; a process neither gains nor loses a GPU, and a forked one has its parent's
 def on_gpu() -> bool:
     return torch.cuda.is_available()
 

@@ -60,7 +60,7 @@ class Engine:
     @property
     def log_temperature(self) -> nn.Parameter | None:
         """The contrastive head's, on the stage that has it."""
-        return next((weight.param for weight in self.weights if weight.name == LOG_TEMPERATURE), None)
+        return _log_temperature(self.weights)
 
     @property
     def needs_media(self) -> bool:
@@ -139,7 +139,7 @@ def make_engine(config: RunConfig, clock: SectionClock | None = None) -> Engine:
     with megatron_runtime():
         ddp = DistributedDataParallel(core, _ddp_config(config.layout), pipeline_stage, pg_collection=topology.groups)
     core.no_sync_func = ddp.no_sync
-    core.finalize_model_grads_func = _Finalize(topology, copies, clock)
+    core.finalize_model_grads_func = _Finalize(topology, copies, _log_temperature(weights), clock)
     optimizer = make_optimizer(config, ddp, weights, topology)
     return Engine(
         config=config,
@@ -156,6 +156,10 @@ def make_engine(config: RunConfig, clock: SectionClock | None = None) -> Engine:
         momentum=_momentum(config, partition, topology, weights, optimizer),
         ema=_ema(config, topology, weights, optimizer),
     )
+
+
+def _log_temperature(weights: Sequence[Weight]) -> nn.Parameter | None:
+    return next((weight.param for weight in weights if weight.name == LOG_TEMPERATURE), None)
 
 
 def _momentum(
@@ -189,13 +193,14 @@ def _ddp_config(layout: LayoutConfig) -> DistributedDataParallelConfig:
 class _Finalize:
     """What the schedule calls after the last backward: the reductions of gradients over data-parallel, tensor-parallel and tied ranks."""
 
-    def __init__(self, topology: Topology, copies: Sequence[TiedCopy], clock: SectionClock) -> None:
-        self._groups, self._copies, self._clock = topology.groups, copies, clock
+    def __init__(self, topology: Topology, copies: Sequence[TiedCopy], log_temperature: nn.Parameter | None, clock: SectionClock) -> None:
+        self._groups, self._copies, self._log_temperature, self._clock = topology.groups, copies, log_temperature, clock
 
     def __call__(self, model: list[DistributedDataParallel], *_: object, **__: object) -> None:
         """The schedule's token count is left out: every loss was divided by its own global count already."""
         self._clock.enter(Section.GRADIENT_REDUCTION)
         _finish_unused_gathering(model[0])
+        _gather_told(model[0], self._log_temperature)
         _report_unused(model[0])
         finalize_model_grads(model, None, self._groups)
         reduce_ties(self._copies)
@@ -210,6 +215,15 @@ def _finish_unused_gathering(ddp: DistributedDataParallel) -> None:
     for group in ddp.bucket_groups:
         if group.param_gather_handle is not None:
             group.finish_param_sync(skip_next_bucket_dispatch=True)
+
+
+def _gather_told(ddp: DistributedDataParallel, log_temperature: nn.Parameter | None) -> None:
+    """Gathers the temperature, which a step's figures tell, where no module of the step's task has asked for it.
+
+    Only the data-parallel rank that updates it would have the present one. On a GPU its stream waits, not the host.
+    """
+    if ddp.ddp_config.overlap_param_gather and log_temperature in ddp.param_to_bucket_group:
+        ddp.param_to_bucket_group[log_temperature].finish_param_sync(skip_next_bucket_dispatch=True)
 
 
 def _report_unused(ddp: DistributedDataParallel) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 _BEGIN = """
+import io
 import sys
+from contextlib import redirect_stdout
 class Blocked:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("megatron", "megatron_mplug2", "data_tools", "launchers", "tests"):
@@ -22,6 +24,13 @@ def model_of(folder):
     return AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
 def processor_of(folder):
     return AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+def of_card(folder, **given):
+    \"\"\"Lines that the code of its README.md prints, with pictures of the working folder.\"\"\"
+    with open(f"{folder}/README.md") as card:
+        code = card.read().split("```python\\n")[1].split("```")[0]
+    with redirect_stdout(io.StringIO()) as out:
+        exec(code.replace("path/of/this/folder", folder), given)
+    return out.getvalue().splitlines()
 with torch.no_grad():
 """
 _END = """
@@ -30,7 +39,7 @@ torch.save(outputs, sys.argv[2])
 
 
 def elsewhere(tmp_path: Path, code: str, inputs: dict[str, Any]) -> Any:
-    """What `code` leaves in `outputs`; it knows `inputs`, `model_of(folder)` and `processor_of(folder)`. Plain values and tensors."""
+    """What `code` leaves in `outputs`, plain values and tensors; it knows `inputs` and the functions above."""
     torch.save(inputs, tmp_path / "inputs.pt")
     script = tmp_path / "script.py"
     script.write_text(_BEGIN + "".join(f"    {line}\n" for line in code.strip().splitlines()) + _END)

@@ -16,6 +16,7 @@ from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.config.training import InitialiseConfig
 from megatron_mplug2.conversion.checkpoints import _results, checkpoint_to_folder, folder_to_checkpoint
+from megatron_mplug2.conversion.contents import describe
 from megatron_mplug2.conversion.huggingface.folder import MODELLING
 from megatron_mplug2.conversion.huggingface.tokenizer_files import write_tokenizer
 from megatron_mplug2.conversion.huggingface.weight_files import read_weights
@@ -52,6 +53,8 @@ clips, asked = inputs["clips"], inputs["questions"]
 outputs = {"captions": processor.batch_decode(model.caption(**processor(videos=clips)))}
 outputs["of clips"] = [processor.batch_decode(model.answer(**processor(videos=clips, text=question))) for question in asked]
 outputs["of pictures"] = [processor.batch_decode(model.answer(**processor(images=pictures, text=question))) for question in asked]
+pictures[0].save("picture.jpg")
+outputs["card"] = of_card(inputs["folder"])
 texts = processor(text=inputs["texts"])
 outputs["clips"] = processor(videos=clips)["pixel_values"]
 outputs["similarity"] = model.similarity(outputs["clips"], **texts)
@@ -132,6 +135,7 @@ def test_says_what_it_says_in_training(config: RunConfig, found: dict[str, Any])
     lines = [json.loads(line) for line in (config.run_dir / evaluate.PREDICTIONS_NAME).read_text().splitlines()]
     captions = [line["said"] for line in lines if line["kind"] == "caption"]
     assert found["captions"] == captions and any(captions)
+    assert len(found["card"]) == 2 and all(line.startswith("['") for line in found["card"])
     assert len(found["in bf16"]) == len(captions) and any(found["in bf16"])
     answers = [line["said"] for line in lines if line["kind"] == "answer"]
     of_samples = [said for kind in ("of pictures", "of clips") for both in zip(*found[kind], strict=True) for said in both]
@@ -184,6 +188,8 @@ def test_there_and_back_is_bit_exact(config: RunConfig, folder: Path, tmp_path: 
     folder_to_checkpoint(folder, tmp_path / "back")
     with pytest.raises(UserError, match="not by a run"):
         checkpoint_to_folder(tmp_path / "back", tmp_path / "again")
+    with pytest.raises(UserError, match=r"back is of a run: `mplug2 checkpoint inspect .*back` tells what is in it"):
+        describe(tmp_path / "back")
     expected, found = (run_ranks(1, stored_weights, place, one_rank(config))[0] for place in (config.run_dir, tmp_path / "back"))
     assert found.keys() == expected.keys() == {weight.name for weight in read_weights(folder)}
     assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []

@@ -1,7 +1,9 @@
 """A released .pth to a Hugging Face folder and back, by the command, and the folder used without Megatron."""
 
 import re
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -157,12 +159,19 @@ def resized(file: Path, place: Path) -> None:
     torch.save({"model": load(Released.VQA)["state_dict"] | {name: torch.zeros(64, 128)}}, file)
 
 
+def quantised(file: Path, place: Path) -> None:
+    name = "text_encoder.embeddings.word_embeddings.weight"
+    state = load(Released.VQA)["state_dict"]
+    torch.save({"model": state | {name: state[name].to(torch.int8)}}, file)
+
+
 WRONG: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "half downloaded": (half, "damaged or cut off"),
     "a text": (lambda file, _: file.write_text("<html>404</html>"), "is no file of torch.save"),
     "a list": (lambda file, _: torch.save([torch.zeros(1)], file), "holds a list"),
     "another model": (lambda file, _: torch.save({"encoder.weight": torch.zeros(3, 3)}, file), "isn't a released mPLUG-2 checkpoint"),
     "a wrong shape": (resized, "text_encoder.encoder.layer.0.attention.self.query.weight is"),
+    "quantised": (quantised, "text.embedding.word.weight is torch.int8, but weights are torch.float32, "),
     "missing": (lambda _, __: None, "No such file"),
 }
 
@@ -182,6 +191,28 @@ def test_what_is_there_is_left_alone(place: Path, tmp_path: Path) -> None:
     assert "exists already" in refusal(lambda: official(place / "vqa.pth", mine, place / "vocab.txt"))
     assert "exists already" in refusal(lambda: folder_to_official(place / "vqa", mine))
     assert mine.read_text() == "mine"
+
+
+@contextmanager
+def files_no_larger_than(size: int) -> Iterator[None]:
+    """Larger ones fail as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(place: Path, tmp_path: Path) -> None:
+    with files_no_larger_than(500_000):
+        lines = (
+            refusal(lambda: official(place / "vqa.pth", tmp_path / "out", place / "vocab.txt")),
+            refusal(lambda: folder_to_official(place / "vqa", tmp_path / "out.pth")),
+        )
+    assert lines[0].startswith(f"cannot write {tmp_path / 'out'}: ") and "File too large" in lines[0]
+    assert lines[1] == f"cannot write {tmp_path / 'out.pth'}: it was not written whole; is the disk full?"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_inspection(place: Path, tmp_path: Path) -> None:

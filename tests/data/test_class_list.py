@@ -45,3 +45,23 @@ def test_a_list_that_is_none(tmp_path: Path, text: str, told: str) -> None:
 def test_no_list(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^cannot read the classes in .*classes\.txt: No such file"):
         read_classes(tmp_path / "classes.txt")
+
+
+def test_classes_of_an_exported_model(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"id2label": {"1": "green", "0": "Red", "2": "blue"}}')
+    assert read_classes(path).names == ("red", "green", "blue")
+    wrong = (
+        '{"id2label": {"0": "red"}}',
+        '{"id2label": {"0": "red", "2": "blue"}}',
+        '{"id2label": {"0": "red", "1": " Red"}}',
+        "{}",
+        "[]",
+        "{",
+    )
+    for text in wrong:
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"config\.json has no id2label with two or more classes, each once, numbered from 0: name"):
+            read_classes(path)
+    with pytest.raises(UserError, match=r"^cannot read the classes in .*gone\.json: No such file"):
+        read_classes(tmp_path / "gone.json")

@@ -44,7 +44,7 @@ def check_prediction(config: RunConfig, corpus: Path) -> None:
     said = [json.loads(line) for line in (config.run_dir / "predictions-image_grounding.jsonl").read_text().splitlines()]
     line = next(line for line in said if line["score"] > 0)
     picture = corpus / "media/train2014" / f"{line['key'].partition('-')[2]}.jpg"
-    done = command(config.run_dir, picture, "--question", line["asked"], "--mode", "greedy")
+    done = command(config.run_dir, picture, "--question", line["asked"])
     assert done.code == 0, done.err
     assert [int(number) for number in done.out.split()] == [2 * int(number) for number in line["said"].split()]
 

@@ -118,6 +118,7 @@ def test_a_list_that_has_moved_and_an_exported_folder(tmp_path: Path) -> None:
     done = command(config.run_dir, *files)
     assert check(done, files, probabilities(config)) == [line["said"] for line in evaluated(config)]
     checkpoint_to_folder(config.run_dir, tmp_path / "folder")
+    assert command(tmp_path / "folder", *files).out == done.out, "it has the classes"
     assert command(tmp_path / "folder", *files, "--answers", classes).out == done.out
     moved = classes.rename(tmp_path / "moved.txt")
     assert refusal(config.run_dir, *files) == f"cannot read the classes in {classes}: No such file or directory"
@@ -131,9 +132,11 @@ def test_a_sentence_is_judged(tmp_path: Path, family: Family) -> None:
     files, found, said = files_of(tmp_path, samples, "jpg"), probabilities(config), [line["said"] for line in evaluated(config)]
     together = config.pictures
     for number in (0, 3):
-        own = files[number * together :][:together]
-        done = command(config.run_dir, *own, "--question", samples[number].record.captions[0])
+        asked: tuple[str | Path, ...] = (*files[number * together :][:together], "--question", samples[number].record.captions[0])
+        done = command(config.run_dir, *asked)
         assert check(done, [""], found[number : number + 1]) == [said[number]]
+    checkpoint_to_folder(config.run_dir, tmp_path / "folder")
+    assert command(tmp_path / "folder", *asked).out == done.out
     assert refusal(config.run_dir, *files) == f"the run is of {family}, which judges a sentence: give it as --question"
     if together == 2:
         told = refusal(config.run_dir, *files[:3], "--question", "it is red")
@@ -153,7 +156,10 @@ def test_texts_are_lines_of_files(tmp_path: Path) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("\n\n".join("\t".join(filter(None, (one.record.text, one.record.second_text))) for one in samples) + "\n")
     names = [f"{texts}, line {1 + 2 * number}" for number in range(SAMPLES)]
-    assert check(command(config.run_dir, texts), names, probabilities(config)) == [line["said"] for line in evaluated(config)]
+    done = command(config.run_dir, texts)
+    assert check(done, names, probabilities(config)) == [line["said"] for line in evaluated(config)]
+    checkpoint_to_folder(config.run_dir, tmp_path / "folder")
+    assert command(tmp_path / "folder", texts).out == done.out
     shot = tmp_path / "picture.jpg"
     shot.write_bytes(picture(1))
     assert refusal(config.run_dir, shot).endswith("picture.jpg: is not text in UTF-8 (byte 0): the run classifies texts, one on each line")

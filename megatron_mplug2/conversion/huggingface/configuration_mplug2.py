@@ -65,3 +65,7 @@ class MPlug2Config(PreTrainedConfig):
     """Fewest and most tokens of a caption, [SEP] counted among the most; None: 4 and 20, the released ones."""
     answer_tokens: list[int] | None = None
     """The same of an answer; None: 1 and 10."""
+
+    family: str | None = None
+    """What it was finetuned for, such as "image_classification"; None: pretrained, or from a released file. The classes that it chooses
+    among, if any, are `id2label`."""

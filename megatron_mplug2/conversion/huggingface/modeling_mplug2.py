@@ -22,6 +22,8 @@ from .vision_mplug2 import VisionEncoder
 IGNORED = -100
 """Label of a token that is not predicted."""
 CAPTION_TOKENS, ANSWER_TOKENS = (4, 20), (1, 10)  # released
+CHOICE_ROWS = 128
+"""Most sequences whose logits are in memory together."""
 
 
 @dataclass
@@ -193,6 +195,28 @@ class MPlug2Model(MPlug2PreTrainedModel):
         """[b, t] ids of the answer to each question [b, L]."""
         fewest, most = self.config.answer_tokens or ANSWER_TOKENS
         return self.generate(pixel_values, input_ids, attention_mask, min_length=fewest, max_length=most).ids
+
+    @torch.no_grad()
+    def choice_probabilities(
+        self,
+        choice_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """[b, choices] fp32: how likely the decoder says each of a closed list [choices, t] rather than another of it; a row sums to 1.
+
+        `processor.choices` makes the list. So a model that was finetuned on classes tells them: column i is of `config.id2label[i]`.
+        """
+        memory = self._memory(self.forward(pixel_values, input_ids, attention_mask), input_ids, attention_mask)
+        rows, parts = len(memory.tokens), []
+        for choices in choice_ids.split(max(CHOICE_ROWS // rows, 1)):
+            ids = choices.repeat(rows, 1)
+            hidden = self.decoder(ids, ids != self.config.pad_token_id, memory)
+            logits = self.heads.lm(hidden[:, :-1], self.decoder.embedding.word.weight).float()
+            losses = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], ignore_index=self.config.pad_token_id, reduction="none")
+            parts.append(-losses.sum(1).unflatten(0, (rows, -1)))
+        return torch.cat(parts, dim=1).softmax(1)
 
     def _memory(self, output: MPlug2Output, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> Memory:
         media, prompt = output.media_embeds, output.fused_embeds if output.fused_embeds is not None else output.text_embeds

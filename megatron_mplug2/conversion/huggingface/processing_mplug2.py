@@ -1,6 +1,7 @@
 """From pictures, clips and texts to what `MPlug2Model` takes, and from its ids back to text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ class MPlug2Processor(ProcessorMixin):
         image_instruction: str | None = None,
         video_instruction: str | None = None,
         caption_prompt: str | None = None,
+        pictures: int = 1,
     ) -> None:
         """Settings of the model.
 
@@ -40,6 +42,7 @@ class MPlug2Processor(ProcessorMixin):
             image_instruction: what asks for a caption of a picture; None: nothing does.
             video_instruction: the same of a clip.
             caption_prompt: what the decoder was taught to begin captions with; None: nothing.
+            pictures: that are looked at together, such as left and right; more than one are seen as frames.
         """
         super().__init__(tokenizer)
         self.resolution, self.frames = resolution, frames
@@ -47,22 +50,31 @@ class MPlug2Processor(ProcessorMixin):
         self.clip_resize = clip_resize
         self.image_instruction, self.video_instruction = image_instruction, video_instruction
         self.caption_prompt = caption_prompt
+        self.pictures = pictures
 
-    def __call__(self, images: Any = None, text: str | Sequence[str] | None = None, videos: Any = None, **kwargs: Any) -> BatchFeature:
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        videos: Any = None,
+        text_pair: str | Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
         """Inputs of the model; what is alone is a batch of one.
 
-        Without `text`, pictures and clips come with the instruction that asks for a caption, where the model has one. One text for several
-        pictures or clips is asked of each.
+        Without `text`, pictures and clips come with the instruction that asks for a caption or a class, where the model has one. One text
+        for several pictures or clips is asked of each. Of a model that looks at two pictures together, images are left, right, left, ...;
+        `text_pair` are second texts, for a model that was taught pairs of them.
 
         Raises:
-            ValueError: there are both images and videos, or a number of texts that does not fit.
+            ValueError: there are both images and videos, or a number of texts or pictures that does not fit.
         """
         if images is not None and videos is not None:
             raise ValueError("pictures and clips make separate batches: give images or videos")
         data: dict[str, torch.Tensor] = {}
-        media = _listed(images, 3) if images is not None else _listed(videos, 4) if videos is not None else []
+        media = self._together(_listed(images, 3)) if images is not None else _listed(videos, 4) if videos is not None else []
         if images is not None:
-            data["pixel_values"] = torch.stack([self._pixels([picture], "bicubic") for picture in media])
+            data["pixel_values"] = torch.stack([self._pixels(pictures, "bicubic") for pictures in media])
             text = self.image_instruction if text is None else text
         elif videos is not None:
             data["pixel_values"] = torch.stack([self._pixels(self._sampled(clip), self.clip_resize) for clip in media])
@@ -71,16 +83,28 @@ class MPlug2Processor(ProcessorMixin):
             texts = [text] * max(len(media), 1) if isinstance(text, str) else list(text)
             if media and len(texts) != len(media):
                 raise ValueError(f"{len(texts)} texts for {len(media)} pictures or clips")
-            data |= self.tokens(texts)
+            data |= self.tokens(texts, [text_pair] if isinstance(text_pair, str) else text_pair)
         return BatchFeature(data)
 
-    def tokens(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """`input_ids` and `attention_mask` [n, L]: each text as [CLS] X, cut at `text_length`, padded to the longest."""
-        whole = [text.encode(errors="replace").decode() for text in texts]  # half a character (a lone surrogate) is none
-        rows = self.tokenizer(
-            whole, padding=True, truncation=True, max_length=self.text_length, return_token_type_ids=False, return_tensors="pt"
-        )
-        return {name: rows[name] for name in ("input_ids", "attention_mask")}
+    def tokens(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
+        """`input_ids` and `attention_mask` [n, L]: each text as [CLS] A, with a second one as [CLS] A [SEP] B [SEP], cut at `text_length`
+        (of two the end of the longer one), padded to the longest."""
+        seconds = [""] * len(texts) if pairs is None else list(pairs)
+        if len(seconds) != len(texts):
+            raise ValueError(f"{len(seconds)} second texts for {len(texts)} texts")
+        ids = self._padded([self._framed(self._ids(text), self._ids(second)) for text, second in zip(texts, seconds, strict=True)])
+        return {"input_ids": ids, "attention_mask": (ids != self.tokenizer.pad_token_id).long()}
+
+    def choices(self, texts: Iterable[str]) -> BatchFeature:
+        """`choice_ids` [n, t] for `choice_probabilities`: each text as [CLS] X [SEP], padded. Of a model that was finetuned on classes they
+        are `config.id2label.values()`. Raises ValueError for a text that is nothing to the vocabulary."""
+        rows = []
+        for text in texts:
+            ids = self._ids(text)
+            if not ids:
+                raise ValueError(f"the vocabulary has nothing of {text!r}")
+            rows.append([self.tokenizer.cls_token_id, *ids, self.tokenizer.sep_token_id])
+        return BatchFeature({"choice_ids": self._padded(rows)})
 
     def targets(self, texts: Sequence[str], *, prompted: bool = False) -> dict[str, torch.Tensor]:
         """`decoder_input_ids` and `labels` [n, t] of texts that the decoder is to say: [CLS] X [SEP], cut at `target_length`, padded.
@@ -94,15 +118,41 @@ class MPlug2Processor(ProcessorMixin):
             [self.tokenizer.cls_token_id, *self._ids(before + text)[: self.target_length - 2], self.tokenizer.sep_token_id]
             for text in texts
         ]
-        ids = torch.full((len(rows), max(map(len, rows))), self.tokenizer.pad_token_id)
+        ids = self._padded(rows)
         labels = torch.full_like(ids, IGNORED)
         for place, row in enumerate(rows):
-            ids[place, : len(row)] = torch.tensor(row)
             labels[place, unlabelled : len(row)] = ids[place, unlabelled : len(row)]
         return {"decoder_input_ids": ids, "labels": labels}
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text.encode(errors="replace").decode(), add_special_tokens=False)["input_ids"])
+        return list(self.tokenizer(text.encode(errors="replace").decode(), add_special_tokens=False, verbose=False)["input_ids"])
+
+    def _framed(self, first: list[int], second: list[int]) -> list[int]:
+        """As in training."""
+        tokenizer, length = self.tokenizer, self.text_length
+        if not second:
+            return [tokenizer.cls_token_id, *first[: length - 1]]
+        room = max(length - 3, 0)
+        kept = max(min(len(first), room - min(len(second), room // 2)), 0)
+        framed = [tokenizer.cls_token_id, *first[:kept], tokenizer.sep_token_id, *second[: room - kept], tokenizer.sep_token_id]
+        return framed[:length]
+
+    def _padded(self, rows: Sequence[list[int]]) -> torch.Tensor:
+        """[n, t] int64."""
+        ids = torch.full((len(rows), max(map(len, rows))), self.tokenizer.pad_token_id)
+        for place, row in enumerate(rows):
+            ids[place, : len(row)] = torch.tensor(row)
+        return ids
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> list[str]:
+        """The vocabulary too as training reads it, a piece a line, where it is of WordPiece: transformers would leave it out."""
+        saved = list(super().save_pretrained(save_directory, **kwargs))
+        if self.tokenizer.is_fast:
+            pieces = sorted(self.tokenizer.get_vocab().items(), key=lambda piece: piece[1])
+            place = Path(save_directory) / "vocab.txt"
+            place.write_text("".join(f"{piece}\n" for piece, _ in pieces), encoding="utf-8")
+            saved.append(str(place))
+        return saved
 
     def batch_decode(self, sequences: Any, **kwargs: Any) -> list[str]:
         """[n, t] ids -> texts."""
@@ -121,6 +171,12 @@ class MPlug2Processor(ProcessorMixin):
                 kept.append(id_)
         text = str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
         return (text.split(self.caption_prompt)[-1] if self.caption_prompt else text).strip()
+
+    def _together(self, pictures: list[Any]) -> list[list[Any]]:
+        """Those that are looked at together."""
+        if len(pictures) % self.pictures:
+            raise ValueError(f"{self.pictures} pictures are looked at together: {len(pictures)} cannot be shared out so")
+        return [pictures[start : start + self.pictures] for start in range(0, len(pictures), self.pictures)]
 
     def _sampled(self, clip: Any) -> list[Any]:
         """The middle of each of `frames` equal segments; a shorter clip repeats its last frame."""

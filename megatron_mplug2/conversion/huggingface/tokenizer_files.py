@@ -8,8 +8,9 @@ from tokenizers import AddedToken, processors
 
 from megatron_mplug2.config.model import ModelConfig
 from megatron_mplug2.data.subwords import SPECIALS, WordPiece, open_subwords, wordpiece_tokenizer
+from megatron_mplug2.errors import UserError
 
-SENTENCEPIECE = "sentencepiece.model"
+WORDPIECE, SENTENCEPIECE = "vocab.txt", "sentencepiece.model"
 _NAMES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 
 
@@ -29,7 +30,7 @@ def write_tokenizer(folder: Path, vocab: Path, model: ModelConfig) -> None:
         # A single text ends without [SEP], as released.
         tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=ids)
         tokenizer.save(str(folder / "tokenizer.json"))
-        shutil.copyfile(vocab, folder / "vocab.txt")
+        shutil.copyfile(vocab, folder / WORDPIECE)
         config = common | {"tokenizer_class": "PreTrainedTokenizerFast"}
     else:
         shutil.copyfile(vocab, folder / SENTENCEPIECE)
@@ -41,5 +42,11 @@ def write_tokenizer(folder: Path, vocab: Path, model: ModelConfig) -> None:
 
 
 def vocabulary_file(folder: Path) -> Path:
-    """The file that the folder's vocabulary was made from: `data.vocab` of a run that goes on from its weights."""
-    return next((path for path in (folder / "vocab.txt", folder / SENTENCEPIECE) if path.is_file()), folder / "vocab.txt")
+    """The file that the folder's vocabulary was made from: `data.vocab` of a run that goes on from its weights.
+
+    Raises UserError where there is none.
+    """
+    for name in (WORDPIECE, SENTENCEPIECE):
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{folder} has neither {WORDPIECE} nor {SENTENCEPIECE}: copy it from the folder that the model was loaded from")

@@ -13,6 +13,8 @@ from megatron_mplug2.errors import UserError
 
 FILE_BYTES = 10**9
 """Most bytes of one file; a larger weight has a file of its own."""
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
+"""That weights may have, by safetensors' names."""
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -54,8 +56,11 @@ def _grouped(weights: Sequence[LazyWeight]) -> Iterator[list[LazyWeight]]:
 
 
 def _write(path: Path, weights: Iterable[LazyWeight]) -> None:
-    # "format" is asked for by transformers.
-    save_file({weight.name: weight.read().contiguous() for weight in weights}, path, metadata={"format": "pt"})
+    tensors = {weight.name: weight.read().contiguous() for weight in weights}
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})  # which transformers asks for
+    except SafetensorError as error:  # of a full disk too
+        raise OSError(str(error)) from None
     path.chmod(0o644)  # it makes private files
 
 
@@ -79,7 +84,7 @@ def _stored(path: Path) -> Iterator[LazyWeight]:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (it isn't a mapping)
                 part = file.get_slice(name)
-                yield LazyWeight(name=name, size=torch.Size(part.get_shape()), dtype=_DTYPES[part.get_dtype()], read=_reader(path, name))
+                yield LazyWeight(name=name, size=torch.Size(part.get_shape()), dtype=DTYPES[part.get_dtype()], read=_reader(path, name))
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read ({error}): export the model again") from None
     except KeyError as error:
@@ -92,6 +97,3 @@ def _reader(path: Path, name: str) -> Callable[[], torch.Tensor]:
             return file.get_tensor(name)
 
     return read
-
-
-_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
