@@ -19,6 +19,7 @@ from megatron_mplug2.data.decoding.pyav import PyavDecoder
 from megatron_mplug2.data.video_file import MAX_RUN
 from tests.data.clips import Drawn, numbers_of
 from tests.data.media import encoded, gradient
+from tests.data.remuxing import remuxed
 from tests.data.test_decode import pixels_of
 
 DECODERS = (PyavDecoder(), DaliDecoder(gpu=False))
@@ -92,7 +93,18 @@ def listing(frames: int) -> bytes:
     return bytes(data)
 
 
+def in_fragments(frames: int) -> bytes:
+    """Twelve frames in three fragments; the runs (ISO 14496-12, 8.8.8.2) of two say that they have so many together, all of one size."""
+    data = bytearray(remuxed(Drawn(options={"bf": "0"}).encoded(), form="mp4", options={"movflags": "frag_keyframe+empty_moov"}))
+    place = 0
+    for _ in range(2):
+        place = data.index(b"trun", place + 4)
+        data[place + 4 : place + 12] = struct.pack(">II", 1, frames // 2)  # the flag: no more than where the first one lies
+    return bytes(data)
+
+
 CLIPS = {
+    "fragments of more frames than bytes": in_fragments(60_000_000),
     "more frames than bytes": listing(60_000_000),
     "empty": b"",
     "a text": b"no clip at all",
