@@ -15,7 +15,7 @@ from data_tools.stages.digest import file_sha256
 from data_tools.stages.part import Part
 from data_tools.stages.rows import Rows
 from data_tools.stages.shard_texts import KINDS, ShardTexts
-from megatron_mplug2.data.index_row import ROW
+from megatron_mplug2.data.index_row import map_rows
 from megatron_mplug2.data.manifest import INDEX, MANIFEST, Header, Shard, content_id
 from megatron_mplug2.data.tar_files import LocalFiles
 from megatron_mplug2.errors import UserError
@@ -111,10 +111,10 @@ def _rows(path: Path, header: Header) -> Rows:
     if file_sha256(path) != header.index_sha256:
         raise OSError(f"damaged, or not the one that {MANIFEST} was made for")
     try:
-        rows = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError) as error:
+        rows = map_rows(path)
+    except ValueError as error:
         raise OSError(f"not readable ({error})") from None
-    if rows.dtype != ROW or rows.shape != (header.samples,):
+    if len(rows) != header.samples:
         raise OSError(f"does not fit {MANIFEST}")
     return rows
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from megatron_mplug2.data.blank import is_blank
 from megatron_mplug2.errors import UserError
 from megatron_mplug2.evaluation.generation.settings import Decoding, Mode
 
@@ -62,7 +63,7 @@ def predict(
 
     A file that cannot be read is told, and the others are done all the same; the exit status is then 2.
     """
-    if question is not None and not question.strip():
+    if question is not None and is_blank(question):
         raise UserError("--question is empty: leave it out for a caption")
     if place.is_file():
         raise UserError(f"{place} is a file: name a run, a checkpoint or a folder; `mplug2 convert official` makes one of a released .pth")

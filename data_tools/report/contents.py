@@ -23,7 +23,7 @@ from data_tools.texts import record_at
 from data_tools.verify import stream_folders
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.draws import Purpose
-from megatron_mplug2.data.index_row import FACTS, ROW
+from megatron_mplug2.data.index_row import FACTS, ROW, map_rows
 from megatron_mplug2.data.manifest import INDEX, MANIFEST, Header, Manifest
 from megatron_mplug2.data.record import Record
 from megatron_mplug2.data.sampler import Permutation
@@ -115,7 +115,7 @@ def _of_shards(place: Path, picks: int) -> Contents:
         manifest = Manifest.load(folder)
         manifest.check_files()
         tally = contents.streams[name] = StreamTally(STREAMS[manifest.kind])
-        index = np.load(folder / INDEX, mmap_mode="r")
+        index = map_rows(folder / INDEX)
         for start in track(range(0, len(index), _ROWS_AT_ONCE), f"{name}, facts"):
             tally.add_rows(index[start : start + _ROWS_AT_ONCE])
         order = Permutation(len(manifest), Purpose.ORDER, "report")(np.arange(min(READ_TEXTS, len(manifest)))).tolist()

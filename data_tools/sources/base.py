@@ -38,7 +38,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class OfFiles(Protocol):
-    """A source whose samples follow from which files there are, not from one annotation alone."""
+    """A source whose samples follow from more than the annotation: from files beside it, or from which files there are."""
 
     def files(self, annotation: Path, media: Path) -> Iterable[Path]:
         """All that decide which samples there are and in which order. Raises UserError as `samples` does."""

@@ -43,13 +43,15 @@ class ImagenetSource:
                 yield from self._of_class(media / synset, words, {"synset": synset})
 
     def files(self, annotation: Path, media: Path) -> Iterator[Path]:
-        """The annotation, and the pictures in the folders of classes."""
-        if not annotation.is_dir():
-            yield annotation
+        """The annotation with the classes' names, or the annotation and the pictures in the folders of classes."""
         if annotation.is_dir():
             folders = folders_in(annotation)
+        elif annotation.suffix == ".csv":
+            yield from (annotation, annotation.parent / _NAMES)
+            return
         else:
-            folders = [] if annotation.suffix == ".csv" else [media / synset for synset in _class_names(annotation)]
+            yield annotation
+            folders = [media / synset for synset in _class_names(annotation)]
         for folder in folders:
             yield from files_of(folder)
 

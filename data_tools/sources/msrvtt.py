@@ -22,10 +22,14 @@ _SPLITS = {"train": Split.TRAIN, "validate": Split.VALIDATION, "test": Split.TES
 
 
 class MsrvttSource:
+    def files(self, annotation: Path, media: Path) -> list[Path]:
+        """The annotation, and what is read beside it."""
+        return [annotation, *_of_questions(annotation)]
+
     def samples(self, annotation: Path, media: Path) -> Iterator[Sample]:
         fields = read_json(annotation)
         questions: defaultdict[str, list[Question]] = defaultdict(list)
-        for path in sorted(annotation.parent.glob("*qa.json")):
+        for path in _of_questions(annotation):
             try:
                 for asked in read_json(path):
                     key = _video(asked["video_id"])
@@ -47,6 +51,10 @@ class MsrvttSource:
                 yield Sample(split=split, stream=Task.VIDEO_TEXT, key=key, media=MediaPlace(path=file), record=record)
         except (KeyError, TypeError, ValueError) as error:
             raise wrong_layout(annotation, "msrvtt", error) from None
+
+
+def _of_questions(annotation: Path) -> list[Path]:
+    return sorted(annotation.parent.glob("*qa.json"))
 
 
 def _video(number: Any) -> str:

@@ -23,14 +23,19 @@ from megatron_mplug2.data.record import Record
 
 
 class MsrvttRetrievalSource:
+    def files(self, annotation: Path, media: Path) -> list[Path]:
+        """The annotation, and what is read beside it: the captions and the test."""
+        folder = annotation.parent
+        return [annotation, first_there(folder / "MSRVTT_data.json", folder / "videodatainfo.json"), folder / "MSRVTT_JSFUSION_test.csv"]
+
     def samples(self, annotation: Path, media: Path) -> Iterator[Sample]:
         files = files_by_stem(media)
-        folder = annotation.parent
+        _, of_captions, of_test = self.files(annotation, media)
         trained = [row["video_id"] for row in _rows(annotation, "video_id")]
-        captions = _captions(first_there(folder / "MSRVTT_data.json", folder / "videodatainfo.json"))
+        captions = _captions(of_captions)
         for key in trained:
             yield _sample(Split.TRAIN, key, captions.get(key, []), files, media)
-        for row in _rows(folder / "MSRVTT_JSFUSION_test.csv", "video_id", "sentence"):
+        for row in _rows(of_test, "video_id", "sentence"):
             yield _sample(Split.TEST, row["video_id"], [row["sentence"]], files, media)
 
 

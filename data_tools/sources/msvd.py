@@ -26,8 +26,12 @@ _LISTS = {Split.TRAIN: "train_list.txt", Split.VALIDATION: "val_list.txt", Split
 class MsvdSource:
     split: Split
 
+    def files(self, annotation: Path, media: Path) -> list[Path]:
+        """The annotation, and the lists of splits beside it."""
+        return [annotation, *_lists(annotation).values()]
+
     def samples(self, annotation: Path, media: Path) -> Iterator[Sample]:
-        listed = read_split_lists({split: annotation.parent / name for split, name in _LISTS.items()})
+        listed = read_split_lists(_lists(annotation))
         files = files_by_stem(media)
         try:
             for key, captions in _descriptions(read_lines(annotation)).items():
@@ -38,6 +42,10 @@ class MsvdSource:
                     yield Sample(split=split, stream=Task.VIDEO_TEXT, key=key, media=MediaPlace(path=file), record=record)
         except ValueError as error:
             raise wrong_layout(annotation, "msvd", error) from None
+
+
+def _lists(annotation: Path) -> dict[Split, Path]:
+    return {split: annotation.parent / name for split, name in _LISTS.items()}
 
 
 def _descriptions(lines: Iterator[str]) -> dict[str, list[str]]:

@@ -20,13 +20,19 @@ from data_tools.splits import Split
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.record import Record
 
+_NAMES = "youtube_mapping.txt"
+
 
 @dataclass(frozen=True)
 class MsvdQaSource:
     split: Split
 
+    def files(self, annotation: Path, media: Path) -> list[Path]:
+        """The annotation, and what is read beside it."""
+        return [annotation, annotation.parent / _NAMES]
+
     def samples(self, annotation: Path, media: Path) -> Iterator[Sample]:
-        names = _mapping(annotation.parent / "youtube_mapping.txt")
+        names = _mapping(annotation.parent / _NAMES)
         files = files_by_stem(media)
         for number, questions in questions_by_video(annotation, "msvd_qa").items():
             key = f"vid{number}"

@@ -29,6 +29,7 @@ from megatron_mplug2.data.media_facts import MediaFacts
 from megatron_mplug2.data.record import Record, Region
 
 _SPLITS = {"train": Split.TRAIN, "val": Split.VALIDATION, "test": Split.TEST, "testA": Split.TEST, "testB": Split.TEST}
+_BOXES = "instances.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +40,13 @@ class _Place:
 
 
 class RefcocoSource:
+    def files(self, annotation: Path, media: Path) -> list[Path]:
+        """The annotation, and the boxes beside it."""
+        return [annotation, annotation.parent / _BOXES]
+
     def samples(self, annotation: Path, media: Path) -> Iterator[Sample]:
         refs = read_plain_pickle(annotation)
-        places = _places(annotation.parent / "instances.json")
+        places = _places(annotation.parent / _BOXES)
         regions: dict[tuple[str, int], list[Region]] = {}
         try:
             if not isinstance(refs, list):

@@ -23,8 +23,12 @@ _LISTS = {Split.TRAIN: "splits/train.txt", Split.VALIDATION: "splits/val.txt", S
 class TgifSource:
     split: Split
 
+    def files(self, annotation: Path, media: Path) -> list[Path]:
+        """The annotation, and the lists of splits beside it."""
+        return [annotation, *_lists(annotation).values()]
+
     def samples(self, annotation: Path, media: Path) -> Iterator[Sample]:
-        listed = read_split_lists({split: annotation.parent / name for split, name in _LISTS.items()})
+        listed = read_split_lists(_lists(annotation))
         captions: dict[str, list[str]] = {}
         try:
             for number, columns in read_tabs(annotation):
@@ -39,3 +43,7 @@ class TgifSource:
                     yield Sample(split=split, stream=Task.VIDEO_TEXT, key=file.stem, media=MediaPlace(path=file), record=record)
         except (TypeError, ValueError) as error:
             raise wrong_layout(annotation, "tgif", error) from None
+
+
+def _lists(annotation: Path) -> dict[Split, Path]:
+    return {split: annotation.parent / name for split, name in _LISTS.items()}

@@ -27,6 +27,10 @@ _QUESTIONS = "question_answers.json"
 class VisualGenomeSource:
     split: Split
 
+    def files(self, annotation: Path, media: Path) -> list[Path]:
+        """The annotation, and the questions beside it."""
+        return [annotation, annotation.parent / _QUESTIONS]
+
     def samples(self, annotation: Path, media: Path) -> Iterator[Sample]:
         beside = annotation.parent / _QUESTIONS
         questions = _questions(beside) if beside.exists() and annotation.name != _QUESTIONS else {}

@@ -30,9 +30,13 @@ from megatron_mplug2.errors import UserError
 class Vqav2Source:
     split: Split
 
+    def files(self, annotation: Path, media: Path) -> list[Path]:
+        """The annotation, and the answers beside it."""
+        return [annotation, _of_answers(annotation)]
+
     def samples(self, annotation: Path, media: Path) -> Iterator[Sample]:
         fields = read_json(annotation)
-        answers = _answers(annotation.with_name(annotation.name.replace("OpenEnded_", "").replace("questions", "annotations")), annotation)
+        answers = _answers(_of_answers(annotation), annotation)
         questions: dict[int, list[Question]] = {}
         try:
             part = as_name(fields["data_subtype"])
@@ -44,6 +48,10 @@ class Vqav2Source:
                 yield Sample(split=self.split, stream=Task.IMAGE_TEXT, key=file.stem, media=MediaPlace(path=file), record=record)
         except (KeyError, TypeError, ValueError) as error:
             raise wrong_layout(annotation, "vqav2", error) from None
+
+
+def _of_answers(annotation: Path) -> Path:
+    return annotation.with_name(annotation.name.replace("OpenEnded_", "").replace("questions", "annotations"))
 
 
 def _answers(path: Path, questions: Path) -> dict[int, tuple[tuple[str, ...], str]]:

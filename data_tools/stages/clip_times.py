@@ -33,7 +33,7 @@ class ClipTimes:
 
 
 def clip_times(video: VideoFile) -> ClipTimes:
-    times, tick = video.timeline.times, _tick(video)
+    times, tick = video.timeline.on_show, _tick(video)
     last = (times[-1] - times[0]) * tick
     gap = median_low([after - before for before, after in pairwise(times)] or [video.timeline.last_ticks]) * tick
     seconds = last + video.timeline.last_ticks * tick or gap
@@ -45,8 +45,8 @@ def clip_times(video: VideoFile) -> ClipTimes:
 
 def sound_frames(video: VideoFile) -> Iterator[tuple[Fraction, av.VideoFrame]]:
     """Each frame that damage has not spoilt, ascending, with its seconds from the first frame."""
-    first, tick = video.timeline.times[0], _tick(video)
-    return (((time - first) * tick, frame) for time, frame in video.sound_frames())
+    tick = _tick(video)
+    return ((video.timeline.ticks_to(time) * tick, frame) for time, frame in video.sound_frames())
 
 
 def _tick(video: VideoFile) -> Fraction:

@@ -16,7 +16,8 @@ from av.error import FFmpegError
 from data_tools.stages.choices import Encoder
 from data_tools.stages.clip_times import ClipTimes, clip_times, sound_frames
 from megatron_mplug2.data.bad_media import MAX_PIXELS, BadMedia
-from megatron_mplug2.data.video_file import VideoFile, quarter_turns
+from megatron_mplug2.data.upright import quarter_turns
+from megatron_mplug2.data.video_file import VideoFile
 from megatron_mplug2.errors import UserError
 
 MOST_FRAMES = 1 << 18

@@ -15,6 +15,7 @@ from pathlib import Path
 from data_tools.sample import MediaPlace, Reason, Sample, as_utf8
 from data_tools.stages.work_folder import WORK, Asked, WorkFolder
 from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.data.blank import is_blank
 from megatron_mplug2.errors import UserError
 
 LISTING = "listing.json"
@@ -115,7 +116,7 @@ def drop_unusable(folder: Path) -> bool:
 
 
 def _lacks_caption(sample: Sample) -> bool:
-    return sample.stream is not Task.TEXT and not any(caption.strip() for caption in sample.record.captions)
+    return sample.stream is not Task.TEXT and all(map(is_blank, sample.record.captions))
 
 
 def listing_digest(folder: Path) -> str:

@@ -1,7 +1,6 @@
 """`mplug2 data probe`: looks into every sample: are its texts there, what is its media, can it be decoded, what does it look like."""
 
 import stat
-import unicodedata
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +11,7 @@ from data_tools.stages.listing_stage import Spot
 from data_tools.stages.text_ids import text_ids
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.data.bad_media import BadMedia
+from megatron_mplug2.data.blank import is_blank
 from megatron_mplug2.data.decode import decode_image, decode_video
 from megatron_mplug2.data.decoding.contract import FULL_VIEW
 from megatron_mplug2.data.manifest import content_id
@@ -114,8 +114,8 @@ def has_texts(record: Record) -> bool:
 
 
 def stripped(record: Record) -> Record:
-    """Without blank captions, questions that lack a text or an answer, blank phrases, and regions that no phrase speaks of. What has
-    nothing to be seen, as characters without width, is blank."""
+    """Without blank captions, questions that lack a text or an answer, blank phrases, regions that no phrase speaks of, and a blank
+    label."""
     told = (replace(region, phrases=tuple(filter(None, map(_stripped, region.phrases)))) for region in record.regions)
     return replace(
         record,
@@ -124,13 +124,12 @@ def stripped(record: Record) -> Record:
         regions=tuple(region for region in told if region.phrases),
         text=_stripped(record.text),
         second_text=_stripped(record.second_text),
+        label=None if record.label is None or is_blank(record.label) else record.label,
     )
 
 
 def _stripped(text: str) -> str:
-    """Empty where there is nothing but spaces and characters that control or format, which tokenizers leave out."""
-    seen = any(not one.isspace() and unicodedata.category(one) not in ("Cc", "Cf") for one in text)
-    return text.strip() if seen else ""
+    return "" if is_blank(text) else text.strip()
 
 
 def _decoded(stream: Task, data: bytes) -> tuple[MediaFacts, int]:

@@ -1,6 +1,7 @@
 """Phrases about regions of a picture, with their boxes as what is taught."""
 
 from megatron_mplug2.data.asked import Asked, filled
+from megatron_mplug2.data.blank import is_blank
 from megatron_mplug2.data.coordinates import box_text, fault_of, in_square, mirrored, uncropped, whole_in_view
 from megatron_mplug2.data.decoding.contract import View
 from megatron_mplug2.data.draws import Purpose, SampleDraws
@@ -17,7 +18,7 @@ def asked_regions(
     It is the drawn view, without its crop where that would cut off a box that is asked for. Raises BadSample without a phrase, and for a
     box that is not in the picture.
     """
-    phrases = [(region.box, phrase) for region in record.regions for phrase in region.phrases if phrase.strip()]
+    phrases = [(region.box, phrase) for region in record.regions for phrase in region.phrases if not is_blank(phrase)]
     if not phrases:
         raise BadSample("no phrase about a region")
     chosen = [phrases[place] for place in draws.order(len(phrases), Purpose.QUESTIONS)[:rows]]

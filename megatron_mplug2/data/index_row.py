@@ -1,6 +1,12 @@
 """A row of a stream's index: where a sample lies, what it is told apart by, and what its picture or clip is."""
 
+from pathlib import Path
+from tokenize import TokenError
+from typing import Any
+
 import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
 
 KEY_LENGTH = 64
 """Most ASCII characters of a key."""
@@ -33,3 +39,14 @@ ROW = np.dtype(
 
 FACTS = ("width", "height", "frames", "fps", "duration_s", "variable_rate")
 """`MediaFacts` in a row, beside the codec."""
+
+
+def map_rows(path: Path) -> NDArray[Any]:
+    """[samples] of ROW, mapped from an index. Raises OSError, and ValueError where the file is none."""
+    try:
+        rows = open_memmap(path, mode="r")  # np.load would take a zip or a pickle for one too
+    except (TokenError, OverflowError, TypeError) as error:  # what NumPy's reader of heads raises beside ValueError
+        raise ValueError(str(error)) from None
+    if rows.dtype != ROW or rows.ndim != 1:
+        raise ValueError(f"it holds {rows.ndim} dimensions of {str(rows.dtype)[:40]}")
+    return rows

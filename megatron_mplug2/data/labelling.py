@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from megatron_mplug2.config.downstream import Family, FamilyKind
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.data.blank import is_blank
 from megatron_mplug2.data.class_list import ClassList, read_classes
 from megatron_mplug2.data.record import Record
 from megatron_mplug2.data.tokenizer import Tokenizer
@@ -22,11 +23,11 @@ class Labelling:
 
     def gap(self, record: Record) -> str | None:
         """What a sample lacks; None where it can be taught and judged, if its label is in the list."""
-        if not (record.label or "").strip():
+        if is_blank(record.label or ""):
             return "no label"
-        if self.family.kind is FamilyKind.ENTAILMENT and not "".join(record.captions[:1]).strip():
+        if self.family.kind is FamilyKind.ENTAILMENT and is_blank("".join(record.captions[:1])):
             return "no sentence"
-        if self.family.task is Task.TEXT and not record.text.strip():
+        if self.family.task is Task.TEXT and is_blank(record.text):
             return "no text"
         return None
 

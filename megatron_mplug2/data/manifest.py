@@ -15,13 +15,9 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path, PurePath
-from tokenize import TokenError
 from typing import Any
-from zipfile import BadZipFile
 
-import numpy as np
-
-from megatron_mplug2.data.index_row import FACTS, ROW
+from megatron_mplug2.data.index_row import FACTS, ROW, map_rows
 from megatron_mplug2.data.media_facts import MediaFacts
 from megatron_mplug2.data.record import Record, json_of
 from megatron_mplug2.data.storage import LOCAL, Storage
@@ -128,12 +124,13 @@ class _Folder:
             raise UserError(f"{name} cannot be read: {error}") from None
         try:
             self.header = Header.from_json(raw_header)
-            self.index = np.load(self.files.on_disk(INDEX, self.header.index_sha256), mmap_mode="r")
+            size = self.header.samples * ROW.itemsize
+            self.index = map_rows(self.files.on_disk(INDEX, self.header.index_sha256, size))
         except OSError as error:
             raise UserError(f"{name}/{INDEX} cannot be read: {error}") from None
-        except (ValueError, KeyError, TypeError, EOFError, TokenError, BadZipFile) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{name} is not readable as a corpus ({error}): make it anew with `mplug2 data shard`") from None
-        if self.index.dtype != ROW or self.index.shape != (self.header.samples,):
+        if len(self.index) != self.header.samples:
             raise UserError(f"{name}/{INDEX} does not fit {MANIFEST}: make the folder anew with `mplug2 data shard`")
         self.raw_header = raw_header
 

@@ -7,7 +7,8 @@ from PIL import Image, UnidentifiedImageError
 from megatron_mplug2.data.bad_media import BadMedia
 from megatron_mplug2.data.decoding.pictures import PICTURE_FORMATS
 from megatron_mplug2.data.media_facts import MediaFacts
-from megatron_mplug2.data.video_file import VideoFile, quarter_turns
+from megatron_mplug2.data.upright import quarter_turns
+from megatron_mplug2.data.video_file import VideoFile
 
 _ORIENTATION = 0x0112  # EXIF; 5 to 8 lie on their side
 _LYING = range(5, 9)

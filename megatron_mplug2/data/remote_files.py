@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
+from fsspec.exceptions import FSTimeoutError
 
 from megatron_mplug2.data.disk_cache import DiskCache
 from megatron_mplug2.data.locked import locked
@@ -16,7 +17,11 @@ from megatron_mplug2.data.tar_files import CHUNK, Shard
 from megatron_mplug2.errors import UserError
 
 ANSWER_S = 60.0
-"""After which a request counts as failed."""
+"""Seconds without a byte after which a request counts as failed."""
+SLOWEST = 1 << 16
+"""Bytes a second. A request that takes ANSWER_S longer than all its bytes would at this pace counts as failed, however often some come."""
+_SMALL = 32 << 20
+"""Bytes of the largest manifest that may be so slow: of 200,000 tars."""
 
 _DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
@@ -38,16 +43,16 @@ class RemoteFiles:
             raise _unwritable(cache_folder, error) from None
 
     def whole(self, name: str) -> bytes:
-        content: bytes = retried(lambda: self._asked(name, lambda path: self._files.cat_file(path)))
+        content: bytes = retried(lambda: self._asked(name, lambda path: self._files.cat_file(path, timeout=_longest_s(_SMALL))))
         return content
 
-    def on_disk(self, name: str, sha256: str) -> Path:
+    def on_disk(self, name: str, sha256: str, size: int) -> Path:
         """Fetched once a node. An index may have gigabytes, so it is checked only when it comes."""
         path = self._folder / f"{sha256}-{name}"
         with locked(self._folder / "locks" / path.name):
             if not path.exists():
                 part = path.with_name(path.name + ".part")
-                retried(lambda: self._asked(name, lambda remote: self._fetched(remote, part)))
+                retried(lambda: self._asked(name, lambda remote: self._fetched(remote, part, size)))
                 with part.open("rb") as file:
                     found = hashlib.file_digest(file, "sha256").hexdigest()
                 if found != sha256:
@@ -79,16 +84,17 @@ class RemoteFiles:
             self._process, self._file_system = os.getpid(), _file_system(self._url)
         return self._file_system
 
-    def _fetched(self, remote: str, part: Path) -> None:
+    def _fetched(self, remote: str, part: Path, size: int) -> None:
         try:
-            self._files.get_file(remote, str(part))
+            self._files.get_file(remote, str(part), timeout=_longest_s(size))
         except OSError as error:  # the network's kinds of errors are OSErrors too
             if error.errno in _DISK_FAULTS:
                 raise _unwritable(self._folder, error) from None
             raise
 
     def _range(self, name: str, start: int, end: int) -> bytes:
-        data: bytes = self._asked(name, lambda path: self._files.cat_file(path, start=start, end=end))
+        longest = _longest_s(end - start)
+        data: bytes = self._asked(name, lambda path: self._files.cat_file(path, start=start, end=end, timeout=longest))
         if len(data) != end - start:
             raise OSError(f"{self._url}/{name}: {end - start} bytes asked for at {start}, {len(data)} came")
         return data
@@ -101,8 +107,15 @@ class RemoteFiles:
             raise FileNotFoundError(f"{path} is not there") from None
         except (UserError, KeyboardInterrupt):
             raise
+        except FSTimeoutError:
+            raise OSError(f"{path}: gave fewer than {SLOWEST} bytes a second") from None
         except Exception as error:  # of aiohttp, botocore and fsspec: many kinds, and none of ours
             raise OSError(f"{path}: {type(error).__name__}: {' '.join(str(error).split())}") from None
+
+
+def _longest_s(size: int) -> float:
+    """How long a request for so many bytes may take. fsspec ends it then; the settings of aiohttp and botocore below end what stalls."""
+    return ANSWER_S + size / SLOWEST
 
 
 def _unwritable(folder: Path, error: OSError) -> UserError:

@@ -1,33 +1,46 @@
 """How many frames an MP4 claims to list, seen before FFmpeg makes room for them: the claim may take no more than twenty bytes."""
 
 import struct
+from collections.abc import Iterator
 
 _SMALL = 1 << 22
 """Samples for which there is room in any case, in 0.2 GB. A file that is cut off may list more than it has bytes."""
+_HOLDING = {b"moov", b"moof", b"trak", b"traf", b"mvex", b"mdia", b"minf", b"stbl", b"meta", b"udta", b"edts", b"stsz", b"trun"}
+"""Outermost boxes in which FFmpeg finds tables; in the bytes of others any name may come up by chance."""
 
 
 def lists_too_many(data: bytes) -> bool:
-    """Whether a table of samples (stsz; ISO 14496-12, 8.7.3.2) that gives them all one size lists more than the file can hold."""
-    start, end = _movie(data)
-    place = data.find(b"stsz", start, end)
+    """Whether the table of samples that gives them all one size (stsz; ISO 14496-12, 8.7.3.2), or all runs of a fragmented file together
+    (trun; 8.8.8.2), list more than the file can hold."""
+    most, in_runs = max(len(data), _SMALL), 0
+    for start, end in _tables(data):
+        for place in _found(data, b"stsz", start, end):
+            _, size, count = struct.unpack_from(">III", data, place + 4)
+            if size and count > most:
+                return True
+        for place in _found(data, b"trun", start, end):
+            in_runs += struct.unpack_from(">II", data, place + 4)[1]
+    return in_runs > most
+
+
+def _found(data: bytes, name: bytes, start: int, end: int) -> Iterator[int]:
+    """Where a box of this name may begin, that has room for three numbers."""
+    place = data.find(name, start, end)
     while 0 <= place <= end - 16:
-        _, size, count = struct.unpack_from(">III", data, place + 4)
-        if size and count > max(len(data), _SMALL):
-            return True
-        place = data.find(b"stsz", place + 4, end)
-    return False
+        yield place
+        place = data.find(name, place + 4, end)
 
 
-def _movie(data: bytes) -> tuple[int, int]:
-    """Where the box of the tables begins and ends; two zeros where there is none."""
+def _tables(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where the boxes that hold tables begin and end."""
     at = 0
     while at + 16 <= len(data):
         size, name = struct.unpack_from(">I4s", data, at)
         if size == 1:
             (size,) = struct.unpack_from(">Q", data, at + 8)
-        if name == b"moov":
-            return at, min(at + size, len(data)) if size else len(data)
-        if size < 8:
+        end = min(at + size, len(data)) if size else len(data)
+        if name in _HOLDING:
+            yield at, end
+        if end < at + 8:
             break
-        at += size
-    return 0, 0
+        at = end

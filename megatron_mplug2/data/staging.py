@@ -40,8 +40,8 @@ class StagedFiles:
     def whole(self, name: str) -> bytes:
         return self.origin.whole(name)
 
-    def on_disk(self, name: str, sha256: str) -> Path:
-        return self.origin.on_disk(name, sha256)
+    def on_disk(self, name: str, sha256: str, size: int) -> Path:
+        return self.origin.on_disk(name, sha256, size)
 
     def read(self, shard: Shard, offset: int, size: int) -> bytes:
         try:

@@ -28,8 +28,8 @@ class TarFiles(Protocol):
     def whole(self, name: str) -> bytes:
         """A small file. Raises OSError, of a file that is not there FileNotFoundError or NotADirectoryError."""
 
-    def on_disk(self, name: str, sha256: str) -> Path:
-        """A file of this content on a disk of the node, to be mapped. Raises as `whole`."""
+    def on_disk(self, name: str, sha256: str, size: int) -> Path:
+        """A file of this content and of about so many bytes on a disk of the node, to be mapped. Raises as `whole`."""
 
     def read(self, shard: Shard, offset: int, size: int) -> bytes:
         """Raises OSError when the tar is missing, ends early or cannot be read."""
@@ -57,7 +57,7 @@ class LocalFiles:
     def whole(self, name: str) -> bytes:
         return (self._folder / name).read_bytes()
 
-    def on_disk(self, name: str, sha256: str) -> Path:
+    def on_disk(self, name: str, sha256: str, size: int) -> Path:
         return self._folder / name
 
     def read(self, shard: Shard, offset: int, size: int) -> bytes:

@@ -14,21 +14,23 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 
 from megatron_mplug2.data.bad_media import MAX_PIXELS, BadMedia
+from megatron_mplug2.data.frame_headers import forms_of
 from megatron_mplug2.data.sample_tables import lists_too_many
 from megatron_mplug2.data.timeline import Packet, Timeline, jumps_back, read_timeline
+from megatron_mplug2.data.upright import reason_of, upright_rgb
 
 # Containers, not playlists: a playlist would make FFmpeg open other files.
 _FORMATS = "mov,matroska,avi,flv,mpegts,mpeg,ogg,asf,h264,hevc,mpegvideo,gif"
 
-_NO_TIMES = {"avi", "asf", "h264", "hevc", "mpegvideo"}
-"""Containers without presentation times (ASF: with times that differ after a seek): their frames are counted as they come out of the
-decoder."""
+_NO_TIMES = {"avi", "asf", "mpeg", "h264", "hevc", "mpegvideo"}
+"""Containers without presentation times (ASF, MPEG-PS: with times that differ after a seek): their frames are counted as they come out of
+the decoder."""
 
 _SOUGHT_BY_DTS = {"mpegts"}
 """A seek to the presentation time of a key frame lands after it."""
 
 _JOINED = {"mpegts", "mpeg"}
-"""Containers that still are one when put one behind the other: the times of their frames may jump back."""
+"""Containers that still are one when put one behind the other: the times of their frames may jump back, or leap ahead."""
 
 _PASSES_OVER = {"h264", "hevc", "mpeg4", "mpeg2video"}
 """Codecs whose decoder can be told with each packet not to decode a frame that no other refers to: half of H.264's by default. Such a frame
@@ -100,9 +102,38 @@ class VideoFile:
         return self._container.format.name
 
     @property
+    def alone(self) -> bool:
+        """Whether it is the only picture in its container: no cover, no other view."""
+        return len(self._container.streams.video) == 1
+
+    @property
     def whole(self) -> bool:
         """Whether its packets are all frames that the container lists: none cut off, none left out by an edit, none that is never shown."""
         return not self._unshown and self._indexed <= len(self.timeline.times)  # Matroska's table has key frames only
+
+    def told_size(self) -> tuple[int, int]:
+        """Width and height that the container itself tells; 0 where it does not. (`facts` may have those of the first frame.)"""
+        options = {"codec_whitelist": "none", "probesize": "32", "analyzeduration": "0"}  # so that no frame is looked at
+        form = self.container.partition(",")[0]
+        try:
+            with av.open(io.BytesIO(self._data), mode="r", format=form, options=options, metadata_errors="ignore") as container:
+                context = container.streams[self._stream.index].codec_context
+                return (context.width, context.height) if isinstance(context, av.VideoCodecContext) else (0, 0)
+        except (FFmpegError, ValueError, IndexError):
+            return 0, 0
+
+    def keeps_its_form(self) -> bool:
+        """Whether no frame names, in its own header, another size or format than a frame before it. For codecs of `frame_headers`, and of a
+        clip that is whole and has times."""
+        self._seek(self.timeline.times[0])
+        extradata, named = self._stream.codec_context.extradata or b"", dict[str, bytes | int]()
+        for packet in self._packets():
+            if packet.has_sidedata("new_extradata"):  # QuickTime: frames of another description
+                return False
+            for form in forms_of(self.codec, bytes(packet), extradata) if packet.size else ():
+                if "unknown" in form or any(named.setdefault(what, value) != value for what, value in form.items()):
+                    return False
+        return True
 
     def first_frame(self) -> av.VideoFrame:
         """The first sound frame as it is stored. Only a decoded frame tells how it is turned, its format and its colours."""
@@ -130,7 +161,9 @@ class VideoFile:
             time = self.timeline.times[index]
             key = self.timeline.key_before(time)
             if self.timeline.frames_between(max(key, reached or key), time) > MAX_RUN:
-                raise BadMedia(f"more than {MAX_RUN} frames have to be decoded to reach frame {index}")
+                raise BadMedia(
+                    f"more than {MAX_RUN} frames have to be decoded to reach frame {index}: `mplug2 data transcode` adds key frames"
+                )
             if reached is None or key > reached:
                 frames = self._decode_from(key, wanted)
             came, frame = _next_at(time, frames)
@@ -142,18 +175,18 @@ class VideoFile:
             if frame is None:
                 raise BadMedia(f"frame {index} is damaged or missing")
             reached = time
-            yield index, _upright_rgb(frame)
+            yield index, upright_rgb(frame)
 
     def _open(self) -> None:
         try:
             self._container = av.open(io.BytesIO(self._data), mode="r", options={"format_whitelist": _FORMATS}, metadata_errors="ignore")
         except (FFmpegError, ValueError) as error:
-            raise BadMedia(f"not a readable clip: {_reason(error)}") from None
+            raise BadMedia(f"not a readable clip: {reason_of(error)}") from None
         streams = [stream for stream in self._container.streams.video if not stream.disposition & Disposition.attached_pic]
         if not streams:
             self._container.close()
             raise BadMedia("no video stream")
-        self._stream = streams[0]
+        self._stream = max(streams, key=_shown_rather)
         if self._stream.codec_context is None:
             self._container.close()
             raise BadMedia("no decoder for its codec")
@@ -184,6 +217,7 @@ class VideoFile:
             return read_timeline(
                 packets,
                 counted=container in _NO_TIMES or (container in _JOINED and jumps_back(packets)),
+                joined=container in _JOINED,
                 indexed=self._indexed,
                 tick_s=self._stream.time_base or Fraction(0),
                 rate=self._rate,
@@ -207,12 +241,15 @@ class VideoFile:
             self._open()
             yield from ((number, frame) for number, (_, frame) in enumerate(self._decode()))
         else:
-            try:
-                by_dts = self._container.format.name in _SOUGHT_BY_DTS
-                self._container.seek(self.timeline.entries.get(key, key) if by_dts else key, stream=self._stream)
-            except FFmpegError as error:
-                raise BadMedia(f"cannot seek: {_reason(error)}") from None
+            self._seek(key)
             yield from ((time, frame) for time, frame in self._decode(wanted) if time is not None)
+
+    def _seek(self, key: int) -> None:
+        try:
+            by_dts = self._container.format.name in _SOUGHT_BY_DTS
+            self._container.seek(self.timeline.entries.get(key, key) if by_dts else key, stream=self._stream)
+        except FFmpegError as error:
+            raise BadMedia(f"cannot seek: {reason_of(error)}") from None
 
     def _decode(self, wanted: Set[int] = frozenset()) -> Iterator[tuple[int | None, av.VideoFrame | None]]:
         context, sound = self._stream.codec_context, True
@@ -231,6 +268,12 @@ class VideoFile:
                 yield frame.pts, frame if sound else None
 
 
+def _shown_rather(stream: av.VideoStream) -> tuple[bool, int]:
+    """Of several: the one that the container says is shown, then the largest, then the first. So FFmpeg and players choose."""
+    context = stream.codec_context
+    return bool(stream.disposition & Disposition.default), context.width * context.height if context else 0
+
+
 def _next_at(time: int, frames: Iterator[tuple[int, av.VideoFrame | None]]) -> tuple[bool, av.VideoFrame | None]:
     """Whether the frame of this time came, and the frame, None where damage has spoilt it; looks no further than it can be put back."""
     later = 0
@@ -241,26 +284,3 @@ def _next_at(time: int, frames: Iterator[tuple[int, av.VideoFrame | None]]) -> t
         if later > _REORDERED:
             break
     return False, None
-
-
-def quarter_turns(frame: av.VideoFrame) -> int:
-    """By how many, 0 to 3, the frame is to be turned counterclockwise to be shown; the container may say it in other degrees."""
-    return round(frame.rotation / 90) % 4
-
-
-def _upright_rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
-    """The frame turned as the container says it is to be shown."""
-    if frame.width * frame.height > MAX_PIXELS:
-        raise BadMedia(f"frames of {frame.width}x{frame.height} pixels are too large")
-    try:
-        # One thread: by default swscale starts one a core for every frame, which costs ten times a small frame's conversion.
-        pixels = frame.to_ndarray(format="rgb24", threads=1).view(np.uint8)
-    except (FFmpegError, ValueError) as error:
-        raise BadMedia(f"frame not convertible: {_reason(error)}") from None
-    turns = quarter_turns(frame)
-    # Of one pixel a side, NumPy takes any order as contiguous.
-    return np.rot90(pixels, turns).copy() if turns else np.ascontiguousarray(pixels)
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error) or type(error).__name__

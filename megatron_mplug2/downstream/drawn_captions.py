@@ -12,6 +12,7 @@ import torch
 
 from megatron_mplug2.checkpoint.together import from_rank_0, together
 from megatron_mplug2.data.batch import PAD, Batch, PairBatch
+from megatron_mplug2.data.blank import is_blank
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.quarantine import BadSample
 from megatron_mplug2.data.samples import read_record
@@ -107,4 +108,4 @@ def _references(manifest: Manifest) -> Iterator[tuple[str, ...]]:
 
 
 def _captions(manifest: Manifest, index: int) -> tuple[str, ...]:
-    return tuple(caption for caption in read_record(manifest, index).captions if caption.strip())
+    return tuple(caption for caption in read_record(manifest, index).captions if not is_blank(caption))

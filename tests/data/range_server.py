@@ -1,8 +1,9 @@
 """A real HTTP server over a folder that serves ranges, as a bucket of S3 does too, and can fail on demand."""
 
 import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -21,6 +22,8 @@ class RangeServer(ThreadingHTTPServer):
         """Requests that are answered with 503 from now on."""
         self.drops = 0
         """Answers of more than a kilobyte that are broken off after their first half from now on."""
+        self.pause_s = 0.0
+        """Before each byte of an answer of more than a kilobyte from now on."""
         self.asked: list[str] = []
         """Names of files, one a GET."""
 
@@ -65,8 +68,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.drops -= 1
             self.wfile.write(body[: len(body) // 2])
             self.close_connection = True
+        elif with_body and len(body) > _SMALL and self.server.pause_s:
+            self._drip(body)
         elif with_body:
             self.wfile.write(body)
+
+    def _drip(self, body: bytes) -> None:
+        with suppress(ConnectionError):  # who asked has gone
+            for byte in body:
+                self.wfile.write(bytes([byte]))
+                time.sleep(self.server.pause_s)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class's name)
         """Silence."""

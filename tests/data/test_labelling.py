@@ -110,12 +110,13 @@ def test_what_cannot_be_taught(tmp_path: Path) -> None:
     plain = sample(family, 3, "Purple")
     samples = [
         sample(family, 0, None),
-        sample(family, 1, " "),
+        sample(family, 1, "\u200b "),
         replace(plain, record=replace(plain.record, captions=(), label="up")),
         plain,
+        replace(plain, record=replace(plain.record, captions=("\u200b\u2060",), label="up")),
     ]
     reading = Reading(tmp_path, family, samples)
-    for index, told in ((0, "no label"), (1, "no label"), (2, "no sentence")):
+    for index, told in ((0, "no label"), (1, "no label"), (2, "no sentence"), (4, "no sentence")):
         with pytest.raises(BadSample, match=f"^{told}$"):
             reading.pair(index)
     told = r"^image_text sample 3 \(pair-0003 in labelled/00000\.tar\): the label 'Purple' is not among the classes of .*classes\.txt; add"

@@ -166,10 +166,18 @@ def test_kinds_do_not_mix(tmp_path: Path) -> None:
 
 UNCLOSED = b"\x93NUMPY\x01\x00\x10\x00{'descr': ('<i8',"
 """An index whose header does not end."""
+ENDLESS = b"\x93NUMPY\x01\x00\x60\x00" + b"{'descr': '<i8', 'fortran_order': False, 'shape': (99999999999999999999999,), }".ljust(96)
+
+
+def zipped() -> bytes:
+    """A table as `np.savez` writes it, whose name was changed."""
+    file = io.BytesIO()
+    np.savez(file, np.zeros(2, ROW))
+    return file.getvalue()
 
 
 @pytest.mark.parametrize("name", [MANIFEST, INDEX])
-@pytest.mark.parametrize("contents", [b"", b"{}", b'{"version": 99}', b"\x93NUMPY", b"PK\x03\x04", UNCLOSED])
+@pytest.mark.parametrize("contents", [b"", b"{}", b'{"version": 99}', b"\x93NUMPY", b"PK\x03\x04", zipped(), UNCLOSED, ENDLESS])
 def test_damaged_manifest(tmp_path: Path, name: str, contents: bytes) -> None:
     (write(tmp_path / "a", range(2)) / name).write_bytes(contents)
     with pytest.raises(UserError, match="a is not readable as a corpus"):

@@ -145,6 +145,23 @@ def test_a_connection_that_is_dropped_leaves_no_trace(corpus: Path, tmp_path: Pa
     assert server.drops == 0 and loader.state_after(5).substituted == 0 and server.asked.count("00000.tar") == 4
 
 
+def test_a_server_that_gives_a_byte_now_and_then(
+    corpus: Path, tmp_path: Path, server: RangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It never stalls, so that only the whole request's time shows it: of an index, and of a block."""
+    monkeypatch.setattr("megatron_mplug2.data.remote_files.SLOWEST", 1 << 30)
+    monkeypatch.setattr("megatron_mplug2.data.remote_files.ANSWER_S", 0.5)
+    url, slow = f"{server.url}/image_text", "gave fewer than 1073741824 bytes a second"
+    server.pause_s = 0.002
+    with pytest.raises(UserError, match=rf"image_text/index\.npy cannot be read: .*{slow}"):
+        Manifest.load_all([url], storage(tmp_path / "cache"))
+    server.pause_s = 0.0
+    manifest = Manifest.load_all([url], storage(tmp_path / "cache"))
+    server.pause_s = 0.002
+    with pytest.raises(OSError, match=rf"00000\.tar: {slow}"):
+        manifest.media(3)
+
+
 def test_an_index_of_another_corpus_is_refused(corpus: Path, tmp_path: Path) -> None:
     shutil.copytree(corpus / "text", tmp_path / "mixed")
     shutil.copy(corpus / "image_text" / INDEX, tmp_path / "mixed" / INDEX)

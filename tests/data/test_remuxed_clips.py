@@ -7,9 +7,11 @@ import av
 import pytest
 import torch
 
+from data_tools.stages.encode import Recipe, encode_clip
 from megatron_mplug2.data.decoding.contract import ClipRequest, Decoder, Transform
 from megatron_mplug2.data.decoding.dali import DaliDecoder
 from megatron_mplug2.data.decoding.pyav import PyavDecoder
+from megatron_mplug2.data.probing import clip_facts
 from megatron_mplug2.data.video_file import VideoFile
 from tests.data.clips import Drawn, number_of, numbers_of
 from tests.data.remuxing import cut, remuxed, with_late_sound
@@ -69,11 +71,56 @@ def test_two_clips_joined_whose_times_overlap(form: str, milliseconds: int) -> N
     assert numbers_alone(data) == numbers_together(data) == [*range(16), *range(16)]
 
 
+@pytest.mark.parametrize("form", ["mpegts", "mpeg"])
+@pytest.mark.parametrize("seconds", [60, 3600, 72_000])
+def test_two_clips_joined_whose_times_leap(form: str, seconds: int) -> None:
+    """Of two recordings, the second made so much later: nothing is to be seen between them."""
+    part = Drawn(encoder="libx264" if form == "mpegts" else "mpeg2video", frames=16, options={"bf": "2"}).encoded()
+    data = remuxed(part, form=form, later_s=Fraction(10)) + remuxed(part, form=form, later_s=Fraction(10 + seconds))
+    assert numbers_alone(data) == numbers_together(data) == [*range(16), *range(16)]
+    facts = clip_facts(data)
+    assert (facts.frames, facts.fps, facts.duration_s, facts.variable_rate) == (32, 8, 4, False)
+    with VideoFile(data) as clip:
+        assert [clip.timeline.within((1.5, end)) for end in (2.5, seconds)] == [range(12, 20), range(12, 32)]
+    assert numbers_together(encode_clip(data, Recipe())) == [*range(16), *range(16)]
+
+
 @pytest.mark.parametrize("form", ["mp4", "matroska", "mpegts"])
 def test_h264_that_is_refreshed_bit_by_bit(form: str) -> None:
     """A part of each frame is coded anew; after a seek the first frames are not whole yet."""
     data = Drawn(form=form, frames=40, options={"x264-params": "intra-refresh=1:keyint=10", "crf": "5"}).encoded()
     assert numbers_alone(data) == numbers_together(data) == [number % 16 for number in range(40)]
+
+
+@pytest.mark.parametrize("between", ["0", "2"])
+@pytest.mark.parametrize("size", [(96, 64), (320, 240)])
+def test_a_program_stream(size: tuple[int, int], between: str) -> None:
+    """After a seek in MPEG-PS FFmpeg guesses the times of frames that share a pack, and finds no key frame before the first."""
+    drawn = Drawn(encoder="mpeg2video", frames=30, gop=7, width=size[0], height=size[1], options={"bf": between})
+    data = remuxed(drawn.encoded(), form="mpeg", later_s=Fraction(10))
+    assert numbers_alone(data) == numbers_together(data) == [number % 16 for number in range(30)]
+
+
+@pytest.mark.parametrize("form", ["avi", "asf"])
+@pytest.mark.parametrize("encoder", ["mpeg4", "mjpeg"])
+def test_containers_without_times_of_frames_that_were_left_out(form: str, encoder: str) -> None:
+    """As a camera leaves them out in the dark. They are found by counting; when they come on is known all the same."""
+    times = (0, 1, 2, 3, 4, 20, 21, 22, 40, 41, 42, 43)
+    jpeg = encoder == "mjpeg"
+    data = Drawn(encoder=encoder, form=form, times=times, pix_fmt="yuvj420p" if jpeg else "yuv420p", full_range=jpeg).encoded()
+    with VideoFile(data) as clip:
+        assert clip.timeline.counted
+        assert [clip.timeline.within(span) for span in ((0.2, 0.6), (2.5, 3.0), (3.0, 4.0), (5.0, 9.0))] == [
+            range(2, 5),
+            range(5, 8),
+            range(7, 8),
+            range(8, 12),
+        ]
+    assert numbers_alone(data) == numbers_together(data) == list(range(12))
+    facts = clip_facts(data)
+    assert facts.variable_rate and abs(facts.duration_s - 5.5) < 0.5
+    seen = numbers_together(encode_clip(data, Recipe(fps=8)))
+    assert seen[:44] == [max(place for place, time in enumerate(times) if time <= now) for now in range(44)]
 
 
 def test_a_flash_clip_that_ends_with_a_key_frame() -> None:

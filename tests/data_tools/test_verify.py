@@ -19,6 +19,7 @@ from data_tools.stages.plan import Packing
 from data_tools.verify import verify
 from megatron_mplug2.data.manifest import INDEX, MANIFEST, Header, MediaKind
 from megatron_mplug2.errors import UserError
+from tests.data.test_manifest import ENDLESS, UNCLOSED, zipped
 from tests.data_tools.sharding import sharded
 from tests.data_tools.stages.test_commands import data
 from tests.data_tools.test_demo import SMALL
@@ -139,6 +140,17 @@ def test_another_kind(shards: Path) -> None:
     manifest.write_bytes(replace(header, kind=MediaKind.VIDEO).to_json())
     (line,) = verify(shards)
     assert line.startswith(f"{manifest}: calls its samples video, which are text: delete manifest.json, then run `mplug2 data index`")
+
+
+@pytest.mark.parametrize("index", [UNCLOSED, ENDLESS, zipped(), b"PK\x03\x04", b""], ids=["unclosed", "endless", "zip", "cut zip", "empty"])
+def test_an_index_that_is_none(index: bytes, shards: Path) -> None:
+    """Whatever its manifest was made for."""
+    folder = shards / "train/text"
+    (folder / INDEX).write_bytes(index)
+    header = Header.from_json((folder / MANIFEST).read_bytes())
+    (folder / MANIFEST).write_bytes(replace(header, index_sha256=hashlib.sha256(index).hexdigest()).to_json())
+    (fault,) = verify(shards)
+    assert fault.startswith(f"{folder}/index.npy: not readable (") and fault.endswith("on its folder") and "\n" not in fault
 
 
 def with_index(folder: Path, change: Callable[[Any], None]) -> None:

@@ -1,7 +1,8 @@
 """Which files DALI may be given: those that it shows as PyAV and PIL do.
 
 DALI does not turn clips, converts all with the matrix of BT.601, counts frames that an edit leaves out, and drops transparency; nvJPEG
-shows a cut-off JPEG as a whole one. PyAV and PIL take whatever is not plain. So the same samples are bad with either.
+shows a cut-off JPEG as a whole one, and gives a clip's frames the size that its container tells, the rest of it black. PyAV and PIL take
+whatever is not plain. So the same samples are bad with either.
 
 On a GPU, DALI 2.4 keeps NVDEC's decoders for later clips, and looks for one by the size that a clip is coded in among the sizes that others
 are shown in. One of 640x360 is coded in whole blocks, as 640x368: it gets a new decoder, which takes 50 ms, or that of a clip that is shown
@@ -50,12 +51,14 @@ def plain_picture_size(data: bytes) -> tuple[int, int] | None:
 
 
 def is_plain_clip(video: VideoFile, codecs: Set[str]) -> bool:
-    """Decodes the first frame. Raises BadMedia where none can be."""
+    """Decodes the first frame, and looks into the headers of all. Raises BadMedia where none can be decoded."""
     timeline = video.timeline
-    listed = video.codec in codecs and video.container in _CONTAINERS and video.whole and not timeline.counted
-    if not listed or timeline.keys[0] != timeline.times[0]:
+    listed = video.codec in codecs and video.container in _CONTAINERS and video.alone and video.whole
+    if not listed or timeline.counted or timeline.keys[0] != timeline.times[0]:
         return False
-    return _is_plain_frame(video.first_frame(), jpeg=video.codec == "mjpeg")
+    frame = video.first_frame()
+    sized = video.told_size() == (frame.width, frame.height) and video.keeps_its_form()
+    return sized and _is_plain_frame(frame, jpeg=video.codec == "mjpeg")
 
 
 def has_own_decoder(height: int) -> bool:

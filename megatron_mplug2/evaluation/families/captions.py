@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from megatron_mplug2.checkpoint.together import from_rank_0, together
 from megatron_mplug2.config.schedule import Task
+from megatron_mplug2.data.blank import is_blank
 from megatron_mplug2.data.evaluation_batches import EvaluationBatch
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.record import Record
@@ -76,7 +77,7 @@ def caption_fault(record: Record) -> str | None:
     """Why a sample's captions cannot be references."""
     if not record.captions:
         return "no caption to compare with"
-    return None if all(caption.strip() for caption in record.captions) else "an empty caption"
+    return "an empty caption" if any(map(is_blank, record.captions)) else None
 
 
 def _named(scores: CaptionScores) -> Iterator[Score]:

@@ -7,6 +7,7 @@ import torch
 
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.data.blank import is_blank
 from megatron_mplug2.data.coordinates import Box, box_text, fault_of, in_square, read_box
 from megatron_mplug2.data.decoding.contract import FULL_VIEW
 from megatron_mplug2.data.evaluation_batches import EvaluationBatch, last_phase
@@ -88,7 +89,7 @@ class Grounding:
 
     def fault(self, index: int, record: Record) -> str | None:
         for region in record.regions:
-            if not region.phrases or not all(phrase.strip() for phrase in region.phrases):
+            if not region.phrases or any(map(is_blank, region.phrases)):
                 return f"an empty phrase about the box {list(region.box)}"
             fault = fault_of(region.box, self._manifest.facts(index))
             if fault is not None:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.data.blank import is_blank
 from megatron_mplug2.data.evaluation_batches import EvaluationBatch
 from megatron_mplug2.data.manifest import Manifest
 from megatron_mplug2.data.record import Question, Record
@@ -38,9 +39,9 @@ class QuestionAnswering:
 
     def fault(self, index: int, record: Record) -> str | None:
         for question in record.questions:
-            if not question.question.strip():
+            if is_blank(question.question):
                 return "an empty question"
-            if not question.answer.strip():
+            if is_blank(question.answer):
                 return f"the question {question.question!r} has an empty answer"
             if self._list and not {plain(answer) for answer in (question.answer, *question.answers)} & self._listed:
                 return f"the answer {question.answer!r} is not among those of {self._list.path}; add it there"

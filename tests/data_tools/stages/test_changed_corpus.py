@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -91,6 +92,80 @@ def test_a_file_of_the_same_size(tmp_path: Path) -> None:
     assert (tmp_path / "a.json").stat().st_size == size
     with pytest.raises(UserError, match=REFUSED):
         run_stage(stage_of("c4", tmp_path / "a.json", tmp_path), tmp_path / "out", SECOND)
+
+
+BESIDE: dict[str, tuple[dict[str, object], str]] = {
+    "msrvtt": (
+        {
+            "videodatainfo.json": {"videos": [{"video_id": "video7", "split": "train"}], "sentences": []},
+            "train_qa.json": [{"video_id": 7, "question": "what ?", "answer": "dog"}],
+        },
+        "dog",
+    ),
+    "msrvtt_retrieval": (
+        {
+            "MSRVTT_train.9k.csv": "video_id\nvideo7\n",
+            "MSRVTT_data.json": {"sentences": [{"video_id": "video7", "caption": "a dog"}]},
+            "MSRVTT_JSFUSION_test.csv": "video_id,sentence\nvideo8,another dog\n",
+        },
+        "dog",
+    ),
+    "msvd": ({"AllVideoDescriptions.txt": "-4wsuPCjDBc_5_15 a bird\n", "train_list.txt": "-4wsuPCjDBc_5_15\n"}, "5_15"),
+    "msvd_qa": (
+        {
+            "train_qa.json": [{"video_id": 7, "question": "what ?", "answer": "bird"}],
+            "youtube_mapping.txt": "-4wsuPCjDBc_5_15 vid7\n",
+        },
+        "5_15",
+    ),
+    "tgif": ({"tgif-v1.0.tsv": "http://a/b.gif\ta cat\n", "splits/val.txt": "http://a/b.gif\n"}, "b.gif"),
+    "visual_genome": (
+        {
+            "region_descriptions.json": [{"id": 7, "regions": []}],
+            "question_answers.json": [{"id": 7, "qas": [{"question": "what ?", "answer": "dog"}]}],
+        },
+        "dog",
+    ),
+    "vqav2": (
+        {
+            "v2_OpenEnded_mscoco_val2014_questions.json": {
+                "data_subtype": "val2014",
+                "questions": [{"question_id": 70, "image_id": 7, "question": "what ?"}],
+            },
+            "v2_mscoco_val2014_annotations.json": {
+                "annotations": [{"question_id": 70, "answer_type": "other", "answers": [{"answer": "dog"}]}],
+            },
+        },
+        "dog",
+    ),
+    "refcoco": ({"refs(unc).p": None, "instances.json": {"annotations": [{"id": 2, "image_id": 7, "bbox": [1, 2, 3, 4]}]}}, "3, 4"),
+    "imagenet": (
+        {"LOC_val_solution.csv": "ImageId,PredictionString\nval_1,n01 1 2 3 4\n", "LOC_synset_mapping.txt": "n01 tench\n"},
+        "tench",
+    ),
+}
+"""Of each source that reads files beside its annotation all of them, the annotation first; and a word of the others that is changed."""
+REFS = [{"ref_id": 1, "ann_id": 2, "image_id": 7, "split": "val", "sentences": [{"sent": "left man"}]}]
+
+
+@pytest.mark.parametrize(
+    ("source", "number"), [(source, number) for source, (files, _) in BESIDE.items() for number in range(1, len(files))]
+)
+def test_a_file_beside_the_annotation(source: str, number: int, tmp_path: Path) -> None:
+    files, word = BESIDE[source]
+    place = tmp_path / "corpus"
+    (place / "splits").mkdir(parents=True)
+    for name, content in files.items():
+        (place / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    names = list(files)
+    if source == "refcoco":
+        (place / names[0]).write_bytes(pickle.dumps(REFS))
+    stage = stage_of(source, place / names[0], tmp_path / "media")
+    assert run_stage(stage, tmp_path / "out", Effort()) == run_stage(stage, tmp_path / "out", Effort()) == 0
+    changed = place / names[number]
+    changed.write_text(changed.read_text().replace(word, word[::-1]))
+    with pytest.raises(UserError, match=REFUSED):
+        run_stage(stage, tmp_path / "out", Effort())
 
 
 def test_shards_of_a_file_that_changed(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def test_texts_without_anything_to_be_seen_are_blank() -> None:
         regions=(region, replace(region, phrases=(unseen,))),
         text=unseen,
         second_text="\ufeff",
+        label="\u200b",
         attributes={},
     )
     assert stripped(record) == Record(

@@ -99,6 +99,7 @@ def test_zero_shot_says_so(tmp_path: Path) -> None:
     [
         ("purple", r"the label 'purple' is not among the classes of .*classes\.txt; add it there$"),
         (None, r"no label$"),
+        ("\u200b", r"no label$"),
     ],
 )
 def test_a_label_that_cannot_be_judged_is_told_by_its_row(tmp_path: Path, label: str | None, told: str) -> None:

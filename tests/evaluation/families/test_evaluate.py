@@ -114,8 +114,8 @@ FOUND = r"^data\.test\.image_text, sample 3 \(pair-0003 in images/00000\.tar\): 
 @pytest.mark.parametrize(
     ("question", "said"),
     [
-        (Question(question="what color ?", answer=" "), "the question 'what color \\?' has an empty answer$"),
-        (Question(question="", answer="red"), "an empty question$"),
+        (Question(question="what color ?", answer="\u200b"), "the question 'what color \\?' has an empty answer$"),
+        (Question(question=" \u2060", answer="red"), "an empty question$"),
         (Question(question="what ?", answer="green"), "the answer 'green' is not among those of .*answers.txt; add it there$"),
     ],
 )
@@ -128,7 +128,7 @@ def test_a_question_that_cannot_be_judged_is_told_by_its_row(corpus: Path, tmp_p
 
 def test_other_mistakes(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = sample(3, picture(3))
-    config = broken(corpus, tmp_path, 3, replace(plain, record=replace(plain.record, captions=("a red circle", " "))))
+    config = broken(corpus, tmp_path, 3, replace(plain, record=replace(plain.record, captions=("a red circle", "\u200b"))))
     downstream = config.downstream
     assert downstream is not None
     retrieval = config.model_copy(update={"downstream": downstream.model_copy(update={"family": Family.IMAGE_RETRIEVAL})})

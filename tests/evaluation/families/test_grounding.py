@@ -84,7 +84,7 @@ def test_a_validation_passes_over_boxes_outside_their_picture(corpus: Path, tmp_
 @pytest.mark.parametrize(
     ("region", "said"),
     [
-        ({"box": (1, 1, 9, 9), "phrases": ("a dog", " ")}, "an empty phrase about the box"),
+        ({"box": (1, 1, 9, 9), "phrases": ("a dog", "\ufeff")}, "an empty phrase about the box"),
         ({"box": (1, 1, 0, 9), "phrases": ("a dog",)}, r"'a dog': the box \[1, 1, 0, 9\] .* does not lie in the picture of "),
         ({"box": (1, 1, 900, 9), "phrases": ("a dog",)}, r"'a dog': the box \[1, 1, 900, 9\] .* does not lie in the picture of "),
     ],
