@@ -88,6 +88,7 @@ class Plan:
         return JobSpec(
             name=self.run.name,
             command=agent_command(python(self.slurm), command, self.shape.nodes, ranks) if torchrun else (*mplug2(self.slurm), *command),
+            python=python(self.slurm),
             folder=folder,
             work_dir=Path.cwd(),
             run_dir=self.run_dir,
