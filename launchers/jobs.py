@@ -10,7 +10,7 @@ from launchers import queue
 from launchers.launch_folder import LOGS, SCRIPT, Launch, finished, launch_folders, read_launch, record_folder
 from launchers.queue import UNKNOWN, QueuedJob
 from megatron_mplug2.errors import ExitCode, UserError
-from megatron_mplug2.observability.job_events import SUBMITTED, Event, read_events
+from megatron_mplug2.observability.job_events import NO_JOB, SUBMITTED, Event, read_events
 from megatron_mplug2.observability.last_step import last_train_step
 from megatron_mplug2.observability.run_history import HISTORY_NAME
 from megatron_mplug2.observability.run_summary import read_summary, summary_line
@@ -139,7 +139,7 @@ def told(events: Sequence[Event]) -> list[str]:
     for event, after in zip_longest(events, events[1:]):
         lines.append(f"{_at(event)}  {described(event)}")
         if event.event == "start" and after is not None and after.event == "start" and after.job == event.job:
-            lines.append(f"{_at(after)}  job {event.job} start {event.restarts} has told of no end: its node was lost, or SLURM ended it")
+            lines.append(f"{_at(after)}  {_start(event)} has told of no end: its node was lost, or SLURM ended it")
     return lines
 
 
@@ -147,9 +147,16 @@ def _at(event: Event) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at))
 
 
+def _start(event: Event) -> str:
+    if event.job == NO_JOB:
+        return "its run here"
+    job = f"job {event.job}" if event.part is None else f"part {event.part} (job {event.job})"
+    return f"{job} start {event.restarts}"
+
+
 def described(event: Event) -> str:
     """An event's line for a person."""
-    start = f"job {event.job} start {event.restarts}"
+    start = _start(event)
     if event.event == SUBMITTED:
         return f"job {event.job} submitted"
     if event.event == "unhealthy":
@@ -159,5 +166,7 @@ def described(event: Event) -> str:
         return f"{start} on {event.nodes}"
     known = {int(code): code.name.lower().replace("_", " ") for code in ExitCode}
     how = known.get(event.code, f"signal {event.code - 128}" if event.code > 128 else "failed")
+    if event.job == NO_JOB:
+        return f"{start} ended with {event.code} ({how})"
     then = {"requeue": "requeued", "limit": "not requeued: requeue_limit reached", "taken": _TAKEN}.get(event.next, "not requeued")
     return f"{start} ended with {event.code} ({how}), {then}{f': {event.why}' if event.why else ''}"

@@ -64,6 +64,8 @@ def launch(
     elif profile.local is not None:
         if nodes not in (None, 1):
             raise UserError(f"--nodes {nodes}: this machine is one node; name a cluster of SLURM")
+        if exclude:
+            raise UserError(f"--exclude {exclude[0]}: this machine is all that there is; name a cluster of SLURM")
         _run_here(command, profile.local, dry_run)
 
 
