@@ -1,5 +1,6 @@
 """What became of launches: from SLURM while it remembers a job, and from what the job's script and the run wrote down."""
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,14 @@ BATCH = "batch"
 """Where the job's script writes, beside the ranks."""
 NOT_SUBMITTED = "NOT SUBMITTED"
 _TAKEN = "when SLURM took its nodes: cancelled, preempted, out of time, or a node was lost"
+NEVER_BY_ITSELF = {
+    "BadConstraints": "no node has what it asks for: look at constraint, exclude and the nodes' shape in the cluster's profile",
+    "PartitionConfig": "the partition's nodes are too small: look at cpus_per_task, memory_gb, tasks_per_node in the cluster's profile",
+    "PartitionNodeLimit": "the partition gives a job fewer nodes, or they are down: take fewer nodes, or another partition",
+    "PartitionTimeLimit": "the partition gives a job less time: lower time_limit_min in the cluster's profile",
+    "DependencyNeverSatisfied": "a job before it has ended otherwise: cancel it, and run the study again",
+}
+"""Why a job waits in vain, in SLURM's word, and what a person can do."""
 _NAMED = 16
 """Logs in a message."""
 
@@ -49,7 +58,7 @@ def newest_launch(run_dir: Path) -> Path:
     """Its folder. Raises UserError where the run was never launched as a job."""
     folders = launch_folders(run_dir)
     if not folders and (run_dir / HISTORY_NAME).exists():
-        raise UserError(f"{run_dir} ran here, not as a job: see `mplug2 jobs summary {run_dir}`")
+        raise UserError(f"{run_dir} ran here, not as a job: see `mplug2 jobs summary {shlex.quote(str(run_dir))}`")
     if not folders:
         raise UserError(f"{run_dir} has no launches: name the folder of a run that `mplug2 launch` started")
     return folders[-1]
@@ -107,7 +116,7 @@ def runs_below(place: Path) -> list[Path]:
     if found := [folder for folder in places if launch_folders(folder)]:
         return found
     if any((folder / HISTORY_NAME).exists() for folder in places):
-        raise UserError(f"what is in {place} ran here, not as a job: see `mplug2 jobs summary {place}`")
+        raise UserError(f"what is in {place} ran here, not as a job: see `mplug2 jobs summary {shlex.quote(str(place))}`")
     raise UserError(f"no launched runs in {place}: name the folder of a run, or of runs")
 
 
@@ -116,7 +125,7 @@ def log_path(run_dir: Path, who: str) -> Path:
     folder = newest_launch(run_dir)
     jobs = read_launch(folder).jobs
     if not jobs:
-        raise UserError(f"{run_dir} has no job: `mplug2 jobs list {run_dir}` shows its launches")
+        raise UserError(f"{run_dir} has no job: `mplug2 jobs list {shlex.quote(str(run_dir))}` shows its launches")
     path = folder / LOGS / f"{jobs[-1]}_{who}.log"
     if not path.exists():
         there = sorted(log.stem.removeprefix(f"{jobs[-1]}_") for log in path.parent.glob(f"{jobs[-1]}_*.log"))
@@ -131,6 +140,12 @@ def silence(found: JobStatus) -> str | None:
     if found.queued or not silent or found.state == "CANCELLED":
         return None
     return f"job {found.job} wrote nothing: {found.folder / LOGS} is not there or full, or its nodes cannot write into it"
+
+
+def waits_in_vain(found: JobStatus) -> str | None:
+    """A line about a job whose turn does not come by waiting."""
+    advice = NEVER_BY_ITSELF.get(found.where) if found.state == "PENDING" else None
+    return None if advice is None else f"job {found.job} waits in vain unless something changes: {advice}"
 
 
 def told(events: Sequence[Event]) -> list[str]:

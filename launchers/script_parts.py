@@ -105,8 +105,9 @@ RANKS = """code=0
 {srun} 2>&1 | (trap '' TERM; exec tee "$notes/.srun" >&2) || code=${{PIPESTATUS[0]}}"""
 
 END = """
-srun_said() {{ # the first error that begins so
-  sed -n '/^srun: error: '"$1"'/{{s/^srun: error: //; s/["\\]//g; s/: Killed$/& (out of memory?)/; p; q}}' "$notes/.srun" || true
+srun_said() {{ # the first error that begins so, but those that it ended itself
+  sed -n '/: Terminated$/d; /^srun: error: '"$1"'/{{s/^srun: error: //; s/["\\]//g
+    s/: Killed$/& (out of memory?)/; p; q}}' "$notes/.srun" || true
 }}
 died=$(srun_said '[^ ]*: tasks* [0-9]')
 if [ "$code" -ne {finished} ]; then
@@ -119,7 +120,7 @@ for said in {said_last}; do
   if [ -n "$note" ]; then # of the rank that said it first
     code=$said
     case "$said $died" in
-      *": Exited with exit code"* | *": Terminated"*) ;;
+      *": Exited with exit code"*) ;;
       "{failed} "?*) break ;; # it has lost a rank that was killed, and could say nothing
     esac
     reason=$(sed -n 's/^{why}//p' "$notes/$note")

@@ -1,5 +1,6 @@
 """A study on this machine: its steps one after the other, each in a process of its own that a person could have started."""
 
+import shlex
 import socket
 import sys
 import time
@@ -25,7 +26,7 @@ def run_study(study: Study, jobs: Sequence[QueuedJob], environ: Mapping[str, str
         found = states(study, jobs)
         state = found[name]
         if state.progress is Progress.QUEUED:
-            raise UserError(f"step {name}: {state.detail}: wait for it, or `mplug2 jobs cancel {state.step.home}`")
+            raise UserError(f"step {name}: {state.detail}: wait for it, or `mplug2 jobs cancel {shlex.quote(str(state.step.home))}`")
         if state.progress is Progress.FINISHED:
             tell(f"{name}: finished before")
             continue

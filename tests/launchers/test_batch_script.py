@@ -173,10 +173,20 @@ KILLED = "srun: error: node2: task 1: Killed\\nsrun: error: node1: task 0: Termi
         (KILLED, "85\\n", (85, "requeue", "")),
         ("srun: error: node1: tasks 0-1: Exited with exit code 1\\n", "1\\nwhy: no luck\\n", (1, "requeue", "no luck")),
         ("srun: error: node1: tasks 0-1: Exited with exit code 7\\n", "", (143, "requeue", "node1: tasks 0-1: Exited with exit code 7")),
+        ("srun: error: node1: tasks 0-1: Terminated\\n", "", (143, "requeue", "")),
         ('srun: error: Cannot "create" a step\\n', "", (143, "requeue", "Cannot create a step")),
         ('srun: error: Cannot "create" a step\\n', "1\\nwhy: no luck\\n", (1, "requeue", "no luck")),
     ],
-    ids=["killed", "others notice it", "others have saved", "it says why", "it says nothing", "nobody begins", "srun complains"],
+    ids=[
+        "killed",
+        "others notice it",
+        "others have saved",
+        "it says why",
+        "it says nothing",
+        "SLURM ends it",
+        "nobody begins",
+        "srun complains",
+    ],
 )
 def test_of_a_rank_that_died_srun_tells(tmp_path: Path, srun: str, note: str, end: tuple[int, str, str]) -> None:
     noted = f"printf '{note}' > $MPLUG2_EXIT_NOTES/0;" if note else ""

@@ -82,6 +82,17 @@ def test_a_queued_job_is_known_by_its_script(run: Path) -> None:
     assert (found.job, found.state, found.where, found.queued) == ("9", "PENDING", "Priority", True)
 
 
+def test_a_job_that_waits_in_vain_is_told(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = run / "launches/0001/job.sh"
+    script.touch()
+    vain = ["job 7 waits in vain unless something changes: the partition gives a job less time"]
+    for reason, said in (("PartitionTimeLimit", vain), ("Resources", [])):
+        programs(tmp_path, monkeypatch, squeue=f"echo '7|PENDING|{reason}||{script}'")
+        lines = mplug2("status", run).splitlines()
+        assert lines[0] == f"job: 7  PENDING  {reason}"
+        assert [line.partition(": lower")[0] for line in lines[8:]] == said, lines
+
+
 def test_a_job_that_could_not_write_is_told(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run / "launches/0001"
     programs(tmp_path, monkeypatch, scontrol="echo JobState=FAILED")

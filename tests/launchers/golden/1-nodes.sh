@@ -129,8 +129,9 @@ srun \
   --output=/shared/runs/large/launches/0001/logs/%j_%t.log \
   python3 -m megatron_mplug2.cli pretrain /shared/runs/large/launches/0001/config.yaml 2>&1 | (trap '' TERM; exec tee "$notes/.srun" >&2) || code=${PIPESTATUS[0]}
 
-srun_said() { # the first error that begins so
-  sed -n '/^srun: error: '"$1"'/{s/^srun: error: //; s/["\]//g; s/: Killed$/& (out of memory?)/; p; q}' "$notes/.srun" || true
+srun_said() { # the first error that begins so, but those that it ended itself
+  sed -n '/: Terminated$/d; /^srun: error: '"$1"'/{s/^srun: error: //; s/["\]//g
+    s/: Killed$/& (out of memory?)/; p; q}' "$notes/.srun" || true
 }
 died=$(srun_said '[^ ]*: tasks* [0-9]')
 if [ "$code" -ne 0 ]; then
@@ -143,7 +144,7 @@ for said in 2 65 86 85 75 127 1; do
   if [ -n "$note" ]; then # of the rank that said it first
     code=$said
     case "$said $died" in
-      *": Exited with exit code"* | *": Terminated"*) ;;
+      *": Exited with exit code"*) ;;
       "1 "?*) break ;; # it has lost a rank that was killed, and could say nothing
     esac
     reason=$(sed -n 's/^why: //p' "$notes/$note")
