@@ -56,9 +56,12 @@ def events_name(part: str | int | None) -> str:
 
 
 def read_events(folder: Path) -> list[Event]:
-    """Of a launch. In the order of time, of all parts; without lines that a dying node has cut off."""
+    """Of a launch. In the order of time, of all parts; without lines that a dying node has cut off.
+
+    A job may begin within the second in which it was submitted, and tell of it before the launch does. Parts have the larger numbers.
+    """
     events = [event for path in sorted(folder.glob("events*.jsonl")) for event in events_in(path)]
-    return sorted(events, key=lambda event: event.at)
+    return sorted(events, key=lambda event: (event.at, event.job, event.event != SUBMITTED))
 
 
 def events_in(path: Path) -> list[Event]:

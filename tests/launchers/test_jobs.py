@@ -82,6 +82,20 @@ def test_a_queued_job_is_known_by_its_script(run: Path) -> None:
     assert (found.job, found.state, found.where, found.queued) == ("9", "PENDING", "Priority", True)
 
 
+@pytest.mark.parametrize("part", [None, 1])
+def test_a_job_is_submitted_before_it_begins(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int | None) -> None:
+    """Though the launch told of it later, in the same second."""
+    folder = run / "launches/0001"
+    events = [Event(at=2, job=7, restarts=0, event=what, code=code) for what, code in (("start", None), ("end", 1), ("submit", None))]
+    (folder / EVENTS).write_text("")
+    for event, name in zip(events, (events_name(part), events_name(part), EVENTS), strict=True):
+        with (folder / name).open("a") as file:
+            file.write(event.model_dump_json() + "\n")
+    programs(tmp_path, monkeypatch, scontrol="echo JobState=FAILED")
+    found = status_of(run, [])
+    assert [event.event for event in found.events] == ["submit", "start", "end"] and silence(found) is None
+
+
 def test_a_job_that_waits_in_vain_is_told(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = run / "launches/0001/job.sh"
     script.touch()
