@@ -15,15 +15,16 @@ from launchers.cluster import Device, HealthConfig, SlurmConfig
 from launchers.exit_notes import FOLDER, WHY
 from launchers.health import MARK
 from launchers.health_task import NODES
+from launchers.interpreter import NOT_THERE, looked_up
 from launchers.launch_folder import CODE, LOGS, PROBES
 from launchers.ports import FIRST_PORT, PORTS
-from launchers.script_parts import BEGIN, CHECK, END, MEETING
+from launchers.script_parts import BEGIN, CHECK, END, MEETING, RANKS
 from launchers.stop_signal import STOP_SIGNAL
 from megatron_mplug2.errors import ExitCode
 from megatron_mplug2.observability.job_events import FOLDER as LAUNCH_FOLDER
 from megatron_mplug2.observability.job_events import events_name
 
-SAID_LAST = (ExitCode.MISTAKE, ExitCode.BROKEN_DATA, ExitCode.CUT_SHORT, ExitCode.STOPPED, ExitCode.HUNG, ExitCode.FAILED)
+SAID_LAST = (ExitCode.MISTAKE, ExitCode.BROKEN_DATA, ExitCode.CUT_SHORT, ExitCode.STOPPED, ExitCode.HUNG, NOT_THERE, ExitCode.FAILED)
 """What a rank says for all, the weightiest first."""
 FINAL = (ExitCode.FINISHED, ExitCode.MISTAKE, ExitCode.BROKEN_DATA)
 """After which another start would end the same way."""
@@ -43,6 +44,8 @@ class JobSpec:
     name: str
     command: tuple[str, ...]
     """What each task runs."""
+    python: str
+    """The interpreter that it needs."""
     folder: Path
     """The launch's, as `launchers.launch_folder` lays it out."""
     work_dir: Path
@@ -65,6 +68,7 @@ class JobSpec:
 
 def render(spec: JobSpec) -> str:
     """The batch script. Everything that a person named is quoted, except the lines of `setup`, which are shell by purpose."""
+    check = [_check(spec, spec.slurm.health, spec.check)] if spec.slurm.health and spec.check else []
     parts = [
         "#!/bin/bash",
         *(f"#SBATCH --{name}" if value is None else f"#SBATCH --{name}={shlex.quote(value)}" for name, value in _options(spec)),
@@ -79,13 +83,16 @@ def render(spec: JobSpec) -> str:
         *spec.slurm.setup,
         *(f"export {name}={shlex.quote(str(value))}" for name, value in spec.slurm.environment.items()),
         MEETING.format(code=CODE, notes=FOLDER, launch=LAUNCH_FOLDER, nodes=NODES, first=FIRST_PORT, ports=PORTS, stride=PORT_STRIDE),
-        *([_check(spec, spec.slurm.health, spec.check)] if spec.slurm.health and spec.check else []),
-        "code=0",
-        _srun(_ranks_options(spec), spec.command) + " || code=$?",
+        *check,
+        RANKS.format(srun=_srun(_ranks_options(spec), spec.command if check else looked_up(spec.python, spec.command))),
         END.format(
             said_last=_words(SAID_LAST, " "),
             final=_words(FINAL, " | "),
             finished=int(ExitCode.FINISHED),
+            failed=int(ExitCode.FAILED),
+            mistake=int(ExitCode.MISTAKE),
+            not_there=NOT_THERE,
+            tasks=spec.nodes * spec.tasks_per_node,
             terminated=_TERMINATED,
             cut_short=int(ExitCode.CUT_SHORT),
             why=WHY,
@@ -111,7 +118,7 @@ def _check(spec: JobSpec, health: HealthConfig, command: tuple[str, ...]) -> str
     )
 
 
-def _words(codes: tuple[ExitCode, ...], between: str) -> str:
+def _words(codes: tuple[int, ...], between: str) -> str:
     return between.join(str(int(code)) for code in codes)
 
 

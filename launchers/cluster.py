@@ -90,6 +90,15 @@ class SlurmConfig(Frozen):
     health: HealthConfig | None = HealthConfig()
     """On unless it is set to null: it takes the seconds of an import at each start, where a bad node takes all its starts from a job."""
 
+    @model_validator(mode="after")
+    def _check(self) -> "SlurmConfig":
+        if self.signal_lead_s >= 60 * self.time_limit_min:
+            raise ValueError(
+                f"signal_lead_s={self.signal_lead_s} takes all of time_limit_min={self.time_limit_min}: the ranks would be asked to save "
+                "as soon as they begin; lower it, or give the job more time"
+            )
+        return self
+
 
 class Cluster(Frozen):
     """One of the two."""

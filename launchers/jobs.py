@@ -1,5 +1,6 @@
 """What became of launches: from SLURM while it remembers a job, and from what the job's script and the run wrote down."""
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from launchers import queue
 from launchers.launch_folder import LOGS, SCRIPT, Launch, finished, launch_folders, read_launch, record_folder
 from launchers.queue import UNKNOWN, QueuedJob
 from megatron_mplug2.errors import ExitCode, UserError
-from megatron_mplug2.observability.job_events import SUBMITTED, Event, read_events
+from megatron_mplug2.observability.job_events import NO_JOB, SUBMITTED, Event, read_events
 from megatron_mplug2.observability.last_step import last_train_step
 from megatron_mplug2.observability.run_history import HISTORY_NAME
 from megatron_mplug2.observability.run_summary import read_summary, summary_line
@@ -19,6 +20,14 @@ BATCH = "batch"
 """Where the job's script writes, beside the ranks."""
 NOT_SUBMITTED = "NOT SUBMITTED"
 _TAKEN = "when SLURM took its nodes: cancelled, preempted, out of time, or a node was lost"
+NEVER_BY_ITSELF = {
+    "BadConstraints": "no node has what it asks for: look at constraint, exclude and the nodes' shape in the cluster's profile",
+    "PartitionConfig": "the partition's nodes are too small: look at cpus_per_task, memory_gb, tasks_per_node in the cluster's profile",
+    "PartitionNodeLimit": "the partition gives a job fewer nodes, or they are down: take fewer nodes, or another partition",
+    "PartitionTimeLimit": "the partition gives a job less time: lower time_limit_min in the cluster's profile",
+    "DependencyNeverSatisfied": "a job before it has ended otherwise: cancel it, and run the study again",
+}
+"""Why a job waits in vain, in SLURM's word, and what a person can do."""
 _NAMED = 16
 """Logs in a message."""
 
@@ -49,7 +58,7 @@ def newest_launch(run_dir: Path) -> Path:
     """Its folder. Raises UserError where the run was never launched as a job."""
     folders = launch_folders(run_dir)
     if not folders and (run_dir / HISTORY_NAME).exists():
-        raise UserError(f"{run_dir} ran here, not as a job: see `mplug2 jobs summary {run_dir}`")
+        raise UserError(f"{run_dir} ran here, not as a job: see `mplug2 jobs summary {shlex.quote(str(run_dir))}`")
     if not folders:
         raise UserError(f"{run_dir} has no launches: name the folder of a run that `mplug2 launch` started")
     return folders[-1]
@@ -107,7 +116,7 @@ def runs_below(place: Path) -> list[Path]:
     if found := [folder for folder in places if launch_folders(folder)]:
         return found
     if any((folder / HISTORY_NAME).exists() for folder in places):
-        raise UserError(f"what is in {place} ran here, not as a job: see `mplug2 jobs summary {place}`")
+        raise UserError(f"what is in {place} ran here, not as a job: see `mplug2 jobs summary {shlex.quote(str(place))}`")
     raise UserError(f"no launched runs in {place}: name the folder of a run, or of runs")
 
 
@@ -116,7 +125,7 @@ def log_path(run_dir: Path, who: str) -> Path:
     folder = newest_launch(run_dir)
     jobs = read_launch(folder).jobs
     if not jobs:
-        raise UserError(f"{run_dir} has no job: `mplug2 jobs list {run_dir}` shows its launches")
+        raise UserError(f"{run_dir} has no job: `mplug2 jobs list {shlex.quote(str(run_dir))}` shows its launches")
     path = folder / LOGS / f"{jobs[-1]}_{who}.log"
     if not path.exists():
         there = sorted(log.stem.removeprefix(f"{jobs[-1]}_") for log in path.parent.glob(f"{jobs[-1]}_*.log"))
@@ -133,13 +142,19 @@ def silence(found: JobStatus) -> str | None:
     return f"job {found.job} wrote nothing: {found.folder / LOGS} is not there or full, or its nodes cannot write into it"
 
 
+def waits_in_vain(found: JobStatus) -> str | None:
+    """A line about a job whose turn does not come by waiting."""
+    advice = NEVER_BY_ITSELF.get(found.where) if found.state == "PENDING" else None
+    return None if advice is None else f"job {found.job} waits in vain unless something changes: {advice}"
+
+
 def told(events: Sequence[Event]) -> list[str]:
     """A line for each event; also for a start that was followed by another one and has told of no end."""
     lines = []
     for event, after in zip_longest(events, events[1:]):
         lines.append(f"{_at(event)}  {described(event)}")
         if event.event == "start" and after is not None and after.event == "start" and after.job == event.job:
-            lines.append(f"{_at(after)}  job {event.job} start {event.restarts} has told of no end: its node was lost, or SLURM ended it")
+            lines.append(f"{_at(after)}  {_start(event)} has told of no end: its node was lost, or SLURM ended it")
     return lines
 
 
@@ -147,9 +162,16 @@ def _at(event: Event) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at))
 
 
+def _start(event: Event) -> str:
+    if event.job == NO_JOB:
+        return "its run here"
+    job = f"job {event.job}" if event.part is None else f"part {event.part} (job {event.job})"
+    return f"{job} start {event.restarts}"
+
+
 def described(event: Event) -> str:
     """An event's line for a person."""
-    start = f"job {event.job} start {event.restarts}"
+    start = _start(event)
     if event.event == SUBMITTED:
         return f"job {event.job} submitted"
     if event.event == "unhealthy":
@@ -159,5 +181,7 @@ def described(event: Event) -> str:
         return f"{start} on {event.nodes}"
     known = {int(code): code.name.lower().replace("_", " ") for code in ExitCode}
     how = known.get(event.code, f"signal {event.code - 128}" if event.code > 128 else "failed")
+    if event.job == NO_JOB:
+        return f"{start} ended with {event.code} ({how})"
     then = {"requeue": "requeued", "limit": "not requeued: requeue_limit reached", "taken": _TAKEN}.get(event.next, "not requeued")
     return f"{start} ended with {event.code} ({how}), {then}{f': {event.why}' if event.why else ''}"

@@ -1,5 +1,6 @@
 """From a config and a cluster to a job: its shape, its folder, its submission."""
 
+import shlex
 import shutil
 import sys
 import time
@@ -88,6 +89,7 @@ class Plan:
         return JobSpec(
             name=self.run.name,
             command=agent_command(python(self.slurm), command, self.shape.nodes, ranks) if torchrun else (*mplug2(self.slurm), *command),
+            python=python(self.slurm),
             folder=folder,
             work_dir=Path.cwd(),
             run_dir=self.run_dir,
@@ -239,7 +241,9 @@ def refuse_where_used(launches: Path, apart_from: Path | None = None) -> None:
         ours = apart_from is not None and job.script.is_relative_to(apart_from)
         if not ours and (job.script.is_relative_to(launches) or _run_of(job) == launches.parent):
             home = job.script.parents[2]
-            raise UserError(f"job {job.job} ({job.state}) is using {launches.parent}: wait for it, or `mplug2 jobs cancel {home}`")
+            raise UserError(
+                f"job {job.job} ({job.state}) is using {launches.parent}: wait for it, or `mplug2 jobs cancel {shlex.quote(str(home))}`"
+            )
 
 
 def _run_of(job: queue.QueuedJob) -> Path | None:

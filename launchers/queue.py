@@ -91,8 +91,9 @@ def _slurm(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
     }
     try:
         return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    except subprocess.TimeoutExpired:
-        raise UserError(f"{command[0]} has not answered for {PATIENCE_S} s: try again, or ask those who run the cluster") from None
+    except subprocess.TimeoutExpired as error:
+        said = _one_line((error.stderr or b"").decode(errors="replace"))
+        raise UserError(f"{command[0]} has not answered for {PATIENCE_S} s ({said}): try again, or ask those who run the cluster") from None
 
 
 def _one_line(text: str) -> str:

@@ -100,15 +100,35 @@ if [ "$(grep -c '^{mark} well ' <<< "$said")" -ne {tasks} ]; then
 fi
 """
 
+RANKS = """code=0
+# What srun itself tells is kept: who died first.
+{srun} 2>&1 | (trap '' TERM; exec tee "$notes/.srun" >&2) || code=${{PIPESTATUS[0]}}"""
+
 END = """
+srun_said() {{ # the first error that begins so, but those that it ended itself
+  sed -n '/: Terminated$/d; /^srun: error: '"$1"'/{{s/^srun: error: //; s/["\\]//g
+    s/: Killed$/& (out of memory?)/; p; q}}' "$notes/.srun" || true
+}}
+died=$(srun_said '[^ ]*: tasks* [0-9]')
+if [ "$code" -ne {finished} ]; then
+  reason=$died
+  : "${{reason:=$(srun_said)}}"
+fi
 # A rank that ends takes the others with it, and srun then tells of those that it killed: what a rank said itself weighs more.
 for said in {said_last}; do
   note=$(cd "$notes" && ls -tr | xargs -r grep -lsx "$said" | head -n 1) || true
   if [ -n "$note" ]; then # of the rank that said it first
-    code=$said reason=$(sed -n 's/^{why}//p' "$notes/$note")
+    code=$said
+    case "$said $died" in
+      *": Exited with exit code"*) ;;
+      "{failed} "?*) break ;; # it has lost a rank that was killed, and could say nothing
+    esac
+    reason=$(sed -n 's/^{why}//p' "$notes/$note")
     break
   fi
 done
+# Where no task has its interpreter, none will have it the next time.
+if [ "$(grep -lsx {not_there} "$notes"/* | wc -l)" -eq {tasks} ]; then leave {mistake} end; fi
 # srun is content, too, with ranks that SLURM takes away together with their node, and is so before SLURM tells of it.
 if [ "$code" -eq {finished} ] && ! grep -qsx {finished} "$notes"/*; then
   echo "error: srun ended well, and no rank has said that it did" >&2

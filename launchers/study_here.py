@@ -1,5 +1,6 @@
 """A study on this machine: its steps one after the other, each in a process of its own that a person could have started."""
 
+import shlex
 import socket
 import sys
 import time
@@ -12,9 +13,7 @@ from launchers.snapshot import git_state
 from launchers.study import Step, Study
 from launchers.study_state import Progress, StepState, states
 from megatron_mplug2.errors import ExitCode, UserError
-from megatron_mplug2.observability.job_events import Event, append_event
-
-_NO_JOB = 0
+from megatron_mplug2.observability.job_events import NO_JOB, Event, append_event
 
 
 def run_study(study: Study, jobs: Sequence[QueuedJob], environ: Mapping[str, str], lock: int, tell: Callable[[str], None]) -> int:
@@ -27,7 +26,7 @@ def run_study(study: Study, jobs: Sequence[QueuedJob], environ: Mapping[str, str
         found = states(study, jobs)
         state = found[name]
         if state.progress is Progress.QUEUED:
-            raise UserError(f"step {name}: {state.detail}: wait for it, or `mplug2 jobs cancel {state.step.home}`")
+            raise UserError(f"step {name}: {state.detail}: wait for it, or `mplug2 jobs cancel {shlex.quote(str(state.step.home))}`")
         if state.progress is Progress.FINISHED:
             tell(f"{name}: finished before")
             continue
@@ -44,9 +43,9 @@ def _run(step: Step, before: Sequence[StepState], environ: Mapping[str, str], lo
         after = tuple(state.launch for state in before)
         launched = Launch(command=step.command.words, commit=git.commit, changed=bool(git.diff), nodes=1, tasks_per_node=1, after=after)
         write_launch(folder, launched)
-        append_event(folder, Event(at=int(time.time()), job=_NO_JOB, restarts=0, event="start", nodes=socket.gethostname(), next="run"))
+        append_event(folder, Event(at=int(time.time()), job=NO_JOB, restarts=0, event="start", nodes=socket.gethostname(), next="run"))
         code = _code([sys.executable, "-m", "megatron_mplug2.cli", *step.command.words], environ, lock)
-        append_event(folder, Event(at=int(time.time()), job=_NO_JOB, restarts=0, event="end", code=code, next="end"))
+        append_event(folder, Event(at=int(time.time()), job=NO_JOB, restarts=0, event="end", code=code, next="end"))
     return code
 
 

@@ -1,5 +1,6 @@
 """A study on SLURM: every step that is neither finished nor queued becomes a job that starts when the steps before it have ended well."""
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -42,7 +43,7 @@ def plan_study(found: Mapping[str, StepState], profiles: Profiles) -> list[Submi
         if state.progress is Progress.QUEUED and not (state.current and all(each.progress in DONE_OR_COMING for each in before)):
             raise UserError(
                 f"step {state.step.name} ({state.detail}) was queued for another command, or after a step that has ended otherwise: "
-                f"`mplug2 jobs cancel {state.step.home}`, then run the study again"
+                f"`mplug2 jobs cancel {shlex.quote(str(state.step.home))}`, then run the study again"
             )
     return [_planned(state.step, found, profiles) for state in found.values() if state.progress not in DONE_OR_COMING]
 

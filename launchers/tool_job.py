@@ -9,7 +9,7 @@ from launchers.batch_script import JobSpec
 from launchers.cluster import Device, SlurmConfig
 from launchers.command_line import PART, Command
 from launchers.launchable import Launchable, Shape
-from launchers.launching import Work, check_path, mplug2, plan, request_of
+from launchers.launching import Work, check_path, mplug2, plan, python, request_of
 from megatron_mplug2.errors import UserError
 
 JOBS = Path("runs/jobs")
@@ -38,6 +38,7 @@ class ToolPlan:
         return JobSpec(
             name=self.home.name,
             command=command,
+            python=python(self.slurm),
             folder=folder,
             work_dir=Path.cwd(),
             run_dir=self.home,

@@ -20,7 +20,7 @@ def read_yaml(kind: type[Tree], path: Path, asked: str, advice: str) -> Tree:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{asked}: cannot read {path} ({_one_line(error)}): {advice}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a date that is none is a ValueError
         raise UserError(f"{path}: not YAML: {_one_line(error)}") from None
     try:
         return kind.model_validate(tree if tree is not None else {})

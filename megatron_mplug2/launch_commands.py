@@ -4,6 +4,8 @@ import os
 import shlex
 import sys
 from collections import deque
+from collections.abc import Collection
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,7 +57,7 @@ def launch(
     if parts is None and at_once is not None:
         raise UserError(f"--at-once {at_once}: bounds an array: give --parts too")
     commands = commands_beside(context)
-    command = read_command(commands, words if words[0] in commands.commands else ["pretrain", *words])
+    command = read_command(commands, words if words[0] in commands.commands else ["pretrain", *_config_first(words, commands.commands)])
     array = None if parts is None else Array(parts=parts, at_once=at_once)
     profile = load_cluster(cluster)
     if profile.slurm is not None:
@@ -64,7 +66,19 @@ def launch(
     elif profile.local is not None:
         if nodes not in (None, 1):
             raise UserError(f"--nodes {nodes}: this machine is one node; name a cluster of SLURM")
+        if exclude:
+            raise UserError(f"--exclude {exclude[0]}: this machine is all that there is; name a cluster of SLURM")
         _run_here(command, profile.local, dry_run)
+
+
+def _config_first(words: list[str], commands: Collection[str]) -> list[str]:
+    """Raises UserError where the first word is neither a file nor looks like one."""
+    if words[0].endswith((".yaml", ".yml")) or Path(words[0]).exists():
+        return words
+    near = get_close_matches(words[0], commands, n=1)
+    raise UserError(
+        f"launch {words[0]}: neither a config, such as run.yaml, nor a command" + (f"; did you mean {near[0]}?" if near else "")
+    )
 
 
 def _launch_on_slurm(planned: "Launchable", dry_run: bool) -> None:
@@ -131,9 +145,9 @@ def _status(run: Path) -> "JobStatus":
 
 
 def _lines(found: "JobStatus") -> list[str]:
-    from launchers.jobs import silence, told
+    from launchers.jobs import silence, told, waits_in_vain
 
-    launched, silent = found.launch, silence(found)
+    launched, doubts = found.launch, [line for line in (silence(found), waits_in_vain(found)) if line]
     code = f"commit {launched.commit}{' with changes' if launched.changed else ''}" if launched.commit else "no commit"
     return [
         f"job: {found.job or '-'}  {found.state}  {found.where or '-'}",
@@ -141,7 +155,7 @@ def _lines(found: "JobStatus") -> list[str]:
         f"command: mplug2 {shlex.join(launched.command)}",
         f"step: {found.steps}",
         *told(found.events),
-        *([silent] if silent else []),
+        *doubts,
         *([found.summary] if found.summary else []),
     ]
 
@@ -171,7 +185,8 @@ def cancel(run: RunFolder) -> None:
     if not found.queued or found.job is None:
         raise UserError(f"{run} has no job that waits or runs (the last one: {found.job or 'none'}, {found.state})")
     queue.cancel(found.job)
-    typer.echo(f"job {found.job} is cancelled; `mplug2 jobs resume {run}` goes on from the last checkpoint")
+    then = "goes on from the last checkpoint" if found.steps else "starts it again"
+    typer.echo(f"job {found.job} is cancelled; `mplug2 jobs resume {shlex.quote(str(run))}` {then}")
 
 
 @app.command()

@@ -43,12 +43,15 @@ def _models() -> list[str]:
 
 
 def layout_lines(run: RunConfig, gpus: int, gpu: str | None, node: int, memory_gb: float | None, timeline: Path | None) -> Iterator[str]:
-    """Raises UserError for an unknown GPU, and after the reasons where no layout can be had."""
+    """Raises UserError for an unknown GPU, before the first line where the page cannot be written, and after the reasons where no layout
+    can be had."""
     from megatron_mplug2.planner.hardware import GB
     from megatron_mplug2.planner.layouts import compare_layouts
 
     cluster = _cluster(gpu, gpus, node, f"--gpus {gpus}")
     compared = compare_layouts(run, cluster, memory_gb * GB if memory_gb is not None else cluster.gpu.memory)
+    if timeline is not None and compared.options:  # first, since it may be that it cannot be written
+        _write_timeline(compared.options[0].config, compared.options[0].models, cluster, timeline)
     yield from _head(run, cluster)
     if compared.options:
         yield from _ranking(compared)
@@ -61,12 +64,11 @@ def layout_lines(run: RunConfig, gpus: int, gpu: str | None, node: int, memory_g
         advice = "take more or larger devices" if too_large else _other_sizes(run, gpus)
         raise UserError(f"no layout of {gpus} {cluster.gpu.name} can train {run.name}: see the reasons above; {advice}")
     if timeline is not None:
-        best = compared.options[0]
-        yield _write_timeline(best.config, best.models, cluster, timeline)
+        yield f"wrote {timeline}"
 
 
-def timeline_line(run: RunConfig, gpu: str | None, node: int, timeline: Path) -> str:
-    """Writes the simulated step of the config's own layout. Raises UserError for an unknown GPU."""
+def write_own_timeline(run: RunConfig, gpu: str | None, node: int, timeline: Path) -> None:
+    """The simulated step of the config's own layout. Raises UserError for an unknown GPU, and where the page cannot be written."""
     from megatron_mplug2.models.partition import make_partition
     from megatron_mplug2.planner.step_time import step_models
 
@@ -74,7 +76,7 @@ def timeline_line(run: RunConfig, gpu: str | None, node: int, timeline: Path) ->
     cluster = _cluster(gpu, ranks, node, f"--timeline {timeline}")
     if cluster.node % run.layout.tensor:
         raise UserError(f"layout.tensor={run.layout.tensor} does not divide a node's {cluster.node} GPUs: choose another --nodes-of")
-    return _write_timeline(run, step_models(run, cluster, make_partition(run)), cluster, timeline)
+    _write_timeline(run, step_models(run, cluster, make_partition(run)), cluster, timeline)
 
 
 def _cluster(gpu: str | None, gpus: int, node: int, asked: str) -> "Cluster":
@@ -188,18 +190,18 @@ def _either(numbers: Sequence[int]) -> str:
     return " or ".join(map(str, numbers))
 
 
-def _write_timeline(config: RunConfig, models: "Sequence[StepModel]", cluster: "Cluster", out: Path) -> str:
+def _write_timeline(config: RunConfig, models: "Sequence[StepModel]", cluster: "Cluster", out: Path) -> None:
     """Of the kind of step that takes most of the run's time."""
     from megatron_mplug2.planner.drawing import write_timeline
 
     model, layout = max(models, key=lambda one: one.share * one.parts.total), config.layout
     microbatches = f"{config.microbatches} {'microbatch' if config.microbatches == 1 else 'microbatches'} of {config.training.microbatch}"
+    measured = "from rates that were measured on that machine" if cluster.gpu.measured else "which no measurement on GPUs has checked yet"
     note = (
         f"Simulated: tensor {layout.tensor} x pipeline {layout.pipeline} x data {layout.data}, {microbatches}. "
-        "Times are a model's, which no measurement on GPUs has checked yet."
+        f"Times are a model's, {measured}."
     )
     write_timeline(out, f"{config.name} on {cluster.gpus} {cluster.gpu.name}: a step of {_kind(model)}", note, model.timeline)
-    return f"wrote {out}"
 
 
 def _columns(rows: Rows) -> Iterator[str]:

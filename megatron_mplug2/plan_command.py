@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from megatron_mplug2.errors import UserError
+
 if TYPE_CHECKING:
     from megatron_mplug2.config.schema import RunConfig
     from megatron_mplug2.models.partition import Partition
@@ -40,8 +42,10 @@ def plan(
 
     Exits with 2 where a rank needs more memory than there is, and names what would fit.
     """
-    from megatron_mplug2.layouts_command import chosen_config, layout_lines, timeline_line
+    from megatron_mplug2.layouts_command import chosen_config, layout_lines, write_own_timeline
 
+    if stages and gpus is not None:
+        raise UserError("--stages shows the layout of one config, --gpus compares many: leave one of them out")
     run = chosen_config(config, model, overrides or [])
     if gpus is not None:
         for line in layout_lines(run, gpus, gpu, nodes_of, memory_gb, timeline):
@@ -54,10 +58,12 @@ def plan(
     limits = [] if gpu is None else [(_memory_gb(gpu), gpu)]
     limits += [] if memory_gb is None else [(memory_gb, "a device")]
     partition = make_partition(run)
+    if timeline is not None:  # first, since it may be that it cannot be written
+        write_own_timeline(run, gpu, nodes_of, timeline)
     for line in (*_summary(run, partition), *(_details(run, partition) if stages else ())):
         typer.echo(line)
     if timeline is not None:
-        typer.echo(timeline_line(run, gpu, nodes_of, timeline))
+        typer.echo(f"wrote {timeline}")
     for limit, device in limits:
         check_memory(run, limit, device)
 

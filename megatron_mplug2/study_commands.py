@@ -1,5 +1,6 @@
 """`mplug2 study`: a whole study, from raw corpora to an export, by one file."""
 
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -92,7 +93,7 @@ def _submit(study: "Study", file: Path, profiles: "Profiles", dry_run: bool) -> 
             if state.progress in study_slurm.DONE_OR_COMING:
                 typer.echo(f"{name}: {state.progress}" + (f", {state.detail}" if state.progress is Progress.QUEUED else ""))
         study_slurm.submit(found, study_slurm.plan_study(found, profiles), typer.echo)
-    typer.echo(f"next: mplug2 study status {file}")
+    typer.echo(f"next: mplug2 study status {shlex.quote(str(file))}")
 
 
 def _run_here(study: "Study", local: "LocalConfig", dry_run: bool) -> None:

@@ -1,6 +1,7 @@
 """`mplug2 sweep`: a product of layouts, measured by a short training each."""
 
 import os
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -158,7 +159,7 @@ def _submit(sweep: "Sweep", file: Path, points: "list[Point]", slurm: "SlurmConf
 
     queue.queued()  # tells, before anything is written, that there is no SLURM here
     arrays.submit_arrays(arrays.plan_arrays(sweep, file, points, slurm), typer.echo)
-    typer.echo(f"next: mplug2 sweep status {file}")
+    typer.echo(f"next: mplug2 sweep status {shlex.quote(str(file))}")
 
 
 def _run_here(sweep: "Sweep", points: "list[Point]", local: "LocalConfig", lock: int) -> None:

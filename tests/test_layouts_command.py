@@ -68,6 +68,7 @@ def test_where_the_batch_cannot_be_shared_out_other_sizes_are_named() -> None:
     ("arguments", "said"),
     [
         ((), "no config is named: give a CONFIG, or --model with one of base, demo, huge, large"),
+        (("--model", "base", *GPUS, "--stages"), "--stages shows the layout of one config, --gpus compares many"),
         (("--model", "giant"), "--model giant has no config in "),
         (("--model", "base", "--gpus", "8"), "--gpus 8 needs --gpu: name one of A100, H100, H200, B200"),
         (("--model", "base", "--timeline", "step.html"), "--timeline step.html needs --gpu: name one of A100, H100, H200, B200"),
@@ -92,12 +93,22 @@ def test_the_timeline_of_a_configs_own_layout(tmp_path: Path) -> None:
     assert text.count('<rect class="backward"') == 4 * 8 == text.count('<rect class="forward"')
 
 
+@pytest.mark.parametrize("asked", [("--gpu", "H100"), GPUS], ids=["of its own layout", "of the best one"])
+def test_a_timeline_that_cannot_be_written_is_told_before_the_table(tmp_path: Path, asked: tuple[str, ...]) -> None:
+    (tmp_path / "file").touch()
+    done = command("--model", "base", *asked, "--timeline", str(tmp_path / "file/step.html"))
+    assert str(done.exception).startswith(f"cannot write {tmp_path}/file/step.html: ") and done.stdout == ""
+
+
 def test_a_measured_machine_stands_in_a_gpus_place(tmp_path: Path) -> None:
     file = tmp_path / "machine.json"
     file.write_text(json.dumps({"figures": profile_tree(PROFILE)}))
     lines = command("--model", "demo", "--gpus", "2", "--gpu", str(file)).stdout.splitlines()
     assert lines[0] == "demo on 2 two cores (1 node of 2), global batch 32, fp32"
     assert "measured on that machine" in lines[1] and not any(line.startswith("failures") for line in lines)
+    page = tmp_path / "step.html"
+    assert command("--model", "demo", "--gpus", "2", "--gpu", str(file), "--timeline", str(page)).exception is None
+    assert "from rates that were measured on that machine" in page.read_text() and "no measurement" not in page.read_text()
     assert refusal("--model", "demo", "--gpus", "4", "--gpu", str(file)).startswith("two cores was measured with up to 2 ranks")
     assert refusal("--model", "base", "--gpus", "2", "--gpu", str(file)).startswith("two cores was measured in fp32")
     assert command("--model", "demo", "--gpu", str(file)).exception is None

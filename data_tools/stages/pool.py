@@ -1,6 +1,7 @@
 """Runs pieces of work in forked processes, some at a time, and outlives what kills or hangs a process: a decoder's bug, a hostile file."""
 
 import ctypes
+import gc
 import mmap
 import os
 import signal
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field
 from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
 from typing import Generic, TypeVar
+
+import torch
 
 from data_tools.sample import Fault, Reason
 from megatron_mplug2.errors import UserError
@@ -151,6 +154,8 @@ def _work(piece: Piece, make: Make[Piece], faults: Faults, slot: Slot, told: con
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before prctl
             os._exit(1)
+    gc.freeze()  # what the parent left unreferenced, such as a process group, must not be destroyed here, without its threads
+    torch.set_num_threads(1)  # of OpenMP's, which this process would wait for where its parent has used more; and each core has a process
     try:
         make(piece, faults, slot)
     except UserError as error:

@@ -50,6 +50,7 @@ class SweepArray:
         return JobSpec(
             name=self.folder.name,
             command=agent if torchrun else (*mplug2(self.slurm), *command),
+            python=python(self.slurm),
             folder=folder,
             work_dir=Path.cwd(),
             run_dir=self.folder,

@@ -11,6 +11,8 @@ from megatron_mplug2.errors import ExitCode
 _SAID = "error: "
 """What the command begins the line with that says why it ended."""
 _MOST_LETTERS = 300
+STOPPED = "it was asked to stop before its end, by its time limit or a preemption: a longer time_limit_min in the profile, or fewer steps"
+"""A point is not gone on with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,8 @@ class PointEnd:
     commit: str | None
     logs: tuple[Path, ...]
     """Where it printed; what the first one says counts most."""
+    why: str = ""
+    """What its job wrote down about that, if anything."""
 
 
 def row_of(point: Point, end: PointEnd, warmup_steps: int) -> Row:
@@ -40,7 +44,7 @@ def row_of(point: Point, end: PointEnd, warmup_steps: int) -> Row:
 
 def _figures(point: Point, end: PointEnd, warmup_steps: int) -> Measured | Failure:
     if end.code != ExitCode.FINISHED:
-        return Failure(code=end.code, reason=last_words(end.logs))
+        return Failure(code=end.code, reason=STOPPED if end.code == ExitCode.STOPPED else end.why or last_words(end.logs))
     from launchers.sweep.measure import NotMeasuredError, measure
     from megatron_mplug2.checkpoint.store import checkpoint_folder
 

@@ -117,7 +117,7 @@ def _submitted(point: Point, launched: _Launched, queue: Queue, sweep: Sweep) ->
     logs = tuple(launched.folder / LOGS / f"{job}_{part}{end}.log" for end in ("", "_batch"))
     if last is not None and last.event == "end" and (_is_over(last) or not queued):
         at = max(float(last.at), launched.at)  # an event has whole seconds
-        end = PointEnd(code=last.code, at=at, commit=launched.launch.commit, logs=logs)
+        end = PointEnd(code=last.code, at=at, commit=launched.launch.commit, logs=logs, why=last.why)
         return _ended(point, row_of(point, end, sweep.config.warmup_steps))
     if queued:
         started = f"on {last.nodes}" if last is not None and last.event == "start" else _waits(queued)

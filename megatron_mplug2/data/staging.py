@@ -5,6 +5,7 @@ A copy is named by its SHA-256, is checked before it gets that name, and serves 
 
 import ctypes
 import errno
+import gc
 import hashlib
 import multiprocessing
 import os
@@ -189,6 +190,7 @@ def _stage_apart(tars: Tars, folder: Path, parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before prctl
             os._exit(1)
+    gc.freeze()  # what the parent left unreferenced, such as a process group, must not be destroyed here
     os.nice(10)  # decoding goes first
     try:
         with locked(folder / "staging.lock", wait=False):

@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 LAUNCHES = "launches"
 """Folder in a run's, or in that of a study's step: a folder for each launch."""
 LAUNCH, EVENTS = "launch.json", "events.jsonl"
 SUBMITTED = "submit"
 """The event of a launch that hands its script over; the others are the script's."""
+NO_JOB = 0
+"""In a job's place, of a study's step that ran without one."""
 FOLDER = "MPLUG2_LAUNCH"
 """Environment variable, set by the job's script: the launch's folder."""
 TRAINING = ("pretrain", "finetune")
@@ -37,7 +39,9 @@ class Event(BaseModel):
     """`requeue`, `end`, `limit` where it would have been requeued once too often, or `taken` where SLURM has ended the job itself; of
     `unhealthy` `exclude` where a node is to blame."""
     why: str = ""
-    """Of `unhealthy`, and of an end that a rank has said something about."""
+    """Of `unhealthy`, and of an end that a rank, or srun, has said something about."""
+    part: int | None = Field(default=None, exclude=True)
+    """Of an array, by the name of the file."""
 
 
 def append_event(folder: Path, event: Event) -> None:
@@ -52,19 +56,22 @@ def events_name(part: str | int | None) -> str:
 
 
 def read_events(folder: Path) -> list[Event]:
-    """Of a launch. In the order of time, of all parts; without lines that a dying node has cut off."""
+    """Of a launch. In the order of time, of all parts; without lines that a dying node has cut off.
+
+    A job may begin within the second in which it was submitted, and tell of it before the launch does. Parts have the larger numbers.
+    """
     events = [event for path in sorted(folder.glob("events*.jsonl")) for event in events_in(path)]
-    return sorted(events, key=lambda event: event.at)
+    return sorted(events, key=lambda event: (event.at, event.job, event.event != SUBMITTED))
 
 
 def events_in(path: Path) -> list[Event]:
     """Of one file; none where there is no such file."""
-    events = []
+    part, events = path.stem.partition("-")[2], []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             entry: Any = json.loads(line)
-            events.append(Event.model_validate(entry))
-        except ValueError:
+            events.append(Event.model_validate({**entry, "part": part or None}))
+        except (TypeError, ValueError):
             continue
     return events
 

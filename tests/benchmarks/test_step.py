@@ -10,6 +10,7 @@ import torch
 
 from benchmarks import ceiling, record, step
 from benchmarks.flop_counter import flop_counter
+from benchmarks.kernel_parts import KINDS
 from benchmarks.reference_model import ReferenceModel
 from benchmarks.step import main, our_step, sections_of
 from benchmarks.step_cases import CPU_CASE, GPU_CASES, Losses, StepCase, batch_of, config_of
@@ -82,6 +83,18 @@ def test_a_case_that_is_measured_alone_leaves_the_others(tmp_path: Path, monkeyp
     found = json.loads((tmp_path / "step.json").read_text())
     assert {part: content["figures"]["figure"] for part, content in found.items()} == {"one": 3, "two": 2}
     assert all({"commit", "hardware", "versions"} <= set(content) for content in found.values())
+
+
+@pytest.mark.parametrize("name", ["step", "step_h200"])
+def test_results_that_are_kept_have_the_names_of_now(name: str) -> None:
+    """Shares are of the rates beside them."""
+    cases = json.loads((record.RESULTS / f"{name}.json").read_text())
+    for figures in (case["figures"] for case in cases.values()):
+        for ours in (figures[program] for program in ("ours", "reference") if program in figures):
+            reached = 1000 * figures["model_tflop_per_step"] / ours["median_ms"]
+            assert ours["share_of_ceiling"] == pytest.approx(reached / max(figures["product_tflops"].values()), abs=2e-4)
+            assert set(ours.get("last_step_ms", ())) <= {section.tag for section in Section}
+            assert set(ours.get("kernels_ms", ())) <= {*KINDS, "rest", "waiting for the host"}
 
 
 def test_a_case_of_no_such_name_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Copies of tars on the node's disk, made by a real process."""
 
+import gc
 import resource
 import time
 from collections.abc import Callable
@@ -16,8 +17,10 @@ from megatron_mplug2.data.manifest import Manifest, MediaKind
 from megatron_mplug2.data.split import Split
 from megatron_mplug2.data.staging import stage, start_staging
 from megatron_mplug2.data.storage import Storage
+from megatron_mplug2.data.tar_files import Shard, TarFiles
 from tests.data.corpus import make_config, pair, picture, write_corpus, write_stream
 from tests.data.range_server import serving
+from tests.garbage import garbage
 
 
 @pytest.fixture
@@ -140,6 +143,21 @@ def test_a_folder_that_cannot_be_made_is_told(folders: list[Path], tmp_path: Pat
     assert process.exitcode == 0
     told = capfd.readouterr().err
     assert "file/fast is not possible (" in told and told.count("\n") == 1
+
+
+class _Collecting(list[tuple[TarFiles, Shard]]):
+    """No tars, and a process that looks at them collects its garbage."""
+
+    def __len__(self) -> int:
+        gc.collect()
+        return 0
+
+
+def test_its_parents_garbage_is_left_alone(tmp_path: Path) -> None:
+    with garbage(tmp_path):
+        process = start_staging(_Collecting(), tmp_path)
+        process.join(60)
+        assert process.exitcode == 0
 
 
 def _stage_with_little_space(manifest: Manifest, folder: Path) -> None:

@@ -40,6 +40,7 @@ def spec(nodes: int, slurm: SlurmConfig, folder: Path = Path("/shared/runs/large
     return JobSpec(
         name="large",
         command=("python3", "-m", "megatron_mplug2.cli", "pretrain", f"{folder}/config.yaml"),
+        python="python3",
         folder=folder,
         work_dir=Path("/shared/project"),
         run_dir=Path("/shared/runs/large"),
@@ -159,6 +160,44 @@ def test_the_first_reason_that_a_rank_gave_is_told(tmp_path: Path) -> None:
     said = "cp first $MPLUG2_EXIT_NOTES/3; sleep 0.05; cp later $MPLUG2_EXIT_NOTES/0;"
     run(tmp_path, PLAIN, code=143, said=said)
     assert last_event(tmp_path) == (ExitCode.FAILED, "requeue", 'no "vocab"'), (tmp_path / "events.jsonl").read_text()
+
+
+KILLED = "srun: error: node2: task 1: Killed\\nsrun: error: node1: task 0: Terminated\\n"
+
+
+@pytest.mark.parametrize(
+    ("srun", "note", "end"),
+    [
+        (KILLED, "", (143, "requeue", "node2: task 1: Killed (out of memory?)")),
+        (KILLED, "1\\nwhy: peer gone\\n", (1, "requeue", "node2: task 1: Killed (out of memory?)")),
+        (KILLED, "85\\n", (85, "requeue", "")),
+        ("srun: error: node1: tasks 0-1: Exited with exit code 1\\n", "1\\nwhy: no luck\\n", (1, "requeue", "no luck")),
+        ("srun: error: node1: tasks 0-1: Exited with exit code 7\\n", "", (143, "requeue", "node1: tasks 0-1: Exited with exit code 7")),
+        ("srun: error: node1: tasks 0-1: Terminated\\n", "", (143, "requeue", "")),
+        ('srun: error: Cannot "create" a step\\n', "", (143, "requeue", "Cannot create a step")),
+        ('srun: error: Cannot "create" a step\\n', "1\\nwhy: no luck\\n", (1, "requeue", "no luck")),
+    ],
+    ids=[
+        "killed",
+        "others notice it",
+        "others have saved",
+        "it says why",
+        "it says nothing",
+        "SLURM ends it",
+        "nobody begins",
+        "srun complains",
+    ],
+)
+def test_of_a_rank_that_died_srun_tells(tmp_path: Path, srun: str, note: str, end: tuple[int, str, str]) -> None:
+    noted = f"printf '{note}' > $MPLUG2_EXIT_NOTES/0;" if note else ""
+    run(tmp_path, PLAIN, code=143, said=f"printf '{srun}' >&2; {noted}")
+    assert last_event(tmp_path) == end, (tmp_path / "events.jsonl").read_text()
+
+
+@pytest.mark.parametrize(("tasks", "end"), [("1 3", (127, "requeue", "gone")), ("0 1 2 3", (ExitCode.MISTAKE, "end", "gone"))])
+def test_an_interpreter_that_is_on_no_node_is_a_mistake(tmp_path: Path, tasks: str, end: tuple[int, str, str]) -> None:
+    run(tmp_path, PLAIN, code=143, said=f"for task in {tasks}; do printf '127\\nwhy: gone\\n' > $MPLUG2_EXIT_NOTES/$task; done;")
+    assert last_event(tmp_path) == end
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ def test_the_template_s_comments_are_keys_with_their_defaults() -> None:
         ({"slurm": {**SLURM, "max_nodes": 0}}, "slurm.max_nodes: input should be greater than 0 (it is 0)"),
         ({"slurm": {name: value for name, value in SLURM.items() if name != "device"}}, "slurm.device: missing"),
         ({"slurm": {**SLURM, "setup": ["a\nb"]}}, "slurm.setup.0: string should match pattern"),
+        ({"slurm": {**SLURM, "time_limit_min": 2}}, "signal_lead_s=120 takes all of time_limit_min=2: "),
         ({"slurm": {**SLURM, "environment": {"A B": "c"}}}, "slurm.environment.A B"),
         ({}, "a cluster is either local or slurm"),
         ([1], "input should be a valid dictionary"),
@@ -54,6 +55,13 @@ def test_a_mistake_is_one_line(tmp_path: Path, tree: object, said: str) -> None:
         load(tmp_path, tree)
     assert str(error.value).startswith(str(tmp_path / "mine.yaml")) and "\n" not in str(error.value)
     assert said in str(error.value)
+
+
+def test_a_date_that_is_none_is_one_line(tmp_path: Path) -> None:
+    """YAML's reader has another error for it."""
+    (tmp_path / "mine.yaml").write_text("slurm: {max_nodes: 2024-13-45}\n")
+    with pytest.raises(UserError, match=r"mine\.yaml: not YAML: month must be in 1\.\.12$"):
+        load_cluster(str(tmp_path / "mine.yaml"))
 
 
 def test_a_profile_that_is_not_there() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from launchers import queue
 from launchers.jobs import described, log_path, silence, status_of, told
 from launchers.launch_folder import Launch, new_folder, read_launch, write_launch
 from launchers.queue import QueuedJob
@@ -81,6 +82,31 @@ def test_a_queued_job_is_known_by_its_script(run: Path) -> None:
     assert (found.job, found.state, found.where, found.queued) == ("9", "PENDING", "Priority", True)
 
 
+@pytest.mark.parametrize("part", [None, 1])
+def test_a_job_is_submitted_before_it_begins(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int | None) -> None:
+    """Though the launch told of it later, in the same second."""
+    folder = run / "launches/0001"
+    events = [Event(at=2, job=7, restarts=0, event=what, code=code) for what, code in (("start", None), ("end", 1), ("submit", None))]
+    (folder / EVENTS).write_text("")
+    for event, name in zip(events, (events_name(part), events_name(part), EVENTS), strict=True):
+        with (folder / name).open("a") as file:
+            file.write(event.model_dump_json() + "\n")
+    programs(tmp_path, monkeypatch, scontrol="echo JobState=FAILED")
+    found = status_of(run, [])
+    assert [event.event for event in found.events] == ["submit", "start", "end"] and silence(found) is None
+
+
+def test_a_job_that_waits_in_vain_is_told(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = run / "launches/0001/job.sh"
+    script.touch()
+    vain = ["job 7 waits in vain unless something changes: the partition gives a job less time"]
+    for reason, said in (("PartitionTimeLimit", vain), ("Resources", [])):
+        programs(tmp_path, monkeypatch, squeue=f"echo '7|PENDING|{reason}||{script}'")
+        lines = mplug2("status", run).splitlines()
+        assert lines[0] == f"job: 7  PENDING  {reason}"
+        assert [line.partition(": lower")[0] for line in lines[8:]] == said, lines
+
+
 def test_a_job_that_could_not_write_is_told(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run / "launches/0001"
     programs(tmp_path, monkeypatch, scontrol="echo JobState=FAILED")
@@ -148,7 +174,11 @@ def test_an_array_s_logs_and_end_are_those_of_its_parts(run: Path, tmp_path: Pat
     with pytest.raises(UserError, match=r"7_0\.log is not there: name one of --rank 1, 2$"):
         log_path(run, "0")
     programs(tmp_path, monkeypatch, scontrol=FORGOTTEN, sacct=NO_ACCOUNTING)
-    assert status_of(run, []).state == "COMPLETED"
+    found = status_of(run, [])
+    assert found.state == "COMPLETED"
+    assert [described(event) for event in found.events[1:]] == [
+        f"part {part} (job {7 + part}) start 0 ended with 0 (finished), not requeued" for part in (1, 2)
+    ]
     (folder / events_name(1)).write_text(Event(at=2, job=8, restarts=0, event="end", code=1).model_dump_json() + "\n")
     assert status_of(run, []).state == "FAILED", "whichever part ended last"
 
@@ -175,7 +205,12 @@ def test_a_step_that_ran_here_has_no_job(run: Path) -> None:
     launched = read_launch(run / "launches/0001")
     write_launch(run / "launches/0001", launched.model_copy(update={"jobs": ()}))
     assert status_of(run, []).state == "FAILED"
+    append_event(run / "launches/0001", Event(at=2, job=0, restarts=0, event="start", nodes="here"))
     append_event(run / "launches/0001", Event(at=2, job=0, restarts=0, event="end", code=0))
+    assert [described(event) for event in status_of(run, []).events[-2:]] == [
+        "its run here on here",
+        "its run here ended with 0 (finished)",
+    ]
     assert (status_of(run, []).state, status_of(run, []).job) == ("COMPLETED", None)
     (run / "launches/0001" / EVENTS).unlink()
     assert status_of(run, []).state == "NOT SUBMITTED"
@@ -185,6 +220,14 @@ def test_every_exit_code_has_words() -> None:
     for code in ExitCode:
         event = Event(at=1, job=7, restarts=0, event="end", code=code, next="end")
         assert described(event).startswith(f"job 7 start 0 ended with {code.value} ({code.name.lower().replace('_', ' ')})")
+
+
+def test_what_sbatch_says_while_it_waits_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the queue is full."""
+    programs(tmp_path, monkeypatch, sbatch="echo 'sbatch: temporarily unable to accept job' >&2; exec sleep 60")
+    monkeypatch.setattr(queue, "PATIENCE_S", 2)
+    with pytest.raises(UserError, match=r"^sbatch has not answered for 2 s \(sbatch: temporarily unable to accept job\): try again"):
+        queue.submit(tmp_path / "job.sh")
 
 
 def test_a_start_that_told_of_no_end_is_named() -> None:

@@ -83,6 +83,24 @@ def test_a_local_cluster_runs_the_same_command_here(tmp_path: Path) -> None:
     assert printed.splitlines()[0].endswith(f"-m megatron_mplug2.cli pretrain {LARGE} training.seed=3")
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("evalute", "error: launch evalute: neither a config, such as run.yaml, nor a command; did you mean evaluate?\n"),
+        ("nowhere.yaml", "nowhere.yaml: cannot read the config file: No such file or directory\n"),
+    ],
+)
+def test_a_command_of_no_such_name_is_taken_for_no_config(tmp_path: Path, word: str, said: str) -> None:
+    done = mplug2(tmp_path, "launch", word, "run.yaml", "--cluster", "slurm_8x8", "--dry-run")
+    assert done.returncode == 2 and done.stderr.endswith(said) and done.stderr.count("\n") == 1, done
+
+
+@pytest.mark.parametrize("option", [("--nodes", "2"), ("--exclude", "node2")])
+def test_what_this_machine_cannot_do_is_told(tmp_path: Path, option: tuple[str, str]) -> None:
+    done = mplug2(tmp_path, "launch", str(LARGE), *option, "--cluster", "local_cpu", "--dry-run")
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {option[0]} {option[1]}: this machine is "), done
+
+
 def test_a_snapshot_runs_by_itself(tmp_path: Path) -> None:
     take_snapshot(tmp_path, GitState(commit="c", diff="changed"))
     program = "import megatron_mplug2.cli, launchers, data_tools; print(megatron_mplug2.__file__, launchers.__file__, data_tools.__file__)"

@@ -16,6 +16,7 @@ from launchers.local import launch
 from megatron_mplug2.config.load import load_config
 from megatron_mplug2.config.schema import RunConfig
 from megatron_mplug2.errors import BrokenDataError, ExitCode, RankError, UserError
+from tests.garbage import garbage
 
 PROJECT = Path(__file__).parents[2]
 
@@ -86,31 +87,14 @@ def test_the_failing_rank_is_named_and_the_others_end(tmp_path: Path, capfd: pyt
     assert shown.count("Traceback") == 1 and "fail_on_rank_1" in shown
 
 
-class Knot:
-    """Unreferenced but by itself; writes down which process destroys it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.itself, self.folder = self, folder
-
-    def __del__(self) -> None:
-        (self.folder / f"destroyed by {os.getpid()}").touch()
-
-
 def collect_garbage(config: RunConfig) -> None:
     gc.collect()
 
 
 def test_ranks_leave_their_parents_garbage_alone(tmp_path: Path) -> None:
     """A process group among it would wait in its destructor for threads that a forked rank hasn't."""
-    gc.disable()
-    try:
-        Knot(tmp_path)
+    with garbage(tmp_path):
         launch(config_of(tmp_path), collect_garbage)
-        assert list(tmp_path.iterdir()) == []
-        gc.collect()
-    finally:
-        gc.enable()
-    assert [path.name for path in tmp_path.iterdir()] == [f"destroyed by {os.getpid()}"]
 
 
 def kill_rank_1(config: RunConfig) -> None:

@@ -1,7 +1,6 @@
 """Runs on a real SLURM of three nodes: launched, looked at, killed, stopped, requeued, cancelled."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,9 +8,8 @@ import pytest
 from launchers.launch_folder import launch_folders
 from megatron_mplug2.errors import ExitCode
 from tests.launchers.faulty_rank import SECOND_AT
-from tests.launchers.slurm_cluster import Slurm, needs_slurm, running_slurm
+from tests.launchers.slurm_cluster import Slurm, needs_slurm
 from tests.launchers.slurm_runs import PROJECT, Place
-from tests.training.corpus import make_corpus
 
 pytestmark = [pytest.mark.long, needs_slurm, pytest.mark.timeout(900)]
 
@@ -21,17 +19,6 @@ trap 'echo 85 > "$MPLUG2_EXIT_NOTES/$SLURM_PROCID"; exit 85' TERM
 echo begun
 while :; do sleep 0.1; done
 """
-
-
-@pytest.fixture(scope="module")
-def slurm() -> Iterator[Slurm]:
-    with running_slurm() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def test_a_run_survives_a_killed_rank_and_a_time_limit(slurm: Slurm, corpus: Path, tmp_path: Path) -> None:

@@ -3,32 +3,19 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from launchers.jobs import JobStatus
 from megatron_mplug2.errors import ExitCode
-from tests.launchers.slurm_cluster import Slurm, needs_slurm, running_slurm
+from tests.launchers.slurm_cluster import Slurm, needs_slurm
 from tests.launchers.slurm_runs import PROJECT, Place
 from tests.launchers.waiting_evaluation import WAITING
-from tests.training.corpus import make_corpus
 
 pytestmark = [pytest.mark.long, needs_slurm, pytest.mark.timeout(600)]
 
 WAITS = f'#!/bin/sh\nexec "{sys.executable}" "{PROJECT}/tests/launchers/waiting_evaluation.py" "$@"\n'
-
-
-@pytest.fixture(scope="module")
-def slurm() -> Iterator[Slurm]:
-    with running_slurm() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def trained(folder: Path, corpus: Path) -> Place:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from megatron_mplug2.config.load import resolved_yaml
 from megatron_mplug2.errors import ExitCode
 from megatron_mplug2.observability.job_events import read_events
 from tests.data_tools.stages.corpora import listing_corpus, mixed_corpus, probed, tree
-from tests.launchers.slurm_cluster import needs_slurm, running_slurm
+from tests.launchers.slurm_cluster import Slurm, needs_slurm
 from tests.training.corpus import demo_config, make_corpus
 
 pytestmark = [pytest.mark.long, needs_slurm, pytest.mark.timeout(600)]
@@ -32,12 +32,6 @@ FAILS_ONCE = """#!/bin/sh
 if [ "$SLURM_ARRAY_TASK_ID.${SLURM_RESTART_COUNT:-0}" = 2.0 ]; then exit 1; fi
 exec "%s" "$@"
 """
-
-
-@pytest.fixture(scope="module")
-def slurm() -> Iterator[None]:
-    with running_slurm():
-        yield
 
 
 class Place:
@@ -77,7 +71,7 @@ def wait(ready: Callable[[], bool], told: Callable[[], str]) -> None:
         time.sleep(0.3)
 
 
-def test_an_array_gives_the_bytes_of_one_process(slurm: None, tmp_path: Path) -> None:
+def test_an_array_gives_the_bytes_of_one_process(slurm: Slurm, tmp_path: Path) -> None:
     place = Place(tmp_path)
     listing = probed(mixed_corpus(tmp_path / "corpus"), tmp_path / "probed")
     shard(listing_corpus(listing), tmp_path / "undisturbed", Packing(shard_samples=2), Effort())
@@ -100,7 +94,7 @@ def test_an_array_gives_the_bytes_of_one_process(slurm: None, tmp_path: Path) ->
     assert not list(tmp_path.rglob("obeyed")) and not (PROJECT / "obeyed").exists()
 
 
-def test_a_study_goes_on_where_it_failed(slurm: None, tmp_path: Path) -> None:
+def test_a_study_goes_on_where_it_failed(slurm: Slurm, tmp_path: Path) -> None:
     """The step in the middle fails for good: what comes after it does not run, until the study is run again."""
     place = Place(tmp_path)
     mixed_corpus(tmp_path / "corpus")
@@ -140,7 +134,7 @@ def states(place: Place) -> dict[str, str]:
     return {line.split()[0]: line[12:28].strip() for line in told}
 
 
-def test_ranks_of_torchrun_save_when_asked_and_go_on(slurm: None, tmp_path: Path) -> None:
+def test_ranks_of_torchrun_save_when_asked_and_go_on(slurm: Slurm, tmp_path: Path) -> None:
     """2 nodes x 2 ranks. The signal is one that SLURM sends, to the agents too."""
     place, run = Place(tmp_path), tmp_path / "run"
     place.profile(launcher="torchrun")

@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from megatron_mplug2.observability.job_events import read_events
 from tests.launchers.faulty_rank import DYING, FIRST_AT, SECOND_AT
 from tests.launchers.slurm_cluster import Slurm, needs_slurm, running_slurm, set_down
 from tests.launchers.slurm_runs import STEPS, Place
-from tests.training.corpus import make_corpus
 
 pytestmark = [pytest.mark.long, needs_slurm, pytest.mark.timeout(900)]
 
@@ -29,17 +27,6 @@ exec "{sys.executable}" "$@"
 WITHOUT_THE_FOLDER = (
     'if [ "$SLURMD_NODENAME" = node1 ]; then set -- -m launchers.health /nowhere --device=cpu --free-gb=0 --timeout-s=60; fi'
 )
-
-
-@pytest.fixture(scope="module")
-def slurm() -> Iterator[Slurm]:
-    with running_slurm() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def two_nodes(folder: Path, corpus: Path) -> Place:

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import yaml
 from launchers import queue
 from launchers.sweep.results import read_results
 from megatron_mplug2.observability.job_events import events_in
-from tests.launchers.slurm_cluster import Slurm, needs_slurm, running_slurm, set_down
+from tests.launchers.slurm_cluster import Slurm, needs_slurm, set_down
 from tests.launchers.slurm_runs import Place
 from tests.training.corpus import make_corpus
 
@@ -27,12 +26,6 @@ if [ "$SLURM_ARRAY_TASK_ID" = 2 ]; then
 fi
 exec "%s" "$@"
 """
-
-
-@pytest.fixture(scope="module")
-def slurm() -> Iterator[Slurm]:
-    with running_slurm() as running:
-        yield running
 
 
 def queue_empties(place: Place) -> None:

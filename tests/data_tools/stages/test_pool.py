@@ -1,6 +1,7 @@
 """Pieces in processes that crash, hang and fail."""
 
 import faulthandler
+import gc
 import os
 import pickle
 import signal
@@ -9,15 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from data_tools.sample import Fault, Reason
 from data_tools.stages.pool import Faults, Slot, run_pieces
 from megatron_mplug2.errors import UserError
+from tests.garbage import garbage
 
 PIECES, SAMPLES = 3, 4
+ELEMENTS = 1 << 20
+"""Of a tensor that torch computes on all threads that it has."""
 
 
-def left_out(folder: Path, look: Callable[[int], None], timeout_s: float = 60.0) -> dict[int, Faults]:
+def left_out(folder: Path, look: Callable[[int], object], timeout_s: float = 60.0) -> dict[int, Faults]:
     """Runs pieces, of which piece 1 calls `look` for each sample, and gives what was left out of each."""
 
     def make(piece: int, faults: Faults, slot: Slot) -> None:
@@ -37,6 +42,27 @@ def left_out(folder: Path, look: Callable[[int], None], timeout_s: float = 60.0)
 
 def test_all_pieces_are_done(tmp_path: Path) -> None:
     assert left_out(tmp_path, lambda number: None) == {0: {}, 1: {}, 2: {}}
+
+
+def test_processes_leave_their_parents_garbage_alone(tmp_path: Path) -> None:
+    """A process group among it would wait in its destructor for threads that a forked process hasn't."""
+
+    def look(number: int) -> None:
+        gc.collect()
+
+    with garbage(tmp_path):
+        assert left_out(tmp_path, look) == {0: {}, 1: {}, 2: {}}
+
+
+def test_a_parent_that_has_used_threads_of_torch(tmp_path: Path) -> None:
+    """OpenMP's: a forked process hasn't them, and would wait for them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.ones(ELEMENTS).add_(1)
+        assert left_out(tmp_path, lambda number: torch.ones(ELEMENTS).add_(1).min().item(), timeout_s=20.0)[1] == {}
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_sample_that_crashes_is_left_out(tmp_path: Path) -> None:

@@ -80,22 +80,46 @@ MPLUG2_NODES=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -s -d ' ')
 export MPLUG2_NODES MASTER_ADDR MASTER_PORT=$(port 0)
 
 code=0
+# What srun itself tells is kept: who died first.
 srun \
   --kill-on-bad-exit=1 \
   --cpus-per-task=12 \
   --unbuffered \
   --open-mode=append \
   --output=/shared/study/shards/launches/0001/logs/%A_%a.log \
-  sh -c 'exec python3 -m megatron_mplug2.cli data shard --part "$SLURM_ARRAY_TASK_ID/8" "$@"' sh listing 'it'"'"'s $(touch obeyed)' --out b || code=$?
+  sh -c 'command -v "$1" > /dev/null || {
+  why="$SLURMD_NODENAME cannot run $1: set python, or setup, in the cluster'"'"'s profile, or leave the node out by --exclude"
+  echo "error: $why" >&2
+  printf "127\nwhy: %s\n" "$(printf %s "$why" | sed '"'"'s/["\\]/\\&/g'"'"')" > "$MPLUG2_EXIT_NOTES/$SLURM_PROCID"
+  exit 127
+}
+shift
+exec "$@"' sh python3 sh -c 'exec python3 -m megatron_mplug2.cli data shard --part "$SLURM_ARRAY_TASK_ID/8" "$@"' sh listing 'it'"'"'s $(touch obeyed)' --out b 2>&1 | (trap '' TERM; exec tee "$notes/.srun" >&2) || code=${PIPESTATUS[0]}
 
+srun_said() { # the first error that begins so, but those that it ended itself
+  sed -n '/: Terminated$/d; /^srun: error: '"$1"'/{s/^srun: error: //; s/["\]//g
+    s/: Killed$/& (out of memory?)/; p; q}' "$notes/.srun" || true
+}
+died=$(srun_said '[^ ]*: tasks* [0-9]')
+if [ "$code" -ne 0 ]; then
+  reason=$died
+  : "${reason:=$(srun_said)}"
+fi
 # A rank that ends takes the others with it, and srun then tells of those that it killed: what a rank said itself weighs more.
-for said in 2 65 86 85 75 1; do
+for said in 2 65 86 85 75 127 1; do
   note=$(cd "$notes" && ls -tr | xargs -r grep -lsx "$said" | head -n 1) || true
   if [ -n "$note" ]; then # of the rank that said it first
-    code=$said reason=$(sed -n 's/^why: //p' "$notes/$note")
+    code=$said
+    case "$said $died" in
+      *": Exited with exit code"*) ;;
+      "1 "?*) break ;; # it has lost a rank that was killed, and could say nothing
+    esac
+    reason=$(sed -n 's/^why: //p' "$notes/$note")
     break
   fi
 done
+# Where no task has its interpreter, none will have it the next time.
+if [ "$(grep -lsx 127 "$notes"/* | wc -l)" -eq 1 ]; then leave 2 end; fi
 # srun is content, too, with ranks that SLURM takes away together with their node, and is so before SLURM tells of it.
 if [ "$code" -eq 0 ] && ! grep -qsx 0 "$notes"/*; then
   echo "error: srun ended well, and no rank has said that it did" >&2

@@ -126,22 +126,39 @@ if [ "$(grep -c '^mplug2-health well ' <<< "$said")" -ne 4 ]; then
 fi
 
 code=0
+# What srun itself tells is kept: who died first.
 srun \
   --kill-on-bad-exit=1 \
   --cpus-per-task=96 \
   --unbuffered \
   --open-mode=append \
   --output=/shared/runs/large/launches/0001/logs/%j_%t.log \
-  sh -c 'exec python3 -m launchers.torchrun --nnodes=4 --nproc-per-node=8 --max-restarts=0 --node-rank="$SLURM_NODEID" --master-addr="$MASTER_ADDR" --master-port="$MASTER_PORT" -m megatron_mplug2.cli "$@"' sh pretrain /shared/runs/large/launches/0001/config.yaml || code=$?
+  sh -c 'exec python3 -m launchers.torchrun --nnodes=4 --nproc-per-node=8 --max-restarts=0 --node-rank="$SLURM_NODEID" --master-addr="$MASTER_ADDR" --master-port="$MASTER_PORT" -m megatron_mplug2.cli "$@"' sh pretrain /shared/runs/large/launches/0001/config.yaml 2>&1 | (trap '' TERM; exec tee "$notes/.srun" >&2) || code=${PIPESTATUS[0]}
 
+srun_said() { # the first error that begins so, but those that it ended itself
+  sed -n '/: Terminated$/d; /^srun: error: '"$1"'/{s/^srun: error: //; s/["\]//g
+    s/: Killed$/& (out of memory?)/; p; q}' "$notes/.srun" || true
+}
+died=$(srun_said '[^ ]*: tasks* [0-9]')
+if [ "$code" -ne 0 ]; then
+  reason=$died
+  : "${reason:=$(srun_said)}"
+fi
 # A rank that ends takes the others with it, and srun then tells of those that it killed: what a rank said itself weighs more.
-for said in 2 65 86 85 75 1; do
+for said in 2 65 86 85 75 127 1; do
   note=$(cd "$notes" && ls -tr | xargs -r grep -lsx "$said" | head -n 1) || true
   if [ -n "$note" ]; then # of the rank that said it first
-    code=$said reason=$(sed -n 's/^why: //p' "$notes/$note")
+    code=$said
+    case "$said $died" in
+      *": Exited with exit code"*) ;;
+      "1 "?*) break ;; # it has lost a rank that was killed, and could say nothing
+    esac
+    reason=$(sed -n 's/^why: //p' "$notes/$note")
     break
   fi
 done
+# Where no task has its interpreter, none will have it the next time.
+if [ "$(grep -lsx 127 "$notes"/* | wc -l)" -eq 4 ]; then leave 2 end; fi
 # srun is content, too, with ranks that SLURM takes away together with their node, and is so before SLURM tells of it.
 if [ "$code" -eq 0 ] && ! grep -qsx 0 "$notes"/*; then
   echo "error: srun ended well, and no rank has said that it did" >&2

@@ -124,6 +124,22 @@ def test_a_point_whose_node_was_lost_is_no_failure_while_slurm_has_it(sweep: Swe
     assert progress(sweep) == ["failed", "to do", "to do"], "nor has SLURM"
 
 
+@pytest.mark.parametrize(
+    ("code", "why", "said"),
+    [
+        (143, "node1: task 0: Killed (out of memory?)", "exit code 143: node1: task 0: Killed (out of memory?)"),
+        (1, "", "exit code 1: started 0 times again"),
+        (85, "", "exit code 85: it was asked to stop before its end, by its time limit or a preemption: a longer time_limit_min"),
+    ],
+)
+def test_what_its_job_wrote_down_tells_most(sweep: Sweep, code: int, why: str, said: str) -> None:
+    folder = launched(plan_arrays(sweep, FILE, sweep.points[:1], slurm())[0], 7)
+    append_event(folder, event("end", code=code).model_copy(update={"why": why}))
+    (folder / events_name(None)).rename(folder / events_name(1))
+    (folder / LOGS / "7_1_batch.log").write_text("error: started 0 times again, which is requeue_limit: not requeued\n")
+    assert look(sweep, no_slurm).points[0].detail.startswith(said)
+
+
 def test_a_measured_point_needs_no_folder(sweep: Sweep) -> None:
     for point in sweep.points:
         write_run(point)
