@@ -7,6 +7,7 @@ from pathlib import Path
 from megatron_mplug2.config.downstream import Family, FamilyKind
 from megatron_mplug2.config.schedule import Task
 from megatron_mplug2.config.schema import RunConfig
+from megatron_mplug2.data.blank import is_blank
 from megatron_mplug2.data.class_list import ClassList
 from megatron_mplug2.data.labelling import Labelling, labelling_of
 from megatron_mplug2.data.record import Record
@@ -129,12 +130,12 @@ def _texts(path: Path) -> Iterator[Item | Fault]:
     except UnicodeDecodeError as error:
         yield Fault(name=str(path), reason=f"is not text in UTF-8 (byte {error.start}): the run classifies texts, one on each line")
         return
-    if not any(line.strip() for line in lines):
+    if all(is_blank(line) for line in lines):
         yield Fault(name=str(path), reason="has no text")
     for number, line in enumerate(lines, 1):
         name, (first, *others) = f"{path}, line {number}", line.strip().split("\t")
         if len(others) > 1:
             yield Fault(name=name, reason=f"{len(others)} tabs; write a text, or two with a tab between")
-        elif first:
+        elif not is_blank(first):
             record = Record(text=first, second_text="".join(others), attributes={})
             yield Item(name=name, task=Task.TEXT, files=(), record=record)

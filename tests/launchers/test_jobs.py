@@ -227,7 +227,7 @@ def test_what_sbatch_says_while_it_waits_is_told(tmp_path: Path, monkeypatch: py
     programs(tmp_path, monkeypatch, sbatch="echo 'sbatch: temporarily unable to accept job' >&2; exec sleep 60")
     monkeypatch.setattr(queue, "PATIENCE_S", 2)
     with pytest.raises(UserError, match=r"^sbatch has not answered for 2 s \(sbatch: temporarily unable to accept job\): try again"):
-        queue.submit(tmp_path / "job.sh")
+        queue.submit(tmp_path / "job.sh", after=())
 
 
 def test_a_start_that_told_of_no_end_is_named() -> None:
