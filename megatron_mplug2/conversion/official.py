@@ -18,7 +18,7 @@ from megatron_mplug2.conversion.huggingface.weight_files import DTYPES, read_wei
 from megatron_mplug2.conversion.lazy import LazyWeight
 from megatron_mplug2.conversion.released import Report, plan_released, to_released
 from megatron_mplug2.conversion.released_file import open_torch
-from megatron_mplug2.conversion.released_sizes import BertSizes, config_from_released
+from megatron_mplug2.conversion.released_sizes import SIZES, BertSizes, config_from_released
 from megatron_mplug2.errors import UserError
 
 FRAMES, QUESTION_TOKENS, TARGET_TOKENS = 16, 50, 20  # [CODE] of the released finetuning
@@ -64,17 +64,18 @@ def official_to_folder(path: Path, out: Path, vocab: Path, *, model: Path | None
 
 
 def folder_to_official(folder: Path, out: Path) -> Report:
-    """Writes a .pth of the released layout, the weights under 'model', dead ones left out.
+    """Writes a .pth of the released layout, the weights under 'model', dead ones left out, and beside them its sizes.
 
     Raises:
         UserError: it is no such folder, or `out` is taken or cannot be written.
     """
     check_free(out)
-    tensors, report = to_released(read_weights(folder), model_config(folder))
+    model = model_config(folder)
+    tensors, report = to_released(read_weights(folder), model)
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
     try:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"model": tensors}, partial)
+        torch.save({"model": tensors, SIZES: model.model_dump(mode="json")}, partial)
         partial.rename(out)
     except (OSError, RuntimeError) as error:  # torch.save hides a full disk in a RuntimeError
         raise UserError(f"cannot write {out}: {_reason(error)}") from None

@@ -15,6 +15,9 @@ from megatron_mplug2.errors import UserError
 HEAD_WIDTH = 64
 """Channels of an attention head in every released size."""
 
+SIZES = "mplug2_model"
+"""Key beside the weights under which `convert to-official` leaves the model's sizes; the released loader passes it over."""
+
 _LAYERS = "text_encoder.encoder.layer"
 _BLOCKS = "visual_encoder.visual.transformer.resblocks"
 
@@ -41,20 +44,25 @@ class BertSizes(BaseModel):
 def config_from_released(state_dict: Mapping[str, object], bert: BertSizes | None = None) -> ModelConfig:
     """The model that a released file is of, with what the released code does: two temporal modules, on pictures too.
 
-    Without `bert`, heads are 64 wide, and a quarter of the fusion layers run, rounded up, as of the text encoder's layers (6 of 24 in
-    large, 3 of 12 in base): the two sizes that no weight tells.
+    Without `bert`, the sizes are those that `convert to-official` left beside the weights; in a released file, which has none, heads are 64
+    wide, and a quarter of the fusion layers run, rounded up, as of the text encoder's layers (6 of 24 in large, 3 of 12 in base): the two
+    sizes that no weight tells.
 
     Raises:
         UserError: it isn't a released mPLUG-2 checkpoint.
     """
+    if bert is None and SIZES in state_dict:
+        return _model(state_dict[SIZES])
     tensors = released_tensors(state_dict)
     layers = len(numbered(tensors, _LAYERS))
     sizes = {"vision": _vision_sizes(tensors), "text": _text_sizes(tensors, layers, bert)}
     fusion_layers = bert.fusion_layers if bert is not None else math.ceil(layers / 4)
+    return _model({**sizes, "fusion_layers": fusion_layers, "decoder_layers": len(numbered(tensors, "text_decoder.encoder.layer"))})
+
+
+def _model(sizes: object) -> ModelConfig:
     try:
-        return ModelConfig.model_validate(
-            {**sizes, "fusion_layers": fusion_layers, "decoder_layers": len(numbered(tensors, "text_decoder.encoder.layer"))}
-        )
+        return ModelConfig.model_validate(sizes)
     except ValidationError as error:
         where, message = error.errors()[0]["loc"], error.errors()[0]["msg"]
         at = ".".join(map(str, ("model", *where)))

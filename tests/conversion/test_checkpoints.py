@@ -18,8 +18,11 @@ from megatron_mplug2.config.training import InitialiseConfig
 from megatron_mplug2.conversion.checkpoints import _results, checkpoint_to_folder, folder_to_checkpoint
 from megatron_mplug2.conversion.contents import describe
 from megatron_mplug2.conversion.huggingface.folder import MODELLING
+from megatron_mplug2.conversion.huggingface.settings import model_config
 from megatron_mplug2.conversion.huggingface.tokenizer_files import write_tokenizer
 from megatron_mplug2.conversion.huggingface.weight_files import read_weights
+from megatron_mplug2.conversion.official import folder_to_official, official_to_folder
+from megatron_mplug2.conversion.released import MISSING
 from megatron_mplug2.data.state import DataState
 from megatron_mplug2.data.tokenizer import Tokenizer
 from megatron_mplug2.data.video_file import VideoFile
@@ -193,6 +196,16 @@ def test_there_and_back_is_bit_exact(config: RunConfig, folder: Path, tmp_path: 
     expected, found = (run_ranks(1, stored_weights, place, one_rank(config))[0] for place in (config.run_dir, tmp_path / "back"))
     assert found.keys() == expected.keys() == {weight.name for weight in read_weights(folder)}
     assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []
+
+
+def test_to_the_released_layout_and_back(config: RunConfig, folder: Path, tmp_path: Path) -> None:
+    """Heads of another width than the released ones', and temporal modules that skip pictures: no weight tells either."""
+    folder_to_official(folder, tmp_path / "released.pth")
+    official_to_folder(tmp_path / "released.pth", tmp_path / "back", config.data.vocab, model=None, bert_config=None)
+    assert model_config(tmp_path / "back") == model_config(folder) and not config.model.vision.temporal_on_images
+    expected, found = ({weight.name: weight.read() for weight in read_weights(place)} for place in (folder, tmp_path / "back"))
+    assert set(expected) - set(found) == set(MISSING)
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
 def save_averages(config: RunConfig) -> None:
