@@ -138,7 +138,9 @@ class MPlug2Processor(ProcessorMixin):
         return framed[:length]
 
     def _padded(self, rows: Sequence[list[int]]) -> torch.Tensor:
-        """[n, t] int64."""
+        """[n, t] int64. Raises ValueError without rows."""
+        if not rows:
+            raise ValueError("there are no texts: give one or more")
         ids = torch.full((len(rows), max(map(len, rows))), self.tokenizer.pad_token_id)
         for place, row in enumerate(rows):
             ids[place, : len(row)] = torch.tensor(row)
@@ -146,13 +148,14 @@ class MPlug2Processor(ProcessorMixin):
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> list[str]:
         """The vocabulary too as training reads it, a piece a line, where it is of WordPiece: transformers would leave it out."""
-        saved = list(super().save_pretrained(save_directory, **kwargs))
-        if self.tokenizer.is_fast:
+        vocabulary = []
+        if self.tokenizer.is_fast:  # first, since the rest may be pushed to a hub
             pieces = sorted(self.tokenizer.get_vocab().items(), key=lambda piece: piece[1])
             place = Path(save_directory) / "vocab.txt"
+            place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text("".join(f"{piece}\n" for piece, _ in pieces), encoding="utf-8")
-            saved.append(str(place))
-        return saved
+            vocabulary.append(str(place))
+        return [*super().save_pretrained(save_directory, **kwargs), *vocabulary]
 
     def batch_decode(self, sequences: Any, **kwargs: Any) -> list[str]:
         """[n, t] ids -> texts."""

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from megatron.core.distributed import param_and_grad_buffer
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.distributed import distributed_c10d
 from torch.overrides import TorchFunctionMode
 
 from megatron_mplug2.models import kernels
@@ -40,12 +40,13 @@ def install() -> None:
         Event=_Queue,
         current_stream=lambda *_: _Queue(),
     )
-    values = {"tolist": lambda x: _zeros(x.shape), "item": lambda x: 0.0, "__bool__": lambda x: True}
+    numbers = {"item": lambda x: 0.0, "__float__": lambda x: 0.0, "__int__": lambda x: 0, "__bool__": lambda x: True}
+    values = {"tolist": lambda x: _zeros(x.shape)} | numbers
     _replace(torch.Tensor, **{name: _read(getattr(torch.Tensor, name), value) for name, value in values.items()})
     _replace(torch.Tensor, pin_memory=lambda tensor, *_: tensor)
     _replace(dist, all_reduce=lambda *_, async_op=False, **__: _Queue() if async_op else None)
-    _replace(dist, all_gather_object=_all_gather_object, _coalescing_manager=_coalescing_manager)
-    _replace(distributed_c10d, _coalescing_manager=_coalescing_manager)
+    _replace(dist, all_gather_object=_all_gather_object)
+    _replace(param_and_grad_buffer, _coalescing_manager=_coalescing_manager)
     _replace(topology, _host_group=lambda: dist.group.WORLD, _tensor_host_group=lambda layout: dist.group.WORLD)
     _replace(kernels, _has_compilers=lambda: True)
 
