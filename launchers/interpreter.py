@@ -10,7 +10,7 @@ NOT_THERE = 127
 _LOOKED_UP = f"""command -v "$1" > /dev/null || {{
   why="$SLURMD_NODENAME cannot run $1: set python, or setup, in the cluster's profile, or leave the node out by --exclude"
   echo "error: $why" >&2
-  printf "{NOT_THERE}\\n{WHY}%s\\n" "$(printf %s "$why" | sed 's/["\\\\]/\\\\&/g')" > "${FOLDER}/$SLURM_PROCID"
+  printf "{NOT_THERE}\\n{WHY}%s\\n" "$(printf %s "$why" | sed 's/["\\\\]/\\\\&/g; s/[[:cntrl:]]/ /g')" > "${FOLDER}/$SLURM_PROCID"
   exit {NOT_THERE}
 }}
 shift

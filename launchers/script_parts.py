@@ -107,7 +107,7 @@ RANKS = """code=0
 END = """
 srun_said() {{ # the first error that begins so, but those that it ended itself
   sed -n '/: Terminated$/d; /^srun: error: '"$1"'/{{s/^srun: error: //; s/["\\]//g
-    s/: Killed$/& (out of memory?)/; p; q}}' "$notes/.srun" || true
+    s/[[:cntrl:]]/ /g; s/: Killed$/& (out of memory?)/; p; q}}' "$notes/.srun" || true
 }}
 died=$(srun_said '[^ ]*: tasks* [0-9]')
 if [ "$code" -ne {finished} ]; then
@@ -120,15 +120,14 @@ for said in {said_last}; do
   if [ -n "$note" ]; then # of the rank that said it first
     code=$said
     case "$said $died" in
-      *": Exited with exit code"*) ;;
-      "{failed} "?*) break ;; # it has lost a rank that was killed, and could say nothing
+      "{failed} "*": Killed"*) break ;; # it has lost a rank that could say nothing
     esac
     reason=$(sed -n 's/^{why}//p' "$notes/$note")
     break
   fi
 done
-# Where no task has its interpreter, none will have it the next time.
-if [ "$(grep -lsx {not_there} "$notes"/* | wc -l)" -eq {tasks} ]; then leave {mistake} end; fi
+# Where no task on any of several nodes has its interpreter, none will have it the next time.
+if [ "$SLURM_JOB_NUM_NODES" -gt 1 ] && [ "$(grep -lsx {not_there} "$notes"/* | wc -l)" -eq {tasks} ]; then leave {mistake} end; fi
 # srun is content, too, with ranks that SLURM takes away together with their node, and is so before SLURM tells of it.
 if [ "$code" -eq {finished} ] && ! grep -qsx {finished} "$notes"/*; then
   echo "error: srun ended well, and no rank has said that it did" >&2

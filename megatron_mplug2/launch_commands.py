@@ -185,8 +185,7 @@ def cancel(run: RunFolder) -> None:
     if not found.queued or found.job is None:
         raise UserError(f"{run} has no job that waits or runs (the last one: {found.job or 'none'}, {found.state})")
     queue.cancel(found.job)
-    then = "goes on from the last checkpoint" if found.steps else "starts it again"
-    typer.echo(f"job {found.job} is cancelled; `mplug2 jobs resume {shlex.quote(str(run))}` {then}")
+    typer.echo(f"job {found.job} is cancelled; `mplug2 jobs resume {shlex.quote(str(run))}` goes on from what was saved, if anything")
 
 
 @app.command()

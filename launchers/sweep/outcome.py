@@ -11,6 +11,10 @@ from megatron_mplug2.errors import ExitCode
 _SAID = "error: "
 """What the command begins the line with that says why it ended."""
 _MOST_LETTERS = 300
+_EXITED = ": Exited with exit code"
+"""In srun's word of a rank that ended by itself."""
+_SLURMS = "slurmstepd"
+"""What SLURM's own lines in a rank's log begin with."""
 STOPPED = "it was asked to stop before its end, by its time limit or a preemption: a longer time_limit_min in the profile, or fewer steps"
 """A point is not gone on with."""
 
@@ -44,7 +48,7 @@ def row_of(point: Point, end: PointEnd, warmup_steps: int) -> Row:
 
 def _figures(point: Point, end: PointEnd, warmup_steps: int) -> Measured | Failure:
     if end.code != ExitCode.FINISHED:
-        return Failure(code=end.code, reason=STOPPED if end.code == ExitCode.STOPPED else end.why or last_words(end.logs))
+        return Failure(code=end.code, reason=STOPPED if end.code == ExitCode.STOPPED else _reason(end))
     from launchers.sweep.measure import NotMeasuredError, measure
     from megatron_mplug2.checkpoint.store import checkpoint_folder
 
@@ -56,11 +60,22 @@ def _figures(point: Point, end: PointEnd, warmup_steps: int) -> Measured | Failu
     return measured
 
 
+def _reason(end: PointEnd) -> str:
+    """Why a point failed: its job's word, but that a rank exited is less than what the rank printed."""
+    if _EXITED not in end.why:
+        return end.why or last_words(end.logs)
+    printed = [line for line in _lines(end.logs[0]) if not line.startswith(_SLURMS)]
+    return _last_words([printed]) or end.why
+
+
 def last_words(logs: tuple[Path, ...]) -> str:
     """The last line that says an error, else the last line of all."""
-    lines = [_lines(log) for log in logs]
-    errors = [line.removeprefix(_SAID) for told in lines for line in told[::-1] if line.startswith(_SAID)]
-    return next(iter([*errors, *(told[-1] for told in lines if told)]), "it said nothing")[:_MOST_LETTERS]
+    return _last_words([_lines(log) for log in logs]) or "it said nothing"
+
+
+def _last_words(logs: list[list[str]]) -> str:
+    errors = [line.removeprefix(_SAID) for told in logs for line in told[::-1] if line.startswith(_SAID)]
+    return next(iter([*errors, *(told[-1] for told in logs if told)]), "")[:_MOST_LETTERS]
 
 
 def _lines(log: Path) -> list[str]:

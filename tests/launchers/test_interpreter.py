@@ -23,10 +23,10 @@ def test_a_node_that_has_it_runs_the_command_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_node_that_lacks_it_says_so(tmp_path: Path) -> None:
-    python = '/nowhere/"a" \\ $(touch obeyed)/python'
+    python = '/nowhere/"a" \\\t$(touch obeyed)/python'
     why = f"node2 cannot run {python}: set python, or setup, in the cluster's profile, or leave the node out by --exclude"
     done = run(python, tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (NOT_THERE, "", f"error: {why}\n")
     code, reason = (tmp_path / "3").read_text().splitlines()
-    assert int(code) == NOT_THERE and json.loads(f'"{reason.removeprefix("why: ")}"') == why
+    assert int(code) == NOT_THERE and json.loads(f'"{reason.removeprefix("why: ")}"') == why.replace("\t", " ")
     assert [path.name for path in tmp_path.iterdir()] == ["3"]

@@ -107,6 +107,16 @@ def test_a_job_that_waits_in_vain_is_told(run: Path, tmp_path: Path, monkeypatch
         assert [line.partition(": lower")[0] for line in lines[8:]] == said, lines
 
 
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_cancelled_job_is_promised_no_checkpoint(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """There may be none before the first save, and one more after its end."""
+    script = run / "launches/0001/job.sh"
+    script.touch()
+    (run / "metrics.jsonl").write_text("".join(f'{{"step": {step}}}\n' for step in range(steps)))
+    programs(tmp_path, monkeypatch, squeue=f"echo '7|RUNNING|None|node1|{script}'", scancel=":")
+    assert mplug2("cancel", run) == f"job 7 is cancelled; `mplug2 jobs resume {run}` goes on from what was saved, if anything\n"
+
+
 def test_a_job_that_could_not_write_is_told(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run / "launches/0001"
     programs(tmp_path, monkeypatch, scontrol="echo JobState=FAILED")

@@ -20,9 +20,7 @@ PATIENCE_S = 250
 DIES = """#!/bin/sh
 if [ "$SLURM_ARRAY_TASK_ID" = 2 ]; then
   until [ -e die ]; do sleep 0.1; done
-  echo 1 > "$MPLUG2_EXIT_NOTES/$SLURM_PROCID"
-  echo "error: out of luck"
-  exit 1
+  set -- -c "import nowhere" # it dies before it can leave a note
 fi
 exec "%s" "$@"
 """
@@ -60,7 +58,7 @@ def test_a_sweep_as_arrays(slurm: Slurm, tmp_path: Path) -> None:
         ("n1-t1-p1-d2-mb4-none", "measured"),
         ("n1-t1-p1-d2-mb8-none", "skipped"),
     ], logs(place)
-    assert told[1][2] == "exit code 1: out of luck"
+    assert told[1][2] == "exit code 1: ModuleNotFoundError: No module named 'nowhere'"
     resumed = place.mplug2(*run)
     assert ": 1 points of 1 x 1 ranks, " in resumed.stdout and resumed.stdout.count("job ") == 1, resumed
     queue_empties(place)

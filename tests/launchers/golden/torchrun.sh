@@ -137,7 +137,7 @@ srun \
 
 srun_said() { # the first error that begins so, but those that it ended itself
   sed -n '/: Terminated$/d; /^srun: error: '"$1"'/{s/^srun: error: //; s/["\]//g
-    s/: Killed$/& (out of memory?)/; p; q}' "$notes/.srun" || true
+    s/[[:cntrl:]]/ /g; s/: Killed$/& (out of memory?)/; p; q}' "$notes/.srun" || true
 }
 died=$(srun_said '[^ ]*: tasks* [0-9]')
 if [ "$code" -ne 0 ]; then
@@ -150,15 +150,14 @@ for said in 2 65 86 85 75 127 1; do
   if [ -n "$note" ]; then # of the rank that said it first
     code=$said
     case "$said $died" in
-      *": Exited with exit code"*) ;;
-      "1 "?*) break ;; # it has lost a rank that was killed, and could say nothing
+      "1 "*": Killed"*) break ;; # it has lost a rank that could say nothing
     esac
     reason=$(sed -n 's/^why: //p' "$notes/$note")
     break
   fi
 done
-# Where no task has its interpreter, none will have it the next time.
-if [ "$(grep -lsx 127 "$notes"/* | wc -l)" -eq 4 ]; then leave 2 end; fi
+# Where no task on any of several nodes has its interpreter, none will have it the next time.
+if [ "$SLURM_JOB_NUM_NODES" -gt 1 ] && [ "$(grep -lsx 127 "$notes"/* | wc -l)" -eq 4 ]; then leave 2 end; fi
 # srun is content, too, with ranks that SLURM takes away together with their node, and is so before SLURM tells of it.
 if [ "$code" -eq 0 ] && ! grep -qsx 0 "$notes"/*; then
   echo "error: srun ended well, and no rank has said that it did" >&2

@@ -124,18 +124,27 @@ def test_a_point_whose_node_was_lost_is_no_failure_while_slurm_has_it(sweep: Swe
     assert progress(sweep) == ["failed", "to do", "to do"], "nor has SLURM"
 
 
+IMPORTS = "Traceback\nModuleNotFoundError: No module named 'a'\nslurmstepd-node1: error: *** STEP 1.0 ON node1 CANCELLED ***\n"
+
+
 @pytest.mark.parametrize(
-    ("code", "why", "said"),
+    ("code", "why", "printed", "said"),
     [
-        (143, "node1: task 0: Killed (out of memory?)", "exit code 143: node1: task 0: Killed (out of memory?)"),
-        (1, "", "exit code 1: started 0 times again"),
-        (85, "", "exit code 85: it was asked to stop before its end, by its time limit or a preemption: a longer time_limit_min"),
+        (143, "node1: task 0: Killed (out of memory?)", "step 1\n", "exit code 143: node1: task 0: Killed (out of memory?)"),
+        (143, "node1: task 1: Exited with exit code 1", IMPORTS, "exit code 143: ModuleNotFoundError: No module named 'a'"),
+        (143, "node1: task 1: Exited with exit code 1", "error: no luck\nbye\n", "exit code 143: no luck"),
+        (143, "node1: task 1: Exited with exit code 1", "", "exit code 143: node1: task 1: Exited with exit code 1"),
+        (1, "", "", "exit code 1: started 0 times again"),
+        (85, "", "", "exit code 85: it was asked to stop before its end, by its time limit or a preemption: a longer time_limit_min"),
     ],
+    ids=["killed", "it printed why", "it printed an error", "it printed nothing", "the job's script", "stopped"],
 )
-def test_what_its_job_wrote_down_tells_most(sweep: Sweep, code: int, why: str, said: str) -> None:
+def test_what_its_job_wrote_down_tells_most(sweep: Sweep, code: int, why: str, printed: str, said: str) -> None:
+    """But that a rank exited is less than what the rank printed."""
     folder = launched(plan_arrays(sweep, FILE, sweep.points[:1], slurm())[0], 7)
     append_event(folder, event("end", code=code).model_copy(update={"why": why}))
     (folder / events_name(None)).rename(folder / events_name(1))
+    (folder / LOGS / "7_1.log").write_text(printed)
     (folder / LOGS / "7_1_batch.log").write_text("error: started 0 times again, which is requeue_limit: not requeued\n")
     assert look(sweep, no_slurm).points[0].detail.startswith(said)
 
