@@ -108,7 +108,7 @@ class RemoteFiles:
         except (UserError, KeyboardInterrupt):
             raise
         except FSTimeoutError:
-            raise OSError(f"{path}: gave fewer than {SLOWEST} bytes a second") from None
+            raise OSError(f"{path}: gave nothing, or fewer than {SLOWEST} bytes a second") from None
         except Exception as error:  # of aiohttp, botocore and fsspec: many kinds, and none of ours
             raise OSError(f"{path}: {type(error).__name__}: {' '.join(str(error).split())}") from None
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 _STEADY_S = 0.002
 """Gaps that differ by no more are one rate: times are rounded, often to a millisecond (Matroska, Flash)."""
 _LEAP_S = 10
-"""A longer gap in a stream that may be put together of several is where one ends: FFmpeg's dts_delta_threshold."""
+"""A longer gap in a stream that may be put together of several is where one may end: FFmpeg's dts_delta_threshold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ def read_timeline(packets: Sequence[Packet], *, counted: bool, joined: bool, ind
     if counted or len(shown) < len(packets):
         return _counted(packets, joined, tick_s, rate)
     times = sorted(shown)
-    on_show = _without_leaps(times, tick_s) if joined and tick_s else times
+    on_show = _without_leaps(shown, tick_s) if joined and tick_s else times
     return Timeline(
         times=times,
         on_show=on_show,
@@ -114,26 +114,38 @@ def read_timeline(packets: Sequence[Packet], *, counted: bool, joined: bool, ind
 def _counted(packets: Sequence[Packet], joined: bool, tick_s: Fraction, rate: Fraction) -> Timeline:
     """Frames come out of the decoder one after the other, each when a packet goes in: number n is on show by the decoding time of packet n,
     of which AVI leaves some out where nothing was recorded; at an even rate where those times are no such."""
-    numbers, entries = range(len(packets)), [packet.dts for packet in packets if packet.dts is not None]
+    numbers, entries = range(len(packets)), {packet.dts: packet for packet in packets if packet.dts is not None}
     on_show: Sequence[int] = numbers
     last_ticks = 1
     if tick_s and len(entries) == len(packets) and all(earlier < later for earlier, later in itertools.pairwise(entries)):
-        on_show = _without_leaps(entries, tick_s) if joined else entries
+        on_show = _without_leaps(entries, tick_s) if joined else [*entries]
         last_ticks = packets[-1].duration or (on_show[-1] - on_show[0]) // max(len(packets) - 1, 1)
     else:
         tick_s = 1 / rate if rate else Fraction(0)
     return Timeline(times=numbers, on_show=on_show, keys=(0,), entries={}, tick_s=tick_s, last_ticks=last_ticks, counted=True)
 
 
-def _without_leaps(times: Sequence[int], tick_s: Fraction) -> Sequence[int]:
-    """The times with leaps made as long as the gap before, or as the one behind at the beginning."""
-    leap = int(_LEAP_S / tick_s)
+def _without_leaps(packets: Mapping[int, Packet], tick_s: Fraction) -> Sequence[int]:
+    """The times of the packets, which come in decoding order, ascending, with leaps made as long as the gap before, or as the one behind at
+    the beginning.
+
+    A leap is a long gap behind which decoding begins anew with a key frame; another is a pause of one recording, and stays, as all do
+    where no gap is short. A pause that ends on a key frame, with nothing before it left to decode, cannot be told from a leap: it is taken
+    for one.
+    """
+    longest = int(_LEAP_S / tick_s)
+    latest = itertools.accumulate(packets, max)
+    ends = {before for before, packet in zip(latest, [*packets.values()][1:], strict=False) if packet.key}
+    times = sorted(packets)
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-    if max(gaps, default=0) <= leap:
+    usual = next((gap for gap in gaps if gap <= longest), None)
+    if usual is None:
         return times
-    usual = next((gap for gap in gaps if gap <= leap), leap)
     for place, gap in enumerate(gaps):
-        gaps[place] = usual = gap if gap <= leap else usual
+        if gap <= longest:
+            usual = gap
+        elif times[place] in ends:
+            gaps[place] = usual
     return [*itertools.accumulate(gaps, initial=times[0])]
 
 

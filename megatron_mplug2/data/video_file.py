@@ -130,7 +130,7 @@ class VideoFile:
         for packet in self._packets():
             if packet.has_sidedata("new_extradata"):  # QuickTime: frames of another description
                 return False
-            for form in forms_of(self.codec, bytes(packet), extradata) if packet.size else ():
+            for form in forms_of(self.codec, memoryview(packet), extradata) if packet.size else ():
                 if "unknown" in form or any(named.setdefault(what, value) != value for what, value in form.items()):
                     return False
         return True

@@ -17,12 +17,14 @@ def remuxed(
     later_s: Fraction = Fraction(0),
     changed: Callable[[int, bytes], bytes] = lambda _, content: content,
     options: dict[str, str] | None = None,
+    texts: dict[str, str] | None = None,
 ) -> bytes:
     """The clip in a container of this form, all times `later_s` seconds later; `changed` makes new bytes of a packet from its number and
-    its bytes."""
+    its bytes; `texts` are its title, comment ..."""
     file = io.BytesIO()
     with av.open(io.BytesIO(data), "r") as source, av.open(file, "w", format=form, options=options or {}) as container:
         stream = container.add_stream_from_template(source.streams.video[0])
+        container.metadata.update(texts or {})
         packets = [packet for packet in source.demux(source.streams.video[0]) if packet.dts is not None]
         for number, packet in enumerate(packets):
             copy = Packet(changed(number, bytes(packet)))

@@ -16,7 +16,7 @@ from megatron_mplug2.data.bad_media import MAX_PIXELS, BadMedia
 from megatron_mplug2.data.decoding.contract import ClipRequest, Decoded, PictureRequest, Transform
 from megatron_mplug2.data.decoding.dali import DaliDecoder
 from megatron_mplug2.data.decoding.pyav import PyavDecoder
-from megatron_mplug2.data.video_file import MAX_RUN
+from megatron_mplug2.data.video_file import MAX_RUN, VideoFile
 from tests.data.clips import Drawn, numbers_of
 from tests.data.media import encoded, gradient
 from tests.data.remuxing import remuxed
@@ -103,6 +103,14 @@ def in_fragments(frames: int) -> bytes:
     return bytes(data)
 
 
+def run_elsewhere(holder: bytes, frames: int) -> bytes:
+    """A run of so many frames between two fragments, in an outermost box of this name; FFmpeg takes it to the fragment before."""
+    data = remuxed(Drawn(options={"bf": "0"}).encoded(), form="mp4", options={"movflags": "frag_keyframe+empty_moov"})
+    place = data.index(b"moof", data.index(b"moof") + 4) - 4
+    run = struct.pack(">I4sIII", 20, b"trun", 1, frames, 0)
+    return data[:place] + (struct.pack(">I4s", 28, holder) + run if holder else run) + data[place:]
+
+
 CLIPS = {
     "fragments of more frames than bytes": in_fragments(60_000_000),
     "more frames than bytes": listing(60_000_000),
@@ -115,6 +123,22 @@ CLIPS = {
     "the head of a clip": Drawn().encoded()[:200],
     "no video stream": silent_clip(),
 }
+
+
+@pytest.mark.parametrize("holder", [b"", b"minf", b"dinf", b"ilst", b"tref", b"sinf", b"schi", b"wave"])
+def test_runs_outside_of_fragments(holder: bytes) -> None:
+    with pytest.raises(BadMedia, match="lists more frames"):
+        VideoFile(run_elsewhere(holder, 5_000_000))
+
+
+@pytest.mark.parametrize("options", [{}, {"movflags": "frag_keyframe+empty_moov"}], ids=["plain", "fragments"])
+@pytest.mark.parametrize("word", ["Elephant trunk", "strung out", "truncated"])
+def test_words_that_hold_the_name_of_a_table(word: str, options: dict[str, str]) -> None:
+    text = f"{word}: at dawn and at dusk"
+    data = remuxed(Drawn().encoded(), form="mp4", options=options, texts={"title": text, "comment": text, "lyrics": text})
+    assert data.count(text.encode()) == 3
+    with VideoFile(data) as clip:
+        assert clip.facts.frames == 12
 
 
 @pytest.mark.parametrize("kind", CLIPS)

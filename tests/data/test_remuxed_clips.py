@@ -85,6 +85,30 @@ def test_two_clips_joined_whose_times_leap(form: str, seconds: int) -> None:
     assert numbers_together(encode_clip(data, Recipe())) == [*range(16), *range(16)]
 
 
+@pytest.mark.parametrize("between", ["0", "2"])
+@pytest.mark.parametrize("gop", [250, 5])
+def test_a_pause_in_one_recording(gop: int, between: str) -> None:
+    """From two to 22 seconds, as of a screen on which nothing moves: nothing begins anew behind it."""
+    times = (*range(16), *range(176, 192))
+    data = Drawn(form="mpegts", frames=32, gop=gop, times=times, options={"bf": between, "sc_threshold": "0"}).encoded()
+    with VideoFile(data) as clip:
+        assert [clip.timeline.within(span) for span in ((1.5, 22.5), (5.0, 6.0), (23.0, 25.0))] == [
+            range(12, 20),
+            range(15, 16),
+            range(24, 32),
+        ]
+        assert clip.timeline.duration_s == 24
+    assert clip_facts(data).variable_rate
+
+
+@pytest.mark.parametrize("gop", [1, 250])
+def test_a_frame_every_fifteen_seconds(gop: int) -> None:
+    data = Drawn(form="mpegts", frames=6, gop=gop, times=tuple(range(0, 720, 120))).encoded()
+    with VideoFile(data) as clip:
+        assert clip.timeline.within((30.0, 31.0)) == range(2, 3) and 75 < clip.timeline.duration_s <= 90
+    assert numbers_alone(data) == numbers_together(data) == list(range(6))
+
+
 @pytest.mark.parametrize("form", ["mp4", "matroska", "mpegts"])
 def test_h264_that_is_refreshed_bit_by_bit(form: str) -> None:
     """A part of each frame is coded anew; after a seek the first frames are not whole yet."""
