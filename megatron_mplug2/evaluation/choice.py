@@ -136,8 +136,8 @@ def _texts(path: Path) -> Iterator[Item | Fault]:
         name, (first, *others) = f"{path}, line {number}", line.strip().split("\t")
         if len(others) > 1:
             yield Fault(name=name, reason=f"{len(others)} tabs; write a text, or two with a tab between")
-        elif is_blank(first) and not is_blank("".join(others)):
-            yield Fault(name=name, reason="has no first text before its tab")
         elif not is_blank(first):
             record = Record(text=first, second_text="".join(others), attributes={})
             yield Item(name=name, task=Task.TEXT, files=(), record=record)
+        elif not is_blank("".join(others)):
+            yield Fault(name=name, reason="has no first text before its tab")
